@@ -1,0 +1,88 @@
+"""Time one decision on one core: features, prediction, and both together.
+
+    python benchmarks/decision_latency.py [--repeats N] [--out FILE]
+
+Ratios between rows of one run mean more than the microseconds, which depend on the machine's load.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from train_predictor import ROOT, commit, machine
+
+from router.predict import extract, load_predictor, shape_of
+from router.types import Request
+
+# About as many tokens to the word as everyday English, code and formulas mixed.
+_PARAGRAPH = """Our warehouse ships 240 parcels a day, and returns have grown from 3% to 7.5% since
+March. Write a Python function `forecast(history: list[int], days: int) -> list[float]` that fits a
+straight line to the last 30 days, and explain why $R^2 = 1 - SS_{res}/SS_{tot}$ may mislead here.
+Then list at least three causes that the support team should rule out first, most likely first.
+"""
+
+
+def prompt(tokens: int) -> str:
+    """Return own text of about `tokens` tokens."""
+    text = _PARAGRAPH
+    while shape_of([{"role": "user", "content": text}], {}).input_tokens < tokens:
+        text += _PARAGRAPH
+    return text[
+        : int(len(text) * tokens / shape_of([{"role": "user", "content": text}], {}).input_tokens)
+    ]
+
+
+def timed(step: Callable[[], object], repeats: int) -> dict[str, float]:
+    """Return median and 99th percentile in microseconds."""
+    for _ in range(20):
+        step()
+    taken = np.empty(repeats)
+    for i in range(repeats):
+        start = time.perf_counter_ns()
+        step()
+        taken[i] = time.perf_counter_ns() - start
+    return {
+        "median_us": round(float(np.median(taken)) / 1000, 1),
+        "p99_us": round(float(np.percentile(taken, 99)) / 1000, 1),
+    }
+
+
+def steps(request: Request) -> Mapping[str, Callable[[], object]]:
+    """The steps of a decision, in order. Quotes and decide() join here."""
+    predictor = load_predictor()
+    features = extract(request)
+    return {
+        "shape": lambda: shape_of(request.messages, request.params),
+        "features": lambda: extract(request),
+        "prediction": lambda: predictor(features),
+        "features and prediction": lambda: predictor(extract(request)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=5000)
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "benchmarks/results/decision_latency.json"
+    )
+    options = parser.parse_args()
+    results: dict[str, object] = {"commit": commit(), "machine": machine()}
+    for tokens in (30, 300, 4000):
+        request = Request("", [{"role": "user", "content": prompt(tokens)}], {}, now=0.0)
+        rows = {name: timed(step, options.repeats) for name, step in steps(request).items()}
+        results[f"{tokens} tokens"] = rows
+        for name, figures in rows.items():
+            print(
+                f"{tokens:5} tokens  {name:24} {figures['median_us']:8} µs  p99 {figures['p99_us']}"
+            )
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,334 @@
+"""The wire attempts of one request: each with its own reservation, call, settlement and log row."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from router.dispatch.bounds import CAP_FIELDS, input_bound
+from router.dispatch.charge import Charge, Terms, for_answer, for_failure
+from router.dispatch.retrying import retrying
+from router.dispatch.streams import StreamEnd, StreamTerms, answer_bytes, routed_stream
+from router.dispatch.wire import Call, Reply
+from router.errors import LedgerUnavailable, ProviderError, RouterError
+from router.plan import Plan, Setup, service_tier
+from router.types import (
+    AttemptRow,
+    AttemptStatus,
+    Decision,
+    Request,
+    RequestEnd,
+    RequestRow,
+    RequestStatus,
+)
+
+if TYPE_CHECKING:
+    from router.ledger import Ledger
+
+_log = logging.getLogger("router")
+
+TTL_MARGIN = 60.0  # seconds by which a reservation outlives the longest call
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """How one request was routed.
+
+    `attempts` counts its wire attempts; `cost` is the accepted one's in nano-USD, None where it is
+    not known (a stream settles at its end).
+    """
+
+    request_id: str
+    decision: Decision
+    attempts: int
+    cost: int | None
+
+
+def attach(response: Any, routing: Routing) -> Any:
+    """Make `routing` reachable from a response, where litellm keeps such things itself."""
+    if not hasattr(response, "routing"):
+        response._hidden_params["router"] = routing
+    return response
+
+
+def routing_of(response: Any) -> Routing | None:
+    """The `Routing` that was attached to a response or a stream, None where there is none."""
+    for found in (
+        getattr(response, "routing", None),
+        (getattr(response, "_hidden_params", None) or {}).get("router"),
+    ):
+        if isinstance(found, Routing):
+            return found
+    return None
+
+
+@dataclass(slots=True)
+class Attempts:
+    """What the attempts of one request share. `client`: an OpenAI client to send through."""
+
+    setup: Setup
+    ledger: Ledger
+    request: Request
+    stamps: tuple[str, str, str]  # policy, predictor, price book
+    clock: Callable[[], float]
+    client: Any = None
+    waits: list[float] = field(default_factory=list)
+    count: int = 0  # wire attempts that were reserved
+    deadline: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.deadline = time.monotonic() + self.setup.policy.timeout.total
+
+    def retrying(self) -> Iterable[Any]:
+        """Tenacity's attempts on one deployment; the waits between them go to `waits`."""
+        return retrying(self.setup.policy.retry, self.deadline, self.waits.append)
+
+    def prepare(self, plan: Plan, decision: Decision) -> Attempt:
+        """Lay out the next wire attempt. Nothing is reserved or sent yet."""
+        return Attempt(self, plan, decision, self.count + 1, self.clock())
+
+    def close_with(self, plan: Plan, decision: Decision | None, error: RouterError) -> None:
+        """Log how a request ended that got no answer."""
+        text = f"{type(error).__name__}: {error}"
+        status: RequestStatus = "failed" if isinstance(error, ProviderError) else "refused"
+        if self.count == 0:
+            self.ledger.refuse(self.row(plan, decision, status, error=text))
+        else:
+            end = RequestEnd(status, accepted=None, baseline=None, error=text)
+            self.ledger.finish(self.request.request_id, end, self.clock())
+
+    def row(
+        self,
+        plan: Plan,
+        decision: Decision | None,
+        status: RequestStatus = "open",
+        *,
+        error: str | None = None,
+    ) -> RequestRow:
+        """The log's row of the request. Its text is kept only where the policy opts in."""
+        policy, predictor, price_book = self.stamps
+        request = self.request
+        keep = self.setup.policy.log.content
+        return RequestRow(
+            request_id=request.request_id,
+            time=request.now,
+            status=status,
+            policy=policy,
+            predictor=predictor,
+            price_book=price_book,
+            scopes=request.scopes,
+            tags=request.tags,
+            conversation_id=request.conversation_id,
+            stream=request.stream,
+            features=plan.facts(),
+            decision=plan.views(decision),
+            chosen=decision.arm.name if decision else "",
+            reason=decision.reason if decision else "",
+            rule=plan.rule,
+            baseline=plan.baseline(),
+            content=json.dumps(list(request.messages), ensure_ascii=False) if keep else None,
+            error=error,
+        )
+
+
+class Attempt:
+    """One wire attempt: reserve, call, settle."""
+
+    def __init__(self, shared: Attempts, plan: Plan, decision: Decision, number: int, now: float):
+        self._shared, self._plan, self._decision = shared, plan, decision
+        self._number, self._now = number, now
+        self._started = time.monotonic()
+        arm = decision.arm
+        able = shared.setup.capabilities[decision.chosen]
+        self._terms = Terms(
+            price=shared.setup.price(arm, now),
+            service_tier=service_tier(shared.setup, shared.request, arm),
+            now=now,
+            reserved=decision.view.quote.upper or 0,
+            input_bound=input_bound(plan.shape, able.context_window),
+            may_reason=able.reasons,
+        )
+        self._id = f"{shared.request.request_id}/{number}"
+
+    def reserve(self) -> None:
+        """Hold the upper bound in every budget; the request's row is written with the first."""
+        shared = self._shared
+        policy = shared.setup.policy
+        longest = policy.timeout.total + policy.streams.drain_seconds + TTL_MARGIN
+        lost = Charge(self._terms.reserved if self._terms.price else None, "expired")
+        shared.ledger.reserve(
+            self._id,
+            self._terms.reserved,
+            scopes=shared.request.scopes,
+            now=self._now,
+            expires_at=self._now + longest,
+            worst_case=self._row("expired", lost),
+            request=shared.row(self._plan, self._decision) if shared.count == 0 else None,
+        )
+        shared.count = self._number
+        self._started = time.monotonic()
+
+    @property
+    def call(self) -> Call:
+        """The call with the reserved cap on the wire, as exactly one field."""
+        request, setup = self._shared.request, self._shared.setup
+        arm = self._decision.arm
+        deployment = setup.policy.deployment(arm)
+        arguments = {**deployment.params, **request.params}
+        asked = [name for name in CAP_FIELDS if arguments.pop(name, None) is not None]
+        arguments[asked[0] if asked else "max_tokens"] = self._decision.view.quote.output_cap
+        if arm.effort is not None and "reasoning_effort" not in arguments:
+            arguments["reasoning_effort"] = arm.effort
+            # litellm knows no model of one's own server; the policy's author does.
+            arguments["allowed_openai_params"] = ["reasoning_effort"]
+        if deployment.service_tier is not None:
+            arguments.setdefault("service_tier", deployment.service_tier)
+        return Call(
+            model=arm.model,
+            messages=request.messages,
+            arguments=arguments,
+            stream=request.stream,
+            timeout=self._timeout(arguments.pop("timeout", None)),
+            api_base=deployment.api_base,
+            api_key_env=deployment.api_key_env,
+            client=self._client(arm.model, deployment.api_base),
+        )
+
+    def settle_answer(self, response: Any) -> Routing:
+        """Charge a finished answer and log it."""
+        usage = getattr(response, "usage", None)
+        report = None if usage is None else usage.model_dump()
+        charge = for_answer(self._terms, report, answer_bytes(response.choices))
+        self._settle("answered", charge, report, answer=self._kept(response))
+        return self._routing(charge.cost)
+
+    def settle_failure(self, error: BaseException) -> None:
+        """Charge or release an attempt that gave no answer. A cancellation ends the request."""
+        charge = for_failure(self._terms, error)
+        cancelled = not isinstance(error, RouterError)
+        self._settle(
+            "abandoned" if cancelled else "failed",
+            charge,
+            error=f"{type(error).__name__}: {error}".rstrip(": "),
+            ends=cancelled,
+        )
+
+    def stream(self, reply: Reply) -> Any:
+        """The caller's stream over an open reply; it settles itself when it ends."""
+        policy = self._shared.setup.policy
+        drain = policy.streams.drain_seconds if policy.streams.on_abandon == "drain" else 0.0
+        options = self._shared.request.params.get("stream_options") or {}
+        terms = StreamTerms(
+            model=self._decision.arm.model,
+            on_end=self._settle_stream,
+            drain_seconds=drain,
+            deadline=self._shared.deadline,
+            emit_usage=bool(options.get("include_usage")),
+        )
+        return routed_stream(reply.response, reply.first_chunk, terms, self._routing(None))
+
+    def _settle_stream(self, end: StreamEnd) -> None:
+        if end.error is not None:
+            charge = for_failure(self._terms, end.error)
+            text = f"{type(end.error).__name__}: {end.error}"
+            self._settle("failed", charge, end.report, error=text, ends=True)
+            return
+        if end.abandoned and end.report is None:
+            charge = for_failure(self._terms, GeneratorExit())
+        else:
+            charge = for_answer(self._terms, end.report, end.answer_bytes)
+        self._settle("abandoned" if end.abandoned else "answered", charge, end.report, ends=True)
+
+    def _settle(
+        self,
+        status: AttemptStatus,
+        charge: Charge,
+        report: Mapping[str, Any] | None = None,
+        *,
+        error: str | None = None,
+        answer: str | None = None,
+        ends: bool | None = None,
+    ) -> None:
+        row = self._row(status, charge, report, error=error, answer=answer)
+        end = None
+        if status == "answered" or ends:
+            end = RequestEnd(
+                status=status if status != "expired" else "failed",
+                accepted=self._number if status == "answered" else None,
+                baseline=self._final_baseline(charge) if status != "failed" else None,
+                error=error,
+            )
+        ledger, now = self._shared.ledger, self._shared.clock()
+        try:
+            if charge.cost == 0 and status == "failed":
+                ledger.release(self._id, row, end, now)
+            else:
+                ledger.settle(self._id, row, end, now)
+        except LedgerUnavailable as unavailable:
+            # What was paid for is not taken from the caller. The hold stays, and expires in full.
+            _log.error("attempt %s could not be settled: %s", self._id, unavailable)
+
+    def _final_baseline(self, charge: Charge) -> int | None:
+        """Where the baseline tier itself answered, its bill is the baseline, not a prediction."""
+        if self._decision.arm.tier == self._shared.setup.policy.baseline:
+            return charge.cost
+        return self._decision.baseline
+
+    def _row(
+        self,
+        status: AttemptStatus,
+        charge: Charge,
+        report: Mapping[str, Any] | None = None,
+        *,
+        error: str | None = None,
+        answer: str | None = None,
+    ) -> AttemptRow:
+        view = self._decision.view
+        usage = charge.usage
+        return AttemptRow(
+            request_id=self._shared.request.request_id,
+            number=self._number,
+            time=self._now,
+            step=0,
+            arm=view.arm.name,
+            tier=view.arm.tier,
+            model=view.arm.model,
+            propensity=view.propensity,
+            status=status,
+            reserved=self._terms.reserved,
+            cost=charge.cost,
+            cost_source=charge.source,
+            price_book=self._shared.stamps[2],
+            latency=time.monotonic() - self._started,
+            usage=report,
+            input_tokens=usage.input_tokens if usage else None,
+            output_tokens=usage.output_tokens if usage else None,
+            error=error,
+            note=charge.note,
+            answer=answer,
+        )
+
+    def _routing(self, cost: int | None) -> Routing:
+        return Routing(self._shared.request.request_id, self._decision, self._number, cost)
+
+    def _kept(self, response: Any) -> str | None:
+        if not self._shared.setup.policy.log.content:
+            return None
+        messages = [choice.message.model_dump(exclude_none=True) for choice in response.choices]
+        return json.dumps(messages, ensure_ascii=False)
+
+    def _timeout(self, asked: Any) -> tuple[float, float]:
+        timeout = self._shared.setup.policy.timeout
+        left = max(0.1, self._shared.deadline - time.monotonic())
+        read = min(timeout.read, left)
+        if isinstance(asked, int | float) and not isinstance(asked, bool):
+            read = min(read, float(asked))
+        return min(timeout.connect, left), read
+
+    def _client(self, model: str, api_base: str | None) -> Any:
+        """The caller's own OpenAI client serves the arms of OpenAI that name no other address."""
+        return self._shared.client if model.startswith("openai/") and api_base is None else None

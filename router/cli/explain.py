@@ -1,0 +1,86 @@
+"""`router explain PROMPT`: the decision, without a call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from router.cli.output import emit, json_option
+from router.money import format_usd
+from router.types import Decision
+
+
+@click.command("explain")
+@click.argument("prompt")
+@click.option("--policy", default="default", show_default=True, help="A file or shipped policy.")
+@click.option("--store", help="Where the budgets live; the policy's own store by default.")
+@click.option("--system", help="A system prompt.")
+@click.option("--max-tokens", type=int, help="The answer's cap in tokens.")
+@json_option
+def command(
+    prompt: str,
+    policy: str,
+    store: str | None,
+    system: str | None,
+    max_tokens: int | None,
+    as_json: bool,
+) -> None:
+    """Show how PROMPT ('-' reads standard input) would be routed. Nothing is sent or reserved."""
+    from router.pipeline import Router
+
+    with Router(policy, store=store) as router:
+        decision = router.explain(messages_of(prompt, system), max_tokens=max_tokens)
+    emit(as_dict(decision), as_json, lambda console: _render(decision, console))
+
+
+def messages_of(prompt: str, system: str | None) -> list[dict[str, str]]:
+    """The messages of a prompt from the command line; "-" is standard input."""
+    text = click.get_text_stream("stdin").read() if prompt == "-" else prompt
+    said = [{"role": "system", "content": system}] if system else []
+    return [*said, {"role": "user", "content": text}]
+
+
+def as_dict(decision: Decision) -> dict[str, Any]:
+    """A decision as JSON; money in nano-USD."""
+    return {
+        "tier": decision.arm.tier,
+        "model": decision.arm.model,
+        "arm": decision.arm.name,
+        "reason": decision.reason,
+        "rule": decision.rule,
+        "baseline_nano": decision.baseline,
+        "arms": [
+            {
+                "arm": view.arm.name,
+                "quality": view.quality,
+                "expected_nano": view.quote.expected,
+                "upper_nano": view.quote.upper,
+                "output_cap": view.quote.output_cap,
+                "utility": view.utility,
+                "propensity": view.propensity,
+                "rejected": view.rejected,
+            }
+            for view in decision.arms
+        ],
+    }
+
+
+def _render(decision: Decision, console: Console) -> None:
+    console.print(f"[bold green]{decision.arm.model}[/]  {decision.reason}")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("arm", style="bold", no_wrap=True)
+    for name in ("P(good)", "expected", "at most"):
+        table.add_column(name, justify="right")
+    table.add_column("why not")
+    for view in decision.arms:
+        table.add_row(
+            view.arm.name,
+            f"{view.quality:.3f}",
+            format_usd(view.quote.expected),
+            format_usd(view.quote.upper),
+            view.rejected or "[green]chosen[/]",
+        )
+    console.print(table)

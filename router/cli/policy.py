@@ -1,0 +1,97 @@
+"""`router policy`: check policy files, and print the format's JSON Schema."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from router.cli.output import emit, json_option
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@click.group("policy")
+def command() -> None:
+    """Check policy files."""
+
+
+@command.command()
+@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@click.option("--strict", is_flag=True, help="Let warnings fail too.")
+@json_option
+def check(files: tuple[str, ...], strict: bool, as_json: bool) -> None:
+    """Check each FILE (a path, or a shipped policy's name) and say what is wrong or unwise.
+
+    Exit code 1 if a file has an error, or with --strict a warning.
+    """
+    from router.prices import load_book
+
+    book, now = load_book(), time.time()
+    results = [_check(file, book, now) for file in files]
+    emit(results, as_json, lambda console: _print(results, console))
+    fatal = {"error", "warning"} if strict else {"error"}
+    if any(finding["severity"] in fatal for each in results for finding in each["findings"]):
+        sys.exit(1)
+
+
+@command.command()
+def schema() -> None:
+    """Print the JSON Schema of a policy file, for editors."""
+    from router.policy.json_schema import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+
+
+def _check(file: str, book: Any, now: float) -> dict[str, Any]:
+    from router.policy.lint import lint
+    from router.policy.loader import policy_problems
+
+    policy, problems = policy_problems(file, book=book, now=now)
+    findings = [
+        {
+            "severity": "error",
+            "file": problem.file,
+            "line": problem.line,
+            "key": problem.key,
+            "message": problem.problem,
+            "allowed": problem.allowed,
+        }
+        for problem in problems
+    ]
+    if policy is not None:
+        findings += [
+            {"severity": found.severity, "file": file, "key": found.key, "message": found.message}
+            for found in lint(policy, book, now)
+        ]
+    good = policy is not None and not problems
+    return {
+        "file": file,
+        "ok": good,
+        "policy": policy.stamp if policy is not None and good else None,
+        "arms": [arm.name for arm in policy.arms()] if policy is not None else [],
+        "findings": findings,
+    }
+
+
+_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+
+
+def _print(results: list[dict[str, Any]], console: Console) -> None:
+    from rich.markup import escape
+    from rich.text import Text
+
+    for result in results:
+        if result["ok"]:
+            console.print(f"[green]ok[/] {escape(result['file'])} {result['policy']}")
+        for finding in result["findings"]:
+            line = f":{finding['line']}" if finding.get("line") else ""
+            place = ": ".join(part for part in (finding["file"] + line, finding["key"]) if part)
+            allowed = f"; allowed: {finding['allowed']}" if finding.get("allowed") else ""
+            severity = finding["severity"]
+            console.print(Text(severity, _STYLES[severity]), end=" ")
+            console.print(Text(f"{place}: {finding['message']}{allowed}"))

@@ -1,0 +1,111 @@
+"""`router report STORE`: what was spent, against what always-frontier would have cost."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from router.cli.output import emit, json_option
+from router.ledger import open_ledger
+from router.ledger.url import store_url
+from router.money import format_usd
+from router.replay.savings import Line, Savings, savings
+
+
+@click.command("report")
+@click.argument("store")
+@click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="First day (UTC).")
+@click.option("--until", type=click.DateTime(["%Y-%m-%d"]), help="Day after the last (UTC).")
+@json_option
+def command(store: str, since: datetime | None, until: datetime | None, as_json: bool) -> None:
+    """Report realized spend and savings from STORE (a URL, or a SQLite file)."""
+    ledger = open_ledger(store_url(store), read_only=True)
+    try:
+        report = savings(ledger.log(), _unix(since), _unix(until))
+    finally:
+        ledger.close()
+    emit(report.as_dict(), as_json, lambda console: render(report, console))
+
+
+def render(report: Savings, console: Console) -> None:
+    """Print a savings report for the person who pays the bill."""
+    total = report.total
+    if not total.attempts and not report.refused:
+        console.print("Nothing is logged in this period.")
+        return
+    console.print(
+        f"[bold]{format_usd(total.spent)}[/] spent on {total.requests:,} answered requests; "
+        f"always the baseline tier would have cost [bold]{format_usd(total.baseline)}[/]."
+    )
+    share = "" if total.saved_share is None else f" ({total.saved_share:.1%})"
+    verb = "Saved" if report.net_saved >= 0 else "Lost"
+    console.print(
+        f"{verb} [bold]{format_usd(abs(report.net_saved))}[/]{share}, net of "
+        f"{format_usd(report.overhead)} that the router spent on calls of its own."
+    )
+    for title, lines in (
+        ("tier", report.by_tier),
+        ("model", report.by_model),
+        ("day", report.by_day),
+        ("tag", report.by_tag),
+    ):
+        if lines and (title != "day" or len(lines) > 1):
+            console.print(_table(title, lines))
+    for note in notes(report):
+        console.print(f"[dim]{note}[/]")
+
+
+def notes(report: Savings) -> list[str]:
+    """What a careful reader should know about the figures."""
+    said = []
+    if report.wasted:
+        said.append(
+            f"{format_usd(report.wasted)} of the spend bought no accepted answer "
+            "(retries, failures, abandoned streams); it is included."
+        )
+    if report.failed or report.refused:
+        said.append(
+            f"{report.failed} requests failed and {report.refused} were refused; "
+            "neither counts in the baseline."
+        )
+    if report.assumed:
+        said.append(
+            f"{report.assumed} attempts had no usable usage report and are charged by assumption, "
+            "at most what was reserved."
+        )
+    if report.unknown_cost or report.unknown_baseline:
+        said.append(
+            f"{report.unknown_cost} attempts and {report.unknown_baseline} baselines have no known "
+            "price and are in no sum."
+        )
+    said.append(
+        "The baseline is predicted (the baseline model's own expected tokens at its own price) "
+        "except where that tier answered. `bill/quote` shows how good such forecasts were."
+    )
+    return said
+
+
+def _table(title: str, lines: dict[str, Line]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column(title, style="bold")
+    for name in ("requests", "attempts", "spent", "baseline", "saved", "quality", "bill/quote"):
+        table.add_column(name, justify="right")
+    for key, line in lines.items():
+        table.add_row(
+            key,
+            f"{line.requests:,}",
+            f"{line.attempts:,}",
+            format_usd(line.spent),
+            format_usd(line.baseline),
+            "-" if line.saved_share is None else f"{line.saved_share:.1%}",
+            "-" if line.quality is None else f"{line.quality:.3f}",
+            "-" if line.bill_over_quote is None else f"{line.bill_over_quote:.2f}",
+        )
+    return table
+
+
+def _unix(day: datetime | None) -> float | None:
+    return None if day is None else day.replace(tzinfo=UTC).timestamp()

@@ -1,0 +1,127 @@
+"""One row of a choice as a `Decision` that a person can read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from router.decide.choose import NANO_PER_USD, UNKNOWN, Bar, Choices, Objective, Options
+from router.money import format_usd
+from router.types import Arm, ArmView, Decision, Quote
+
+BAR_TEXT = {
+    Bar.NO_VISION: "cannot read images",
+    Bar.NO_AUDIO: "cannot hear audio",
+    Bar.NO_FILES: "cannot read files",
+    Bar.NO_TOOLS: "cannot call tools",
+    Bar.NO_STRUCTURED_OUTPUT: "cannot be held to a response schema",
+    Bar.WINDOW_TOO_SMALL: "prompt and answer do not fit its window",
+    Bar.RULE: "ruled out by rule {rule!r}",
+    Bar.FAILED: "failed on this request already",
+    Bar.UNPRICED: "its price is unknown",
+    Bar.OVER_REQUEST_CEILING: "may cost {upper}, above max_cost_per_request",
+    Bar.OVER_BUDGET: "may cost {upper}, more than a budget has left",
+    Bar.NOT_NEXT: "is not the next step of a fallback",
+    Bar.STANDBY: "stands by: a preferred deployment of its tier is free",
+}
+
+
+def rejections(
+    arms: Sequence[Arm], quotes: Sequence[Quote], choices: Choices, row: int, rule: str | None
+) -> list[str | None]:
+    """Return, for each arm, why it may not be chosen, or None where it may."""
+    return [
+        None
+        if (bar := Bar(choices.barred[row, index])) is Bar.FREE
+        else BAR_TEXT[bar].format(rule=rule, upper=format_usd(quotes[index].upper))
+        for index in range(len(arms))
+    ]
+
+
+def decision(
+    arms: Sequence[Arm],
+    quotes: Sequence[Quote],
+    options: Options,
+    choices: Choices,
+    objective: Objective,
+    *,
+    row: int = 0,
+    rule: str | None = None,
+    baseline: int | None = None,
+) -> Decision:
+    """Return one row of `choices`, which must have chosen an arm, as a `Decision`.
+
+    Parameters: `quotes`, one for each arm; `rule`, the name of the rule that bound the choice;
+    `baseline`, expected nano-USD of the baseline tier's own answer.
+    """
+    chosen = int(choices.arm[row])
+    barred = rejections(arms, quotes, choices, row, rule)
+    views = []
+    for index, arm in enumerate(arms):
+        why = barred[index]
+        if why is None and index != chosen:
+            why = _less_useful(options, choices, objective, row, index, chosen)
+        views.append(
+            ArmView(
+                arm=arm,
+                quality=float(options.quality[row, index]),
+                quote=quotes[index],
+                utility=float(choices.utility[row, index]),
+                propensity=float(choices.propensity[row, index]),
+                rejected=why,
+            )
+        )
+    return Decision(
+        chosen, _reason(views, chosen, objective, choices, row, rule), tuple(views), baseline, rule
+    )
+
+
+def _less_useful(
+    options: Options, choices: Choices, objective: Objective, row: int, index: int, chosen: int
+) -> str:
+    gain = options.quality[row, index] - options.quality[row, chosen]
+    if UNKNOWN in (options.expected[row, index], options.expected[row, chosen]):
+        return f"P(good) {gain:+.3f}, at a cost that is unknown"
+    extra = int(options.expected[row, index] - options.expected[row, chosen])
+    if objective.cost_weight is not None:
+        price = (
+            "costs " + format_usd(extra) + " more" if extra > 0 else "saves " + format_usd(-extra)
+        )
+        return f"P(good) {gain:+.3f}, but {price}: {_worth(gain, objective.cost_weight)}"
+    if objective.max_cost_per_request is not None:
+        return f"P(good) {gain:+.3f}"
+    if choices.utility[row, index] < -1e8:
+        return "P(good) below the share of the baseline's that is promised"
+    return f"also good enough, but costs {format_usd(extra)} more"
+
+
+def _worth(gain: float, cost_weight: float) -> str:
+    if cost_weight == 0:
+        return "cost has no weight"
+    worth = round(abs(gain) / cost_weight * NANO_PER_USD)
+    return f"{'worth' if gain > 0 else 'the loss weighs'} {format_usd(worth)} under this policy"
+
+
+def _reason(
+    views: Sequence[ArmView],
+    chosen: int,
+    objective: Objective,
+    choices: Choices,
+    row: int,
+    rule: str | None,
+) -> str:
+    view = views[chosen]
+    if objective.cost_weight is not None:
+        goal = f"best value at cost_weight {objective.cost_weight:g}"
+    elif objective.keep_quality is not None:
+        goal = f"cheapest with P(good) at least {objective.keep_quality:g} of the baseline's"
+    else:
+        goal = "best P(good) under max_cost_per_request"
+    said = (
+        f"{view.arm.tier}: {goal}, P(good) {view.quality:.2f} for about "
+        f"{format_usd(view.quote.expected)}"
+    )
+    if rule is not None:
+        said += f"; rule {rule!r} applied"
+    if choices.downgraded[row]:
+        said += "; budget_downgrade: a better arm did not fit a budget"
+    return said

@@ -1,0 +1,85 @@
+"""What one request may cost at most, in tokens: the numbers that a reservation rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from router.errors import InvalidRequest
+from router.types import Shape
+
+# A byte-level tokenizer never yields more tokens than bytes; chat templates add a few tokens a
+# message and a preamble (OpenAI's cookbook counts 3 to 4 a message; some templates more).
+TOKENS_PER_MESSAGE = 16
+TOKENS_PER_REQUEST = 64
+# The dearest image of OpenAI's price list: gpt-4o-mini, 2,833 tokens and 5,667 for each of the
+# at most 8 tiles of a 2,048 x 768 image (OpenAI's vision guide).
+TOKENS_PER_IMAGE = 2_833 + 8 * 5_667
+
+CAP_FIELDS = ("max_completion_tokens", "max_tokens")
+MAX_SAMPLES = 128  # OpenAI's limit on `n`
+
+
+def input_bound(shape: Shape, context_window: int | None) -> int | None:
+    """Most tokens the prompt can be billed as; None where no bound is known.
+
+    Audio and files are bounded by the context window alone.
+    """
+    text = (
+        shape.input_bytes
+        + shape.messages * TOKENS_PER_MESSAGE
+        + TOKENS_PER_REQUEST
+        + shape.images * TOKENS_PER_IMAGE
+    )
+    if shape.audio_parts or shape.file_parts:
+        return context_window
+    return text if context_window is None else min(text, context_window)
+
+
+def asked_cap(params: Mapping[str, Any]) -> int | None:
+    """The output cap that the caller asked for; the larger where both fields are given.
+
+    Raises `InvalidRequest` unless it is a whole number above 0.
+    """
+    caps = []
+    for name in CAP_FIELDS:
+        value = params.get(name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InvalidRequest(
+                name, f"{value!r} is not an output cap", value=value, allowed="a whole number > 0"
+            )
+        caps.append(value)
+    return max(caps, default=None)
+
+
+def output_cap(*caps: int | None) -> int:
+    """The cap that is reserved and sent: the least of those that are known."""
+    return min(cap for cap in caps if cap is not None)
+
+
+def samples(params: Mapping[str, Any]) -> int:
+    """How many answers are asked for (`n`). Raises `InvalidRequest` outside 1 to 128."""
+    value = params.get("n")
+    if value is None:
+        return 1
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_SAMPLES:
+        raise InvalidRequest(
+            "n",
+            f"{value!r} is not a number of answers",
+            value=value,
+            allowed=f"a whole number from 1 to {MAX_SAMPLES}",
+        )
+    return value
+
+
+def unbounded_surcharge(params: Mapping[str, Any]) -> str | None:
+    """Name the argument whose provider-side work has no price bound (a web search, say), if any."""
+    if params.get("web_search_options") is not None:
+        return "web_search_options"
+    for tool in params.get("tools") or ():
+        kind = tool.get("type") if isinstance(tool, Mapping) else None
+        if kind != "function":
+            return f"tools: type {kind!r}"
+    return None

@@ -1,0 +1,76 @@
+"""What an attempt is charged: the table of section 2.5 of the ledger's specification, in code.
+
+| outcome                                                     | charged                          |
+|-------------------------------------------------------------|----------------------------------|
+| an answer with a valid usage report                         | its exact cost (`computed`)      |
+| an answer without one, from a model that does not reason    | input bound + answer's bytes     |
+| an answer without one, from a model that may reason         | what was reserved (`assumed`)    |
+| an HTTP error status, or no connection                      | nothing: released                |
+| a timeout, a broken stream, an unreadable reply, a cancel   | what was reserved (`assumed`)    |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from router.dispatch.usage import read_usage
+from router.errors import ProviderError, UnknownPrice
+from router.prices import Price, cost
+from router.types import CostSource, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The terms an attempt was reserved on; it is settled on the same, whatever changed since."""
+
+    price: Price | None
+    service_tier: str | None
+    now: float  # unix seconds when it was reserved
+    reserved: int  # nano-USD
+    input_bound: int | None
+    may_reason: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """`cost` in nano-USD, None where no price is known; `note` names an anomaly, if any."""
+
+    cost: int | None
+    source: CostSource
+    usage: Usage | None = None
+    note: str | None = None
+
+
+def for_answer(terms: Terms, report: Mapping[str, Any] | None, answer_bytes: int) -> Charge:
+    """Charge a finished answer. `answer_bytes`: UTF-8 bytes of all text and tool calls in it."""
+    usage, problem = read_usage(report)
+    if terms.price is None:
+        return Charge(None, "computed", usage, "price unknown")
+    if usage is not None:
+        return _priced(terms, terms.price, usage)
+    if terms.may_reason or terms.input_bound is None:
+        return Charge(terms.reserved, "assumed", note=problem)
+    assumed = Usage(input=terms.input_bound, output=answer_bytes)
+    bounded = _priced(terms, terms.price, assumed).cost
+    assert bounded is not None
+    return Charge(min(bounded, terms.reserved), "assumed", note=problem)
+
+
+def for_failure(terms: Terms, error: BaseException) -> Charge:
+    """Charge an attempt that gave no answer; a cost of 0 means that it is released."""
+    if isinstance(error, ProviderError) and not error.request_written:
+        return Charge(0, "computed")
+    if terms.price is None:
+        return Charge(None, "assumed", note="price unknown")
+    return Charge(terms.reserved, "assumed", note="billing unknown, charged as reserved")
+
+
+def _priced(terms: Terms, price: Price, usage: Usage) -> Charge:
+    try:
+        amount = cost(price, usage, service_tier=terms.service_tier, now=terms.now)
+    except UnknownPrice as error:  # a bucket without a rate, such as audio
+        return Charge(terms.reserved, "assumed", usage, error.why)
+    note = "cost above the reservation" if amount > terms.reserved else None
+    return Charge(amount, "computed", usage, note)

@@ -1,0 +1,171 @@
+"""The one place where litellm's exceptions become the router's error tree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from router.errors import (
+    AuthenticationFailed,
+    ContentRejected,
+    ContextWindowExceeded,
+    MalformedReply,
+    ProviderError,
+    ProviderTimeout,
+    ProviderUnavailable,
+    RateLimited,
+    RequestRejected,
+)
+
+# By class name, so that litellm need not be loaded; the most specific class of an exception's
+# method resolution order wins. A test enumerates litellm.exceptions and finds each one here.
+ERRORS: dict[str, type[ProviderError]] = {
+    "AuthenticationError": AuthenticationFailed,
+    "PermissionDeniedError": AuthenticationFailed,
+    "PaymentRequiredError": AuthenticationFailed,
+    "BadRequestError": RequestRejected,
+    "InvalidRequestError": RequestRejected,
+    "NotFoundError": RequestRejected,
+    "UnprocessableEntityError": RequestRejected,
+    "UnsupportedParamsError": RequestRejected,
+    "LiteLLMUnknownProvider": RequestRejected,
+    "ModelNotMappedError": RequestRejected,
+    "ImageFetchError": RequestRejected,
+    "VectorStoreSearchError": RequestRejected,
+    "BudgetExceededError": RequestRejected,
+    "ContextWindowExceededError": ContextWindowExceeded,
+    "ContentPolicyViolationError": ContentRejected,
+    "RejectedRequestError": ContentRejected,
+    "GuardrailRaisedException": ContentRejected,
+    "BlockedPiiEntityError": ContentRejected,
+    "ModifyResponseException": ContentRejected,
+    "SensitiveDataRouteException": ContentRejected,
+    "RateLimitError": RateLimited,
+    "InternalServerError": ProviderUnavailable,
+    "ServiceUnavailableError": ProviderUnavailable,
+    "BadGatewayError": ProviderUnavailable,
+    "APIConnectionError": ProviderUnavailable,
+    "MidStreamFallbackError": MalformedReply,
+    "Timeout": ProviderTimeout,
+    "APITimeoutError": ProviderTimeout,
+    "APIResponseValidationError": MalformedReply,
+    "JSONSchemaValidationError": MalformedReply,
+    "MockException": ProviderUnavailable,
+    "APIError": ProviderUnavailable,
+    "OpenAIError": ProviderUnavailable,
+}
+
+# By HTTP status, where a class says no more than that something failed.
+_BY_STATUS = {
+    401: AuthenticationFailed,
+    402: AuthenticationFailed,
+    403: AuthenticationFailed,
+    408: ProviderTimeout,
+    429: RateLimited,
+}
+_VAGUE = (ProviderUnavailable, MalformedReply)
+
+# httpx's names for what can go wrong below HTTP.
+_NEVER_WRITTEN = {"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol"}
+_TIMED_OUT = {"ReadTimeout", "WriteTimeout", "APITimeoutError", "Timeout"}
+_BROKE_OFF = {"ReadError", "WriteError", "RemoteProtocolError"}
+_LONGEST_MESSAGE = 500
+
+
+def provider_error(model: str, error: Exception) -> ProviderError:
+    """Return the router's error for an exception that litellm raised while calling `model`.
+
+    What really happened is read from the chain of causes, since litellm gives a broken connection
+    or an unreadable reply the status 500 too: only httpx's `HTTPStatusError` proves an answer.
+    The original stays reachable as `__cause__` when the caller raises it `from error`.
+    """
+    chain = list(_chain(error))
+    status = _real_status(chain)
+    kind = _kind(error)
+    if status is not None:
+        if issubclass(kind, _VAGUE):
+            kind = _by_status(status)
+        written = False  # an error status is not billed
+    else:
+        kind, written = _without_answer(kind, {type(link).__name__ for link in chain})
+    return kind(
+        model,
+        _message(error),
+        status=status,
+        retry_after=_retry_after(error),
+        request_written=written,
+    )
+
+
+def _without_answer(kind: type[ProviderError], names: set[str]) -> tuple[type[ProviderError], bool]:
+    """The kind of an error without an HTTP status, and whether the request may have been billed."""
+    if names & _NEVER_WRITTEN:
+        return ProviderUnavailable, False
+    if names & _TIMED_OUT:
+        return ProviderTimeout, True
+    if names & _BROKE_OFF:
+        return ProviderUnavailable, True
+    if "JSONDecodeError" not in names and not issubclass(kind, _VAGUE):
+        return kind, False  # litellm itself refused: no key, an unknown provider or argument
+    return MalformedReply, True
+
+
+def _by_status(status: int) -> type[ProviderError]:
+    if status >= 500:
+        return ProviderUnavailable
+    return _BY_STATUS.get(status, RequestRejected)
+
+
+def _kind(error: Exception) -> type[ProviderError]:
+    for base in type(error).__mro__:
+        if base.__name__ in ERRORS:
+            return ERRORS[base.__name__]
+    return MalformedReply
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    for _ in range(20):
+        if error is None:
+            return
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _real_status(chain: list[BaseException]) -> int | None:
+    for link in chain:
+        if any(base.__name__ == "HTTPStatusError" for base in type(link).__mro__):
+            return int(link.response.status_code)  # type: ignore[attr-defined]
+    return None
+
+
+def _retry_after(error: Exception) -> float | None:
+    """Seconds from a `Retry-After` header (RFC 9110, section 10.2.3), None where there is none."""
+    for source in (getattr(error, "litellm_response_headers", None), _response_headers(error)):
+        if source is None:
+            continue
+        text = source.get("retry-after")
+        if text is None:
+            continue
+        try:
+            return max(0.0, float(text))
+        except ValueError:
+            return _seconds_until(text, source.get("date"))
+    return None
+
+
+def _response_headers(error: Exception) -> Any:
+    return getattr(getattr(error, "response", None), "headers", None)
+
+
+def _seconds_until(text: str, date: str | None) -> float | None:
+    try:
+        when, sent = parsedate_to_datetime(text), parsedate_to_datetime(date or "")
+    except ValueError:
+        return None
+    return max(0.0, (when - sent).total_seconds())
+
+
+def _message(error: Exception) -> str:
+    text = str(error).strip().split("\n")[0]
+    return text[:_LONGEST_MESSAGE] or type(error).__name__

@@ -1,0 +1,285 @@
+"""A routed stream: litellm's own stream, metered, and settled however it ends.
+
+It ends by running out, by an error, by a deadline, by being closed, or by being forgotten; each
+way reports once to `on_end`. An abandoned stream may be drained in the background for a bounded
+time, so that the provider's own usage report is what gets charged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from router.dispatch.failures import provider_error
+from router.errors import MalformedReply, ProviderError, ProviderTimeout
+
+_END = object()
+_background: set[asyncio.Task[None]] = set()  # keeps draining tasks from being collected
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnd:
+    """How a stream ended. `report` is the provider's usage, None where it never came."""
+
+    report: Mapping[str, Any] | None
+    answer_bytes: int
+    abandoned: bool
+    error: ProviderError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamTerms:
+    """`drain_seconds` bounds the reading on after an abandonment, 0 to hang up at once;
+    `deadline` is a `time.monotonic` moment; `emit_usage`, whether the caller asked for usage."""
+
+    model: str
+    on_end: Callable[[StreamEnd], None]
+    drain_seconds: float
+    deadline: float
+    emit_usage: bool
+
+
+def routed_stream(inner: Any, first_chunk: Any, terms: StreamTerms, routing: Any) -> Any:
+    """Wrap litellm's open stream; the result is an instance of litellm's stream class too."""
+    return _stream_class()(inner, first_chunk, terms, routing)
+
+
+class _Meter:
+    """Counts what went by and makes sure that the end is reported exactly once."""
+
+    def __init__(self, inner: Any, terms: StreamTerms):
+        self.inner, self.terms = inner, terms
+        self.answer_bytes = 0
+        self._ended = False
+        self._lock = threading.Lock()
+
+    @property
+    def ended(self) -> bool:
+        return self._ended
+
+    def see(self, chunk: Any) -> bool:
+        """Count a chunk; return whether the caller should get it."""
+        text = answer_bytes(chunk.choices)
+        self.answer_bytes += text
+        is_usage = getattr(chunk, "usage", None) is not None
+        return self.terms.emit_usage or not is_usage or bool(text)
+
+    def overdue(self) -> ProviderTimeout | None:
+        if time.monotonic() < self.terms.deadline:
+            return None
+        return ProviderTimeout(self.terms.model, "the stream ran past the policy's total timeout")
+
+    def report(self) -> Mapping[str, Any] | None:
+        """The usage that the provider sent; litellm's own estimate does not count as one."""
+        for chunk in reversed(self.inner.chunks):
+            usage = getattr(chunk, "usage", None)
+            if usage is not None:
+                return usage.model_dump()  # type: ignore[no-any-return]
+        return None
+
+    def broken_off(self) -> MalformedReply | None:
+        """litellm gives a truncated stream the finish reason "stop"; look behind it."""
+        finished = self.inner.received_finish_reason or self.inner.intermittent_finish_reason
+        if finished or self.report() is not None:
+            return None
+        return MalformedReply(self.terms.model, "the stream broke off before its end")
+
+    def end(self, *, abandoned: bool = False, error: ProviderError | None = None) -> None:
+        with self._lock:
+            if self._ended:
+                return
+            self._ended = True
+        self.terms.on_end(StreamEnd(self.report(), self.answer_bytes, abandoned, error))
+
+
+def answer_bytes(choices: Iterable[Any]) -> int:
+    """UTF-8 bytes of all text and tool calls in an answer's choices, or in a chunk's."""
+    texts = []
+    for choice in choices:
+        said = getattr(choice, "message", None) or getattr(choice, "delta", None)
+        texts += [getattr(said, "content", None), getattr(said, "reasoning_content", None)]
+        for call in getattr(said, "tool_calls", None) or ():
+            texts += [call.function.name, call.function.arguments]
+    return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts if text)
+
+
+@cache
+def _stream_class() -> Any:
+    """Build the class when litellm is loaded: what it inherits from is litellm's."""
+    from litellm import CustomStreamWrapper
+
+    class RoutedStream(CustomStreamWrapper):  # type: ignore[misc]
+        """litellm's stream, with the router's books kept beside it. `routing` is the decision."""
+
+        def __init__(self, inner: Any, first_chunk: Any, terms: StreamTerms, routing: Any):
+            # No super().__init__: the open stream is `inner`, and unknown attributes come from it.
+            self._inner, self._first = inner, first_chunk
+            self._meter = _Meter(inner, terms)
+            self.routing = routing
+
+        def __getattr__(self, name: str) -> Any:
+            if name in ("_inner", "_meter", "_first"):
+                raise AttributeError(name)
+            return getattr(self._inner, name)
+
+        def __iter__(self) -> Any:
+            return self
+
+        def __aiter__(self) -> Any:
+            return self
+
+        def __next__(self) -> Any:
+            while True:
+                if self._meter.ended:
+                    raise StopIteration
+                chunk, self._first = self._first, _END
+                if chunk is _END:
+                    try:
+                        with _mapping(self._meter):
+                            chunk = next(self._inner, _END)
+                    except ProviderError as failed:
+                        self._meter.end(error=failed)
+                        raise
+                    except BaseException:  # an interrupt: what was sent is still billed
+                        self._meter.end(abandoned=True)
+                        raise
+                if chunk is _END:
+                    error = self._meter.broken_off()
+                    self._meter.end(error=error)
+                    if error is not None:
+                        raise error
+                    raise StopIteration
+                if self._meter.see(chunk):
+                    return chunk
+
+        async def __anext__(self) -> Any:
+            while True:
+                if self._meter.ended:
+                    raise StopAsyncIteration
+                chunk, self._first = self._first, _END
+                if chunk is _END:
+                    try:
+                        with _mapping(self._meter):
+                            chunk = await anext(self._inner, _END)
+                    except ProviderError as failed:
+                        await _off_loop(self._meter, error=failed)
+                        raise
+                    except asyncio.CancelledError:
+                        await self.aclose()
+                        raise
+                if chunk is _END:
+                    error = self._meter.broken_off()
+                    await _off_loop(self._meter, error=error)
+                    if error is not None:
+                        raise error
+                    raise StopAsyncIteration
+                if self._meter.see(chunk):
+                    return chunk
+
+        def close(self) -> None:
+            """Stop reading. What was generated is still charged."""
+            if self._meter.ended:
+                return
+            threading.Thread(
+                target=_drain, args=(self._inner, self._meter), name="router-drain", daemon=True
+            ).start()
+
+        async def aclose(self) -> None:
+            """`close`, for a stream that is read with `async for`."""
+            if self._meter.ended:
+                return
+            task = asyncio.get_running_loop().create_task(_adrain(self._inner, self._meter))
+            _background.add(task)
+            task.add_done_callback(_background.discard)
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            self.close()
+
+        async def __aenter__(self) -> Any:
+            return self
+
+        async def __aexit__(self, *error: object) -> None:
+            await self.aclose()
+
+        def __del__(self) -> None:
+            meter = self.__dict__.get("_meter")
+            if meter is None or meter.ended:
+                return
+            if hasattr(self._inner.completion_stream, "__anext__"):
+                # A forgotten async stream has no loop to be drained on: charged as reserved.
+                threading.Thread(target=meter.end, kwargs={"abandoned": True}, daemon=True).start()
+            else:
+                self.close()
+
+    return RoutedStream
+
+
+class _mapping:  # noqa: N801 - a context manager, used as a verb
+    """Raise the deadline and map litellm's errors, without ending the stream."""
+
+    def __init__(self, meter: _Meter):
+        self._meter = meter
+
+    def __enter__(self) -> None:
+        overdue = self._meter.overdue()
+        if overdue is not None:
+            raise overdue
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, ProviderError):
+            raise _written(provider_error(self._meter.terms.model, error)) from error
+
+
+def _written(error: ProviderError) -> ProviderError:
+    """A stream that fails has been sent and partly answered, whatever its status says."""
+    error.request_written = True
+    return error
+
+
+async def _off_loop(meter: _Meter, *, error: ProviderError | None) -> None:
+    await asyncio.shield(asyncio.to_thread(meter.end, error=error))
+
+
+def _drain(inner: Any, meter: _Meter) -> None:
+    until = time.monotonic() + meter.terms.drain_seconds
+    try:
+        while time.monotonic() < until:
+            chunk = next(inner, _END)
+            if chunk is _END:
+                break
+            meter.see(chunk)
+    except Exception:
+        pass  # the stream is abandoned: its end below says what is known
+    finally:
+        _hang_up(inner)
+        meter.end(abandoned=True)
+
+
+async def _adrain(inner: Any, meter: _Meter) -> None:
+    try:
+        async with asyncio.timeout(meter.terms.drain_seconds):
+            async for chunk in inner:
+                meter.see(chunk)
+    except Exception:
+        pass  # as in `_drain`
+    finally:
+        await _off_loop_abandoned(inner, meter)
+
+
+async def _off_loop_abandoned(inner: Any, meter: _Meter) -> None:
+    await asyncio.shield(asyncio.to_thread(meter.end, abandoned=True))
+    await inner.aclose()
+
+
+def _hang_up(inner: Any) -> None:
+    close = getattr(inner.completion_stream, "close", None)
+    if close is not None:
+        close()

@@ -1,0 +1,153 @@
+"""The one seam to the providers: a call goes out through litellm, once, and a reply comes back.
+
+litellm takes seconds to import, so it loads with the first call. Its own retries, and those of the
+client below it, are off: one `send` is one request on the wire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from router.dispatch.failures import provider_error
+from router.errors import AuthenticationFailed, MalformedReply, ProviderError
+
+_import_lock = threading.Lock()
+_END = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One wire attempt, ready to go.
+
+    `arguments` are litellm's, `timeout` is (connect, read) seconds. `api_key_env` names the
+    environment variable that holds the key; `client` is an OpenAI client to send through.
+    """
+
+    model: str
+    messages: Sequence[Mapping[str, Any]]
+    arguments: Mapping[str, Any]
+    stream: bool
+    timeout: tuple[float, float]
+    api_base: str | None = None
+    api_key_env: str | None = None
+    client: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back: litellm's response, or its open stream with the first chunk taken off."""
+
+    response: Any
+    first_chunk: Any = None
+
+
+def load_litellm() -> Any:
+    """Import litellm, which must not look at the network or talk on standard error."""
+    with _import_lock:
+        os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+        import litellm
+
+        litellm.suppress_debug_info = True
+        litellm.telemetry = False
+        return litellm
+
+
+def send(call: Call) -> Reply:
+    """Make one wire attempt. Raises a `ProviderError`, its cause being litellm's exception."""
+    litellm = load_litellm()
+    with _Mapped(call.model):
+        response = litellm.completion(**_arguments(call, is_async=False))
+        if not call.stream:
+            return Reply(response)
+        return Reply(response, _first(call, next(response, _END)))
+
+
+async def asend(call: Call) -> Reply:
+    """`send`, on the running event loop."""
+    litellm = await asyncio.to_thread(load_litellm)
+    with _Mapped(call.model):
+        response = await litellm.acompletion(**_arguments(call, is_async=True))
+        if not call.stream:
+            return Reply(response)
+        return Reply(response, _first(call, await anext(response, _END)))
+
+
+class _Mapped:
+    """Turn whatever litellm raises into the router's tree; cancellations pass."""
+
+    def __init__(self, model: str):
+        self._model = model
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, ProviderError):
+            raise provider_error(self._model, error) from error
+
+
+def _first(call: Call, chunk: Any) -> Any:
+    """The first chunk is awaited here, so that a stream that fails at once can be retried."""
+    if chunk is _END:
+        raise MalformedReply(call.model, "the stream ended before its first chunk")
+    return chunk
+
+
+def _arguments(call: Call, *, is_async: bool) -> dict[str, Any]:
+    import httpx
+
+    connect, read = call.timeout
+    arguments: dict[str, Any] = {
+        **call.arguments,
+        "model": call.model,
+        # litellm rewrites messages in place for some providers; the caller's stay as they are.
+        "messages": copy.deepcopy([dict(message) for message in call.messages]),
+        "num_retries": 0,
+        "max_retries": 0,
+        "timeout": httpx.Timeout(read, connect=connect),
+    }
+    if arguments.get("tools"):
+        # litellm's handler of MCP tools needs a package that litellm does not require.
+        arguments["_skip_mcp_handler"] = True
+    if call.stream:
+        arguments["stream"] = True
+        arguments["stream_options"] = {
+            **(call.arguments.get("stream_options") or {}),
+            "include_usage": True,
+        }
+    if call.client is not None:
+        arguments["client"] = _matching_client(call.client, is_async)
+    if call.api_base is not None:
+        arguments["api_base"] = call.api_base
+        # Without a key of its own an endpoint gets a placeholder, never the provider's real key.
+        arguments["api_key"] = "none"
+    if call.api_key_env is not None:
+        key = os.environ.get(call.api_key_env)
+        if not key:
+            raise AuthenticationFailed(
+                call.model,
+                f"environment variable {call.api_key_env} is not set",
+                request_written=False,
+            )
+        arguments["api_key"] = key
+    return arguments
+
+
+def _matching_client(client: Any, is_async: bool) -> Any:
+    """The caller's own OpenAI client with its retries off, or its twin for the other door."""
+    openai: Any = __import__("openai")
+    wanted: Callable[..., Any] = openai.AsyncOpenAI if is_async else openai.OpenAI
+    if isinstance(client, wanted):  # type: ignore[arg-type]
+        return client.with_options(max_retries=0)
+    return wanted(
+        api_key=client.api_key,
+        base_url=client.base_url,
+        organization=client.organization,
+        project=client.project,
+        max_retries=0,
+    )

@@ -1,0 +1,213 @@
+"""Every error the router raises, as one tree; each carries its facts as fields.
+
+RouterError
+├── ConfigurationError            something that is written down is wrong
+│   ├── PolicyError               a policy file: file, key, value, allowed
+│   ├── UnknownPrice              no price for a model where one is needed: model, why
+│   └── ModelFileError            a predictor file is corrupt, hostile or too large: path, why
+├── InvalidRequest                the caller's request cannot be sent: field, value, allowed
+│   └── NoCapableDeployment       no deployment can take this request: rejected
+├── BudgetExceeded                no room: budget, used, held, limit, needed, resets_at
+├── LedgerError
+│   ├── LedgerUnavailable         the store does not answer, so nothing was sent: store, why
+│   ├── LedgerCorrupt             the store's contents cannot be trusted: store, why
+│   └── ReservationError          settle or release of an unknown or ended reservation
+└── ProviderError                 a provider refused or failed: model, status, retry_after, cause
+    ├── AuthenticationFailed      no key, a wrong key, or no permission
+    ├── RequestRejected           400, 404, 413, 422: the request itself is at fault
+    │   ├── ContextWindowExceeded
+    │   └── ContentRejected       a provider's content policy said no
+    ├── RateLimited               429
+    ├── ProviderUnavailable       5xx or no connection
+    ├── ProviderTimeout
+    └── MalformedReply            an answer that cannot be read, or a stream that broke off
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+
+class RouterError(Exception):
+    """The root of the tree: `except RouterError` catches whatever the router itself raises."""
+
+
+class ConfigurationError(RouterError):
+    """Something that is written down (a policy, a price, a setting) is wrong."""
+
+
+class PolicyError(ConfigurationError):
+    """A policy file is wrong.
+
+    Fields: `file`; `key`, a dotted path; `problem`; `value`; `allowed`; `line`, from 1, or None.
+    """
+
+    def __init__(
+        self,
+        file: str,
+        key: str,
+        problem: str,
+        *,
+        value: object = None,
+        allowed: str = "",
+        line: int | None = None,
+    ):
+        self.file, self.key, self.problem = file, key, problem
+        self.value, self.allowed, self.line = value, allowed, line
+        place = ": ".join(part for part in (f"{file}:{line}" if line else file, key) if part)
+        super().__init__(f"{place}: {problem}" + (f"; allowed: {allowed}" if allowed else ""))
+
+
+class UnknownPrice(ConfigurationError):
+    """A model has no usable price where one is needed. Fields: `model`, `why`."""
+
+    def __init__(self, model: str, why: str):
+        self.model, self.why = model, why
+        super().__init__(
+            f"no price for {model!r}: {why}; give the deployment a `price`, or name a model "
+            f"that `router prices show` lists"
+        )
+
+
+class ModelFileError(ConfigurationError):
+    """A predictor's model file cannot be trusted. Fields: `path`, `why`."""
+
+    def __init__(self, path: str, why: str):
+        self.path, self.why = path, why
+        super().__init__(f"model file {path}: {why}")
+
+
+class InvalidRequest(RouterError):
+    """The caller's request cannot be sent. Fields: `field`, `value`, `allowed`."""
+
+    def __init__(self, field: str, problem: str, *, value: object = None, allowed: str = ""):
+        self.field, self.problem, self.value, self.allowed = field, problem, value, allowed
+        super().__init__(f"{field}: {problem}" + (f"; allowed: {allowed}" if allowed else ""))
+
+
+class NoCapableDeployment(InvalidRequest):
+    """No deployment of the policy can take this request. Field: `rejected`, arm → reason."""
+
+    def __init__(self, rejected: Mapping[str, str]):
+        self.rejected = dict(rejected)
+        reasons = "; ".join(f"{arm}: {why}" for arm, why in self.rejected.items())
+        super().__init__("request", f"no deployment of the policy can take it ({reasons})")
+
+
+class BudgetExceeded(RouterError):
+    """A budget does not have the room. Money in nano-USD; `resets_at` in unix seconds or None.
+
+    `needed` is the upper bound of the cheapest call that was allowed. A refused call costs nothing.
+    """
+
+    def __init__(
+        self,
+        budget: str,
+        *,
+        needed: int,
+        used: int,
+        held: int,
+        limit: int,
+        scope_value: str = "",
+        resets_at: float | None = None,
+    ):
+        from router.money import format_usd
+
+        self.budget, self.scope_value = budget, scope_value
+        self.needed, self.used, self.held, self.limit = needed, used, held, limit
+        self.resets_at = resets_at
+        when = (
+            f"resets at {datetime.fromtimestamp(resets_at, UTC):%Y-%m-%d %H:%M} UTC"
+            if resets_at is not None
+            else "does not reset"
+        )
+        whose = f" of {scope_value!r}" if scope_value else ""
+        super().__init__(
+            f"budget {budget!r}{whose}: {format_usd(used)} used and {format_usd(held)} held of "
+            f"{format_usd(limit)}; this call may cost up to {format_usd(needed)}; {when}"
+        )
+
+
+class LedgerError(RouterError):
+    """The ledger cannot do what was asked."""
+
+
+class LedgerUnavailable(LedgerError):
+    """The store does not answer; nothing was sent or charged. Fields: `store`, `why`."""
+
+    def __init__(self, store: str, why: str):
+        self.store, self.why = store, why
+        super().__init__(f"ledger {store} is not available: {why}; nothing was sent")
+
+
+class LedgerCorrupt(LedgerError):
+    """The store's contents cannot be trusted. Fields: `store`, `why`."""
+
+    def __init__(self, store: str, why: str):
+        self.store, self.why = store, why
+        super().__init__(
+            f"ledger {store} cannot be trusted: {why}; restore it from a copy, or name a new store"
+        )
+
+
+class ReservationError(LedgerError):
+    """A reservation is unknown or has ended otherwise. Fields: `reservation_id`, `state`."""
+
+    def __init__(self, reservation_id: str, state: str, problem: str):
+        self.reservation_id, self.state = reservation_id, state
+        super().__init__(f"reservation {reservation_id} ({state}): {problem}")
+
+
+class ProviderError(RouterError):
+    """A provider refused or failed.
+
+    Fields: `model`; `status`, the HTTP status or None; `retry_after`, seconds or None; and
+    `request_written`: whether the request may have reached the provider, which decides whether
+    the attempt is charged. The provider's own exception is `__cause__`.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        problem: str,
+        *,
+        status: int | None = None,
+        retry_after: float | None = None,
+        request_written: bool = True,
+    ):
+        self.model, self.problem, self.status = model, problem, status
+        self.retry_after, self.request_written = retry_after, request_written
+        super().__init__(f"{model}: {problem}" + (f" (HTTP {status})" if status else ""))
+
+
+class AuthenticationFailed(ProviderError):
+    """No key, a wrong key, or no permission for the model."""
+
+
+class RequestRejected(ProviderError):
+    """The provider says the request itself is at fault; the same request fails again."""
+
+
+class ContextWindowExceeded(RequestRejected):
+    """The prompt does not fit the model's window."""
+
+
+class ContentRejected(RequestRejected):
+    """A provider's content policy refused the prompt or the answer."""
+
+
+class RateLimited(ProviderError):
+    """Too many requests or tokens; `retry_after` says when to come back, where known."""
+
+
+class ProviderUnavailable(ProviderError):
+    """The provider failed (5xx) or could not be reached."""
+
+
+class ProviderTimeout(ProviderError):
+    """The provider did not answer in time."""
+
+
+class MalformedReply(ProviderError):
+    """The answer cannot be read, or a stream broke off before its end."""

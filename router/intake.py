@@ -1,0 +1,198 @@
+"""From the arguments of a chat call to a `Request`, or to one clear `InvalidRequest`.
+
+Nothing that is refused here has been reserved, sent or charged.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from router.dispatch.bounds import asked_cap, samples
+from router.errors import InvalidRequest
+from router.types import Request
+
+AUTO = "auto"
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+MAX_SCOPE_LENGTH = 256
+
+# These belong to the policy's deployments: a request that could set them could spend elsewhere,
+# send keys elsewhere, or retry without a reservation.
+OWNED = {
+    "api_base": "the deployment's `api_base`",
+    "base_url": "the deployment's `api_base`",
+    "api_key": "the deployment's `api_key_env`",
+    "api_version": "the deployment's `params`",
+    "client": "`wrap(client)`",
+    "custom_llm_provider": "the deployment's `model`",
+    "deployment_id": "the deployment's `model`",
+    "fallbacks": "the policy's tiers",
+    "context_window_fallback_dict": "the policy's tiers",
+    "model_list": "the policy's tiers",
+    "max_retries": "the policy's `retry`",
+    "num_retries": "the policy's `retry`",
+    "retry_policy": "the policy's `retry`",
+    "mock_response": "a local provider",
+    "input_cost_per_token": "the deployment's `price`",
+    "output_cost_per_token": "the deployment's `price`",
+}
+
+
+def new_request_id(now: float) -> str:
+    """A UUID version 7 (RFC 9562, section 5.7): unique, and in order of time."""
+    milliseconds = int(now * 1000) & (2**48 - 1)
+    noise = int.from_bytes(os.urandom(10), "big")
+    high, low = noise >> 62 & 0xFFF, noise & (2**62 - 1)
+    value = milliseconds << 80 | 0x7 << 76 | high << 64 | 0b10 << 62 | low
+    digits = f"{value:032x}"
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+def read_request(
+    *,
+    model: Any,
+    messages: Any,
+    stream: Any = False,
+    scopes: Mapping[str, str] | None = None,
+    tags: Sequence[str] = (),
+    metadata: Mapping[str, Any] | None = None,
+    conversation_id: str | None = None,
+    params: Mapping[str, Any],
+    max_messages: int,
+    now: float | None = None,
+) -> Request:
+    """Check a call's arguments and return the `Request`.
+
+    Raises `InvalidRequest` naming the argument, its value and what is allowed.
+    """
+    now = time.time() if now is None else now
+    if model not in (None, AUTO):
+        raise InvalidRequest(
+            "model",
+            f"{_short(model)} is not routed: the policy chooses the model",
+            value=_short(model),
+            allowed="'auto'; to bind a request to a tier, add a rule to the policy",
+        )
+    for name, home in OWNED.items():
+        if params.get(name) is not None:
+            raise InvalidRequest(name, "is not taken from a request", allowed=f"set it in {home}")
+    asked_cap(params)
+    samples(params)
+    return Request(
+        request_id=new_request_id(now),
+        messages=_messages(messages, max_messages),
+        params={name: value for name, value in params.items() if value is not None},
+        now=now,
+        stream=bool(stream),
+        scopes=_scopes(scopes),
+        tags=_tags(tags),
+        metadata=dict(metadata or {}),
+        conversation_id=conversation_id,
+    )
+
+
+def refuse_size(text_bytes: int, largest: int) -> None:
+    """Raise `InvalidRequest` where a request's text is larger than the policy takes."""
+    if text_bytes > largest:
+        raise InvalidRequest(
+            "messages",
+            f"{text_bytes:,} bytes of text",
+            value=text_bytes,
+            allowed=f"at most {largest:,} bytes (`limits.max_request_bytes` of the policy)",
+        )
+
+
+def _messages(messages: Any, most: int) -> tuple[Mapping[str, Any], ...]:
+    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
+        raise InvalidRequest(
+            "messages",
+            f"{_short(messages)} is not a list of messages",
+            value=_short(messages),
+            allowed='a list such as [{"role": "user", "content": "Hello"}]',
+        )
+    if not messages:
+        raise InvalidRequest("messages", "is empty", value=[], allowed="at least one message")
+    if len(messages) > most:
+        raise InvalidRequest(
+            "messages",
+            f"{len(messages):,} messages",
+            value=len(messages),
+            allowed=f"at most {most:,} (`limits.max_messages` of the policy)",
+        )
+    return tuple(_message(f"messages[{index}]", each) for index, each in enumerate(messages))
+
+
+def _message(place: str, message: Any) -> Mapping[str, Any]:
+    if not isinstance(message, Mapping):
+        dump = getattr(message, "model_dump", None)  # a reply handed back as the next turn's input
+        if dump is None:
+            raise InvalidRequest(
+                place, f"{_short(message)} is not a message", allowed="a mapping with `role`"
+            )
+        message = dump(exclude_none=True)
+    role = message.get("role")
+    if role not in ROLES:
+        raise InvalidRequest(
+            f"{place}.role", f"{_short(role)} is not a role", value=role, allowed=", ".join(ROLES)
+        )
+    content = message.get("content")
+    if content is None and role in ("assistant",):
+        return dict(message)  # it speaks in tool calls
+    if isinstance(content, str):
+        _valid_unicode(f"{place}.content", content)
+    elif isinstance(content, Sequence):
+        for index, part in enumerate(content):
+            if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
+                raise InvalidRequest(
+                    f"{place}.content[{index}]",
+                    f"{_short(part)} is not a content part",
+                    allowed='a mapping with `type`, such as {"type": "text", "text": "Hello"}',
+                )
+            if isinstance(part.get("text"), str):
+                _valid_unicode(f"{place}.content[{index}].text", part["text"])
+    else:
+        raise InvalidRequest(
+            f"{place}.content",
+            f"{_short(content)} is not content",
+            value=_short(content),
+            allowed="text or a list of content parts",
+        )
+    return dict(message)
+
+
+def _valid_unicode(place: str, text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(
+            place,
+            f"character {error.start} is a lone surrogate (U+{ord(text[error.start]):04X}), "
+            "which no provider accepts",
+            value=error.start,
+            allowed="valid Unicode text",
+        ) from None
+
+
+def _scopes(scopes: Mapping[str, str] | None) -> Mapping[str, str]:
+    for name, value in (scopes or {}).items():
+        if not isinstance(value, str) or not 1 <= len(value) <= MAX_SCOPE_LENGTH:
+            raise InvalidRequest(
+                f"scopes.{name}",
+                f"{_short(value)} does not name a scope",
+                value=_short(value),
+                allowed=f"text of 1 to {MAX_SCOPE_LENGTH} characters",
+            )
+    return dict(scopes or {})
+
+
+def _tags(tags: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags):
+        raise InvalidRequest("tags", f"{_short(tags)} is not a list of tags", allowed='["billing"]')
+    return tuple(tags)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

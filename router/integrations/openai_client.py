@@ -1,0 +1,217 @@
+"""`wrap(OpenAI())`: the client people have, with `model="auto"` routed and all else untouched."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from openai import (
+    AsyncAzureOpenAI,
+    AsyncOpenAI,
+    AsyncStream,
+    AzureOpenAI,
+    NotGiven,
+    Omit,
+    OpenAI,
+    Stream,
+)
+from openai.lib._parsing import parse_chat_completion, type_to_response_format_param
+from openai.resources.chat import AsyncChat, AsyncCompletions, Chat, Completions
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+from router.attempts import Routing
+from router.effects import arun, run
+from router.errors import ConfigurationError, InvalidRequest
+from router.intake import AUTO
+from router.pipeline import Router
+from router.policy import Policy
+
+Client = TypeVar("Client", OpenAI, AsyncOpenAI)
+
+_RAW_RESPONSE_HEADER = "X-Stainless-Raw-Response"
+
+
+def wrap(
+    client: Client,
+    router: Router | Policy | str | Path | Mapping[str, Any] = "default",
+    *,
+    scopes: Mapping[str, str] | None = None,
+    tags: Sequence[str] = (),
+) -> Client:
+    """Return a twin of an OpenAI client whose chat calls with `model="auto"` are routed.
+
+    Parameters: `client`, an `OpenAI` or `AsyncOpenAI`; its key, address and transport also serve
+    the policy's `openai/` deployments that name no address of their own. `router`, a `Router` or
+    the policy for one. `scopes` and `tags` go with every call; `create` takes its own as well,
+    and `metadata` and `conversation_id`.
+    Returns a client of the same type: `create` gives `ChatCompletion` and `Stream` back, also when
+    another provider answered; every other model and method goes where it went before.
+    Raises `ConfigurationError` for anything but an OpenAI client.
+    """
+    if not isinstance(client, OpenAI | AsyncOpenAI):
+        raise ConfigurationError(
+            f"wrap() takes an OpenAI or AsyncOpenAI client, not {type(client).__name__}"
+        )
+    kind = type(client)
+    twin: Any = client.copy()
+    twin.__class__ = _routed_class(kind)
+    twin._router = router if isinstance(router, Router) else Router(router)
+    twin._router_defaults = {"scopes": dict(scopes or {}), "tags": tuple(tags)}
+    twin._router_client = client if not isinstance(client, AzureOpenAI | AsyncAzureOpenAI) else None
+    return cast(Client, twin)
+
+
+def _routed_class(kind: type[Any]) -> type[Any]:
+    """A subclass of the client's own class, so that `isinstance` and every method still hold."""
+
+    def chat(self: Any) -> Any:
+        return _RoutedAsyncChat(self) if isinstance(self, AsyncOpenAI) else _RoutedChat(self)
+
+    def copy(self: Any, **options: Any) -> Any:
+        twin = kind.copy(self, **options)
+        for name in ("_router", "_router_defaults"):
+            setattr(twin, name, getattr(self, name))
+        twin._router_client = self._router_client and self._router_client.copy(**options)
+        return twin
+
+    members = {"chat": property(chat), "copy": copy, "with_options": copy}
+    return type(f"Routed{kind.__name__}", (kind,), members)
+
+
+class _RoutedChat(Chat):
+    @cached_property
+    def completions(self) -> Completions:
+        return _RoutedCompletions(self._client)
+
+
+class _RoutedAsyncChat(AsyncChat):
+    @cached_property
+    def completions(self) -> AsyncCompletions:
+        return _RoutedAsyncCompletions(self._client)
+
+
+class _RoutedCompletions(Completions):
+    def create(self, *, model: Any, **arguments: Any) -> Any:
+        if model != AUTO:
+            return super().create(model=model, **_given(arguments))
+        client = cast(Any, self._client)
+        response = run(client._router.walk(_routed(client, arguments), client._router_client))
+        if hasattr(response, "routing"):
+            return _RoutedStream(response)
+        return _completion(response)
+
+    def parse(self, *, model: Any, **arguments: Any) -> Any:
+        if model != AUTO:
+            return super().parse(model=model, **_given(arguments))
+        sent, wanted = _parseable(arguments)
+        return _parsed(self.create(model=AUTO, **sent), wanted)
+
+
+class _RoutedAsyncCompletions(AsyncCompletions):
+    async def create(self, *, model: Any, **arguments: Any) -> Any:
+        if model != AUTO:
+            return await super().create(model=model, **_given(arguments))
+        client = cast(Any, self._client)
+        walk = client._router.walk(_routed(client, arguments), client._router_client)
+        response = await arun(walk)
+        if hasattr(response, "routing"):
+            return _RoutedAsyncStream(response)
+        return _completion(response)
+
+    async def parse(self, *, model: Any, **arguments: Any) -> Any:
+        if model != AUTO:
+            return await super().parse(model=model, **_given(arguments))
+        sent, wanted = _parseable(arguments)
+        return _parsed(await self.create(model=AUTO, **sent), wanted)
+
+
+class _RoutedStream(Stream[ChatCompletionChunk]):
+    """OpenAI's stream over a routed one; `routing` says how it was routed."""
+
+    def __init__(self, routed: Any):
+        # No super().__init__: there may be no OpenAI response behind it.
+        self._routed, self.routing = routed, routed.routing
+        self._iterator = self._chunks()
+
+    def _chunks(self) -> Iterator[ChatCompletionChunk]:
+        for chunk in self._routed:
+            yield ChatCompletionChunk.construct(**chunk.model_dump())
+
+    @property
+    def response(self) -> Any:  # type: ignore[override]
+        raise InvalidRequest("response", "a routed stream has no single OpenAI response")
+
+    def close(self) -> None:
+        self._routed.close()
+
+
+class _RoutedAsyncStream(AsyncStream[ChatCompletionChunk]):
+    """OpenAI's asynchronous stream over a routed one."""
+
+    def __init__(self, routed: Any):
+        self._routed, self.routing = routed, routed.routing
+        self._iterator = self._chunks()
+
+    async def _chunks(self) -> AsyncIterator[ChatCompletionChunk]:
+        async for chunk in self._routed:
+            yield ChatCompletionChunk.construct(**chunk.model_dump())
+
+    @property
+    def response(self) -> Any:  # type: ignore[override]
+        raise InvalidRequest("response", "a routed stream has no single OpenAI response")
+
+    async def close(self) -> None:
+        await self._routed.aclose()
+
+
+class RoutedChatCompletion(ChatCompletion):
+    """OpenAI's `ChatCompletion`, with the routing beside it: in no dump, and not in the repr."""
+
+    _routing: Routing | None = None
+
+    @property
+    def routing(self) -> Routing | None:
+        """How this answer was routed."""
+        return self._routing
+
+
+def _completion(response: Any) -> ChatCompletion:
+    completion = RoutedChatCompletion.construct(**response.model_dump())
+    completion._routing = Router.decision(response)
+    return completion
+
+
+def _routed(client: Any, arguments: Mapping[str, Any]) -> Any:
+    given = _given(arguments)
+    if _RAW_RESPONSE_HEADER in (given.get("extra_headers") or {}):
+        raise InvalidRequest(
+            "model",
+            "'auto' has no raw response: another provider may have answered",
+            value=AUTO,
+            allowed="create(), stream() and parse() of the client itself",
+        )
+    defaults = client._router_defaults
+    given["scopes"] = {**defaults["scopes"], **(given.get("scopes") or {})}
+    given["tags"] = (*defaults["tags"], *given.get("tags", ()))
+    return client._router.read(given.pop("messages", None), given)
+
+
+def _given(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value for name, value in arguments.items() if not isinstance(value, NotGiven | Omit)
+    }
+
+
+def _parseable(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    sent = _given(arguments)
+    wanted = {"response_format": sent.get("response_format"), "input_tools": sent.get("tools", [])}
+    schema = type_to_response_format_param(sent.pop("response_format", Omit()))
+    if not isinstance(schema, NotGiven | Omit):
+        sent["response_format"] = schema
+    return sent, wanted
+
+
+def _parsed(completion: Any, wanted: Mapping[str, Any]) -> Any:
+    return parse_chat_completion(chat_completion=completion, **wanted)

@@ -1,0 +1,101 @@
+"""The interface of every ledger: money is reserved before a call, and settled or released after.
+
+    room → reserve → (the wire attempt) → settle | release          expire: the process died
+
+A reservation is for one wire attempt. It is open until it is settled at the attempt's cost,
+released because the attempt was not billed, or expired: then it is charged in full, since a
+provider that was asked may bill. Evidence that comes after the expiry corrects it, once. Each step
+is one transaction that writes the log's rows too, so the log and the budgets never disagree.
+
+`now` and `expires_at` are unix seconds; money is nano-USD.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
+
+from router.types import AttemptRow, BudgetState, Hold, RequestEnd, RequestRow, Room
+
+if TYPE_CHECKING:
+    from router.log.base import Log
+
+
+class Ledger(Protocol):
+    """Budgets and the log that proves them. Safe to share between threads; calls may block.
+
+    Every method raises `LedgerUnavailable` when the store does not answer in time or cannot be
+    written, and `LedgerCorrupt` when its contents cannot be trusted. Then nothing has changed.
+    """
+
+    def room(self, scopes: Mapping[str, str], now: float) -> Room:
+        """What the budgets of these scopes allow now. A hint: only `reserve` binds."""
+        ...
+
+    def reserve(
+        self,
+        reservation_id: str,
+        amount: int,
+        *,
+        scopes: Mapping[str, str],
+        now: float,
+        expires_at: float,
+        worst_case: AttemptRow,
+        request: RequestRow | None,
+    ) -> Hold:
+        """Hold `amount` in every budget that matches the scopes, or in none.
+
+        Parameters: `reservation_id`, unique, made by the caller so that a lost reply can be asked
+        again; `worst_case`, the log row that stands if nothing is heard until `expires_at` (its
+        cost is `amount`, or None where the amount is 0 and no price is known); `request`, given
+        with the first attempt of a request only.
+        Repeating an open reservation with the same amount returns the same hold.
+        Raises `BudgetExceeded` naming the first budget without room, and `ReservationError` for an
+        id that was used with another amount or has ended.
+        """
+        ...
+
+    def settle(
+        self, reservation_id: str, row: AttemptRow, end: RequestEnd | None, now: float
+    ) -> None:
+        """End a reservation at `row.cost`; `end` also ends the request.
+
+        A cost of None (no price is known) counts as 0. A cost above the amount is booked in full,
+        as an overrun. Settling again at the same cost changes nothing; at another, or an unknown
+        reservation, is a `ReservationError`. An expired reservation is corrected, once.
+        """
+        ...
+
+    def release(
+        self, reservation_id: str, row: AttemptRow, end: RequestEnd | None, now: float
+    ) -> None:
+        """End a reservation whose attempt is not billed. The same rules as `settle` at cost 0."""
+        ...
+
+    def refuse(self, row: RequestRow) -> None:
+        """Log a request that was refused before any reservation."""
+        ...
+
+    def finish(self, request_id: str, end: RequestEnd, now: float) -> None:
+        """End a request whose last attempt has ended already."""
+        ...
+
+    def expire(self, now: float) -> int:
+        """Charge every open reservation past its time in full; return how many there were."""
+        ...
+
+    def states(self, now: float) -> list[BudgetState]:
+        """The current window of every budget defined in the store, for each scope value seen."""
+        ...
+
+    def verify(self) -> list[str]:
+        """Recompute every counter from the store's entries and rows; [] when all agree."""
+        ...
+
+    def log(self) -> Log:
+        """The log that this ledger writes, to read and to label."""
+        ...
+
+    def close(self) -> None:
+        """Close the store; using it afterwards is `LedgerUnavailable`."""
+        ...

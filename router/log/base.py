@@ -1,0 +1,54 @@
+"""The interface of every log: what was asked, decided, sent and paid, to read and to label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from router.types import AttemptRow, RequestRow
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedRequest(RequestRow):
+    """A request as it stands now: its row, how it ended, what it cost, and its latest label.
+
+    `status`, `baseline` and `error` are those of its end. `accepted` is the number of the attempt
+    whose answer the caller got; `ended` unix seconds, None while open; `attempts` counts the wire
+    attempts that have ended, and `cost` is their sum in nano-USD, None if any price is unknown.
+    `label` is the latest score from 0 to 1, None without one.
+    """
+
+    accepted: int | None = None
+    ended: float | None = None
+    attempts: int = 0
+    cost: int | None = 0
+    label: float | None = None
+    label_source: str | None = None
+
+
+class Log(Protocol):
+    """Rows in the order of their requests' times, `since` ≤ time < `until` (unix seconds)."""
+
+    def requests(
+        self, since: float | None = None, until: float | None = None
+    ) -> Iterator[LoggedRequest]:
+        """Every request of the period."""
+        ...
+
+    def attempts(
+        self, since: float | None = None, until: float | None = None
+    ) -> Iterator[AttemptRow]:
+        """Every ended wire attempt of the requests of the period, in the order of its number."""
+        ...
+
+    def feedback(self, request_id: str, score: float, source: str = "user", *, now: float) -> None:
+        """Join a label to a request: 1 for a good answer, 0 for a bad one. The latest counts.
+
+        Raises `InvalidRequest` for an unknown request or a score outside 0 to 1.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close the log's connections; a ledger's own log stays open with its ledger."""
+        ...

@@ -1,0 +1,140 @@
+"""Reads the log of a SQLite store, and joins labels to it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from router.errors import InvalidRequest
+from router.ledger.url import sqlite_path
+from router.log.base import Log, LoggedRequest
+from router.log.writer import JSON_COLUMNS
+from router.types import AttemptRow
+
+if TYPE_CHECKING:
+    from router.ledger.sqlite.database import Database
+
+_PAGE = 1000  # rows; each page is a transaction of its own, so a long read holds up no checkpoint
+_FIRST, _LAST = -1e300, 1e300
+
+_REQUESTS = """
+SELECT request.*,
+  (SELECT count(*) FROM attempt WHERE attempt.request_id = request.request_id) AS attempts,
+  (SELECT CASE WHEN count(*) = count(cost) THEN coalesce(sum(cost), 0) END
+     FROM attempt WHERE attempt.request_id = request.request_id) AS cost,
+  (SELECT score FROM label WHERE label.request_id = request.request_id
+     ORDER BY time DESC, id DESC LIMIT 1) AS label,
+  (SELECT source FROM label WHERE label.request_id = request.request_id
+     ORDER BY time DESC, id DESC LIMIT 1) AS label_source
+FROM request
+WHERE (time, id) > (:time, :id) AND time < :until ORDER BY time, id LIMIT :page
+"""
+# A page is a page of requests: the attempts of one are never torn apart.
+_ATTEMPTS = """
+SELECT page.time AS _time, page.id AS _id, attempt.*
+FROM (SELECT id, request_id, time FROM request
+      WHERE (time, id) > (:time, :id) AND time < :until ORDER BY time, id LIMIT :page) AS page
+LEFT JOIN attempt ON attempt.request_id = page.request_id
+ORDER BY page.time, page.id, attempt.number
+"""
+
+
+def open_log(url: str) -> Log:
+    """Open the log of an existing store, to read it and to label it.
+
+    Parameters: `url`, "sqlite:///relative.db" or "sqlite:////absolute.db". A store in memory is
+    private to its ledger: use that ledger's `log()`.
+    Raises `ConfigurationError` for a wrong URL or a file that is no store, `LedgerCorrupt` for a
+    damaged one.
+    """
+    from router.ledger.sqlite.database import Database
+
+    path = sqlite_path(url)
+    database = Database(path, durability="full", busy_seconds=10.0, create=False)
+    return SqliteLog(database, owned=True)
+
+
+class SqliteLog:
+    """The log in one SQLite store; `owned` is False for the log of a ledger that is in use."""
+
+    def __init__(self, database: Database, *, owned: bool):
+        self._database, self._owned = database, owned
+
+    def requests(
+        self, since: float | None = None, until: float | None = None
+    ) -> Iterator[LoggedRequest]:
+        for rows in self._pages(_REQUESTS, since, until):
+            for row in rows:
+                values = _values(row)
+                del values["id"]
+                yield LoggedRequest(**values)
+
+    def attempts(
+        self, since: float | None = None, until: float | None = None
+    ) -> Iterator[AttemptRow]:
+        for rows in self._pages(_ATTEMPTS, since, until):
+            for row in rows:
+                values = _values(row)
+                if values["number"] is not None:  # a request without attempts
+                    del values["_time"], values["_id"]
+                    yield AttemptRow(**values)
+
+    def feedback(self, request_id: str, score: float, source: str = "user", *, now: float) -> None:
+        if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
+            raise InvalidRequest(
+                "score", f"{score!r} is not a score", value=score, allowed="0 to 1"
+            )
+        with self._database.write() as connection:
+            known = connection.execute(
+                "SELECT 1 FROM request WHERE request_id = ?", (request_id,)
+            ).fetchone()
+            if known is None:
+                raise InvalidRequest(
+                    "request_id", f"{request_id!r} is not in the log", value=request_id
+                )
+            connection.execute(
+                "INSERT INTO label (request_id, score, source, time) VALUES (?, ?, ?, ?)",
+                (request_id, float(score), source, now),
+            )
+
+    def close(self) -> None:
+        if self._owned:
+            self._database.close()
+
+    def _pages(
+        self, query: str, since: float | None, until: float | None
+    ) -> Iterator[list[sqlite3.Row]]:
+        """Pages of rows, each beginning after the last request of the one before."""
+        place = {
+            "time": _FIRST if since is None else since,
+            "id": -1,
+            "until": _LAST if until is None else until,
+            "page": _PAGE,
+        }
+        while True:
+            with self._database.read() as connection:
+                cursor = connection.cursor()
+                cursor.row_factory = sqlite3.Row
+                rows = cursor.execute(query, place).fetchall()
+            if not rows:
+                return
+            yield rows
+            last = rows[-1]
+            names = last.keys()
+            place["time"] = last["_time" if "_time" in names else "time"]
+            place["id"] = last["_id" if "_id" in names else "id"]
+
+
+def _values(row: sqlite3.Row) -> dict[str, Any]:
+    """A row's columns by name, with JSON text read back."""
+    values: dict[str, Any] = dict(zip(row.keys(), row, strict=True))
+    for name in JSON_COLUMNS & values.keys():
+        if values[name] is not None:
+            values[name] = json.loads(values[name])
+    if "tags" in values:
+        values["tags"] = tuple(values["tags"])
+        values["decision"] = tuple(values["decision"])
+        values["stream"] = bool(values["stream"])
+    return values

@@ -1,0 +1,253 @@
+"""One request, from top to bottom: read it, predict, decide, reserve, send, settle.
+
+`Router.walk` is the whole story. It yields what has to be done (see `router.effects`), so that
+the same lines serve `completion` and `acompletion`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from router.attempts import Attempts, Routing, attach, routing_of
+from router.effects import Send, Store, Wait, Walk, arun, run
+from router.errors import (
+    BudgetExceeded,
+    InvalidRequest,
+    LedgerError,
+    ModelFileError,
+    ProviderError,
+    RouterError,
+)
+from router.intake import AUTO, read_request, refuse_size
+from router.ledger import open_ledger
+from router.plan import Plan, Setup, make_plan
+from router.policy import Policy, load_policy
+from router.predict import Predictor, extract, load_predictor, shape_of
+from router.prices import PriceBook, load_book
+from router.types import BudgetState, Decision, Request, Room
+
+if TYPE_CHECKING:
+    from router.ledger import Ledger
+    from router.replay.savings import Savings
+
+SWEEP_SECONDS = 60.0  # how often reservations of dead processes are looked for
+
+
+class Router:
+    """Routes chat calls under one policy.
+
+    Parameters
+    ----------
+    policy
+        A `Policy`, a file, the name of a shipped policy ("default"), or a mapping.
+    store
+        Where budgets and the log live, e.g. "sqlite:///router.db"; the policy's own by default.
+    predictor, prices
+        Instead of the policy's (or shipped) predictor and the shipped price book.
+    clock
+        Unix seconds; a test may turn it.
+
+    Raises
+    ------
+    PolicyError, ModelFileError
+        When what was written down is wrong. The store opens with the first request.
+    """
+
+    def __init__(
+        self,
+        policy: Policy | str | Path | Mapping[str, Any] = "default",
+        *,
+        store: str | None = None,
+        predictor: Predictor | None = None,
+        prices: PriceBook | None = None,
+        clock: Callable[[], float] = time.time,
+    ):
+        self.policy = policy if isinstance(policy, Policy) else load_policy(policy)
+        self.prices = prices or load_book()
+        self.predictor = predictor or _predictor_of(self.policy)
+        self.store = store or self.policy.log.store
+        self._setup = Setup.of(self.policy, self.prices, self.predictor.effort_tokens)
+        self._clock = clock
+        self._opening = threading.Lock()
+        self._next_sweep = 0.0
+
+    # ── the doors ──────────────────────────────────────────────────────────────────────────────
+    def completion(self, model: str | None = AUTO, messages: Any = None, **arguments: Any) -> Any:
+        """Route one chat call: litellm's `completion`, but the policy chooses the model.
+
+        Parameters: `messages` and every other argument are litellm's; `stream=True` returns a
+        stream of its type. The router's own: `scopes`, whose budgets pay ({"user": "ann"});
+        `tags` and `metadata`, for rules and reports; `conversation_id`.
+        Returns litellm's `ModelResponse`; `decision(response)` says how it was routed.
+        Raises `InvalidRequest`, `BudgetExceeded`, `LedgerError` (nothing was sent) or a
+        `ProviderError` (every fallback that the policy allows has failed).
+        """
+        return run(self.walk(self.read(messages, arguments, model)))
+
+    async def acompletion(
+        self, model: str | None = AUTO, messages: Any = None, **arguments: Any
+    ) -> Any:
+        """`completion`, on the running event loop."""
+        return await arun(self.walk(self.read(messages, arguments, model)))
+
+    def explain(self, messages: Any, **arguments: Any) -> Decision:
+        """Return the decision for a chat call without making it: nothing is reserved or sent."""
+        request = self.read(messages, arguments)
+        room = Room()
+        if self.policy.limited:
+            room = self.ledger.room(request.scopes, request.now)
+        return self._plan(request).decide(room)
+
+    def feedback(self, request_id: str | Any, score: float) -> None:
+        """Say how good an answer was, 0 to 1. Takes a request's id or its response."""
+        if not isinstance(request_id, str):
+            request_id = self.decision(request_id).request_id
+        self.ledger.log().feedback(request_id, score, now=self._clock())
+
+    @staticmethod
+    def decision(response: Any) -> Routing:
+        """How a response or stream of this router was routed.
+
+        Raises `InvalidRequest` for anything else.
+        """
+        routing = routing_of(response)
+        if routing is None:
+            raise InvalidRequest("response", "was not routed by this router")
+        return routing
+
+    def budgets(self) -> list[BudgetState]:
+        """Every budget in its current window."""
+        return self.ledger.states(self._clock())
+
+    def report(self) -> Savings:
+        """What was spent, and what always-frontier would have cost."""
+        from router.replay.savings import savings
+
+        return savings(self.ledger.log())
+
+    def close(self) -> None:
+        """Close the store. The router opens it again when it is used again."""
+        if "ledger" in self.__dict__:
+            self.ledger.close()
+
+    def __enter__(self) -> Router:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    # ── the walk ───────────────────────────────────────────────────────────────────────────────
+    def walk(self, request: Request, client: Any = None) -> Walk[Any]:
+        """The way of one request, to be driven by `run` or `arun`.
+
+        Parameters: `client`, an OpenAI client for the deployments of OpenAI.
+        """
+        plan = self._plan(request)
+        ledger = yield Store(lambda: self.ledger)
+        yield from self._sweep()
+        attempts = Attempts(self._setup, ledger, request, self._stamps, self._clock, client)
+        decision: Decision | None = None
+        lost_races = 0
+        try:
+            while True:
+                room = yield Store(lambda: ledger.room(request.scopes, self._clock()))
+                decision = plan.decide(room)
+                try:
+                    return (yield from self._try(attempts, plan, decision))
+                except ProviderError as error:
+                    plan = plan.after(decision.arm, error)
+                except BudgetExceeded:
+                    # Another process took the room first: look again, at most once per arm.
+                    lost_races += 1
+                    if not self._may_downgrade(room) or lost_races > len(self._setup.arms):
+                        raise
+        except LedgerError:
+            raise  # there is no store to write to
+        except RouterError as error:
+            yield Store(partial(attempts.close_with, plan, decision, error))
+            raise
+
+    def _try(self, attempts: Attempts, plan: Plan, decision: Decision) -> Walk[Any]:
+        """One arm: a reservation, a wire attempt and a settlement, as often as `retry` says."""
+        for attempt in attempts.retrying():
+            if attempts.waits:
+                yield Wait(attempts.waits.pop())
+            with attempt:
+                reserved = attempts.prepare(plan, decision)
+                yield Store(reserved.reserve)
+                try:
+                    reply = yield Send(reserved.call)
+                except BaseException as error:
+                    yield Store(partial(reserved.settle_failure, error))
+                    raise
+                if attempts.request.stream:
+                    return reserved.stream(reply)
+                routing = yield Store(partial(reserved.settle_answer, reply.response))
+                return attach(reply.response, routing)
+        raise AssertionError("tenacity ends with a result or an error")
+
+    # ── the parts ──────────────────────────────────────────────────────────────────────────────
+    def read(self, messages: Any, arguments: Mapping[str, Any], model: Any = AUTO) -> Request:
+        """Check a chat call's arguments and return the `Request` to walk."""
+        params = dict(arguments)
+        if messages is None and isinstance(model, list):
+            model, messages = AUTO, model
+        return read_request(
+            model=model,
+            messages=messages,
+            stream=params.pop("stream", False),
+            scopes=params.pop("scopes", None),
+            tags=params.pop("tags", ()),
+            metadata=params.get("metadata"),
+            conversation_id=params.pop("conversation_id", None),
+            params=params,
+            max_messages=self.policy.limits.max_messages,
+            now=self._clock(),
+        )
+
+    def _plan(self, request: Request) -> Plan:
+        shape = shape_of(request.messages, request.params)
+        refuse_size(shape.input_bytes, self.policy.limits.max_request_bytes)
+        features = extract(request)
+        return make_plan(self._setup, request, shape, features, self.predictor(features))
+
+    def _sweep(self) -> Walk[None]:
+        now = self._clock()
+        if now >= self._next_sweep:
+            self._next_sweep = now + SWEEP_SECONDS
+            yield Store(lambda: self.ledger.expire(now))
+
+    @staticmethod
+    def _may_downgrade(room: Room) -> bool:
+        return any(state.budget.on_exceed == "downgrade" for state in room.budgets)
+
+    @property
+    def _stamps(self) -> tuple[str, str, str]:
+        return self.policy.stamp, self.predictor.name, self.prices.hash[:12]
+
+    @property
+    def ledger(self) -> Ledger:
+        """The budgets and the log, opened when first used."""
+        with self._opening:
+            return self._ledger
+
+    @cached_property
+    def _ledger(self) -> Ledger:
+        return open_ledger(
+            self.store, self.policy.budget_list(), durability=self.policy.log.durability
+        )
+
+
+def _predictor_of(policy: Policy) -> Predictor:
+    predictor = load_predictor(policy.predictor_path)
+    wanted = policy.predictor.sha256 if policy.predictor else None
+    if wanted is not None and predictor.hash != wanted:
+        raise ModelFileError(
+            str(policy.predictor_path), f"its sha256 is {predictor.hash}, the policy asks {wanted}"
+        )
+    return predictor

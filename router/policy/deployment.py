@@ -1,0 +1,152 @@
+"""One model behind one provider: how it is called, what it can take, what it costs."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field
+
+from router.policy.fields import Part, Tokens, wrong
+from router.prices.schema import PriceEntry, to_price
+from router.types import Effort
+
+if TYPE_CHECKING:
+    from router.prices.book import PriceBook
+    from router.prices.price import Price
+
+if TYPE_CHECKING:
+    pass
+
+# What a deployment's `params` may not hold, and what says it instead. These decide what a call
+# costs, where it goes, or how often it is sent, which the router itself must know.
+REFUSED_PARAMS: dict[str, str] = {
+    "api_base": "the deployment's `api_base`",
+    "api_key": "the deployment's `api_key_env`, the name of an environment variable",
+    "audio": "the request's own argument",
+    "base_url": "the deployment's `api_base`",
+    "context_window_fallback_dict": "further deployments in the tier",
+    "extra_body": "the arguments themselves, as further `params`",
+    "fallbacks": "further deployments in the tier",
+    "functions": "the request's own argument",
+    "max_completion_tokens": "the deployment's `max_output_tokens`",
+    "max_output_tokens": "the deployment's `max_output_tokens`",
+    "max_retries": "the policy's `retry`",
+    "max_tokens": "the deployment's `max_output_tokens`",
+    "messages": "the request's own argument",
+    "mock_response": "a local server as `api_base`",
+    "modalities": "the request's own argument",
+    "model": "the deployment's `model`",
+    "n": "the request's own argument",
+    "num_retries": "the policy's `retry`",
+    "prediction": "the request's own argument",
+    "reasoning_effort": "the deployment's `effort`",
+    "request_timeout": "the policy's `timeout`",
+    "response_format": "the request's own argument",
+    "service_tier": "the deployment's `service_tier`",
+    "stream": "the request's own argument",
+    "stream_options": "the request's own argument",
+    "timeout": "the policy's `timeout`",
+    "tools": "the request's own argument",
+    "web_search_options": "the request's own argument",
+}
+
+
+class CapabilityOverrides(Part):
+    """What a deployment can take, where the price book does not know it or is wrong about it."""
+
+    vision: bool | None = Field(default=None, description="Whether it reads images.")
+    audio: bool | None = Field(default=None, description="Whether it reads audio.")
+    files: bool | None = Field(default=None, description="Whether it reads files such as PDF.")
+    tools: bool | None = Field(default=None, description="Whether it calls tools.")
+    structured_output: bool | None = Field(
+        default=None, description="Whether it keeps to a JSON schema."
+    )
+    context_window: Tokens | None = Field(
+        default=None, description="Tokens that fit, prompt and answer."
+    )
+    max_output_tokens: Tokens | None = Field(
+        default=None, description="The longest answer, in tokens."
+    )
+
+
+def _checked_params(params: dict[str, Any]) -> dict[str, Any]:
+    for name in params:
+        if name in REFUSED_PARAMS:
+            raise wrong(f"{name} may not be set here", REFUSED_PARAMS[name], name)
+    return {name: _json_value(value) for name, value in params.items()}
+
+
+def _json_value(value: object) -> object:
+    """Turn a document's values into what a provider's client sends as JSON."""
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, tuple):
+        return [_json_value(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _json_value(item) for key, item in value.items()}
+    return value
+
+
+def _http_url(url: str) -> str:
+    allowed = "a URL such as http://127.0.0.1:8000/v1"
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise wrong(f"not a URL: {error}", allowed) from None
+    if parts.scheme not in ("http", "https") or not host or not url.isprintable() or " " in url:
+        raise wrong("not an http or https URL", allowed)
+    if parts.username is not None or parts.password is not None:
+        raise wrong("it holds a user name or a password", "a URL without them, and `api_key_env`")
+    return url
+
+
+class Deployment(Part):
+    """One model behind one provider, called in one way."""
+
+    model: Annotated[str, Field(pattern=r"^\S{1,200}$")] = Field(
+        description="The model as litellm names it, such as openai/gpt-5.4-mini."
+    )
+    params: Annotated[dict[str, Any], AfterValidator(_checked_params)] = Field(
+        default_factory=dict,
+        description="Arguments sent with each call, such as temperature; the request's own win.",
+    )
+    effort: Effort | None = Field(default=None, description="The reasoning effort asked for.")
+    api_base: Annotated[str, AfterValidator(_http_url)] | None = Field(
+        default=None, description="Where the provider answers, if not at its usual address."
+    )
+    api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = Field(
+        default=None,
+        description="The name of the environment variable with the key; never a key itself.",
+    )
+    service_tier: Literal["flex", "priority", "batch"] | None = Field(
+        default=None, description="The provider's service tier, which has a price of its own."
+    )
+    max_output_tokens: Tokens | None = Field(
+        default=None,
+        description="The longest answer asked of this deployment; the limits' one otherwise.",
+    )
+    capabilities: CapabilityOverrides = Field(
+        default=CapabilityOverrides(),
+        description="What it can take, over what the price book says.",
+    )
+    price: PriceEntry | None = Field(
+        default=None, description="Its own price, in USD per million tokens or by GPU-hour."
+    )
+
+    def price_at(self, book: PriceBook, now: float) -> Price | None:
+        """Return its own price or else the book's, at `now` in unix seconds.
+
+        None where there is none, or where it has no multiplier for the deployment's service tier.
+        """
+        if self.price is not None:
+            price = to_price(self.price, self.model)
+        elif (listed := book.price(self.model, now)) is not None:
+            price = listed
+        else:
+            return None
+        if self.service_tier is not None and self.service_tier not in price.multipliers:
+            return None
+        return price

@@ -1,0 +1,331 @@
+"""The policy: what a file may say, checked to the last key. Immutable once loaded.
+
+Amounts of money are decimals as they were written; `budget_list` turns them into nano-USD.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    model_validator,
+)
+
+from router.money import parse_usd
+from router.policy.deployment import Deployment
+from router.policy.document import show
+from router.policy.fields import Name, Part, Real, Seconds, Tokens, Usd, similar, wrong
+from router.policy.rules import Rule
+from router.types import TIERS, Arm, Budget, OnExceed, Tier, Window
+
+Ladder = Annotated[tuple[Deployment, ...], Field(min_length=1)]
+
+
+class Tiers(Part):
+    """The tiers, each with its deployments: the first that can take a request leads, the others
+    stand in for it."""
+
+    nano: Ladder = Field(default=(), description="The smallest models.")
+    mini: Ladder = Field(default=(), description="Small models.")
+    mid: Ladder = Field(default=(), description="Middling models.")
+    frontier: Ladder = Field(default=(), description="The best models.")
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if not self.present:
+            raise wrong("no tier has a deployment", "at least one of " + ", ".join(TIERS))
+        return self
+
+    @property
+    def present(self) -> tuple[Tier, ...]:
+        """The tiers that have deployments, cheapest kind first."""
+        return tuple(tier for tier in TIERS if self.of(tier))
+
+    def of(self, tier: Tier) -> tuple[Deployment, ...]:
+        """The deployments of a tier, in order; empty where the policy leaves the tier out."""
+        deployments: tuple[Deployment, ...] = getattr(self, tier)
+        return deployments
+
+
+class Objective(Part):
+    """What to strive for. Exactly one of cost_weight, keep_quality and max_cost_per_request."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["cost_weight"]},
+                {"required": ["keep_quality"]},
+                {"required": ["max_cost_per_request"]},
+            ]
+        }
+    )
+
+    cost_weight: Annotated[Real, Field(ge=0, le=1e9)] | None = Field(
+        default=None,
+        description="How much probability of a good answer one US dollar is worth: the arm with "
+        "the largest P(good) - cost_weight * expected USD is taken.",
+    )
+    keep_quality: Annotated[Real, Field(gt=0, le=1)] | None = Field(
+        default=None,
+        description="The cheapest arm whose predicted quality is at least this share of the "
+        "baseline's is taken.",
+    )
+    confidence: Annotated[Real, Field(gt=0, lt=1)] | None = Field(
+        default=None, description="How sure keep_quality must be; only together with keep_quality."
+    )
+    max_cost_per_request: Usd | None = Field(
+        default=None, description="The best arm that cannot cost more than this many USD is taken."
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        kinds = ("cost_weight", "keep_quality", "max_cost_per_request")
+        given = [kind for kind in kinds if getattr(self, kind) is not None]
+        if len(given) != 1:
+            problem = f"{' and '.join(given)} are given" if given else "none is given"
+            raise wrong(problem, "exactly one of " + ", ".join(kinds))
+        if self.confidence is not None and self.keep_quality is None:
+            raise wrong("there is no keep_quality", "only with keep_quality", "confidence")
+        return self
+
+    @property
+    def needs_money(self) -> bool:
+        """Whether a decision under this objective depends on what calls cost."""
+        return self.cost_weight != 0
+
+
+def _zone(name: str) -> str:
+    from zoneinfo import ZoneInfo, available_timezones
+
+    try:
+        ZoneInfo(name)
+    except (ValueError, OSError, LookupError):
+        near = similar(name, available_timezones())
+        raise wrong(f"{name!r} is not an IANA time zone{near}", "such as Europe/Berlin") from None
+    return name
+
+
+class BudgetLimit(Part):
+    """A hard limit on money in a window of time."""
+
+    name: Name = Field(description="What reports and errors call it.")
+    limit: Usd | None = Field(description="USD per window; null for no limit.")
+    window: Window = Field(
+        default="total", description="When the count starts anew; total means never."
+    )
+    zone: Annotated[str, AfterValidator(_zone)] = Field(
+        default="UTC", description="The IANA time zone in which days, weeks and months begin."
+    )
+    scope: Name = Field(
+        default="global",
+        description="global, or the name of a request scope such as user: each value of it then "
+        "has a budget of its own.",
+    )
+    on_exceed: OnExceed = Field(
+        default="block",
+        description="downgrade takes a cheaper arm that fits, where there is one; block refuses.",
+    )
+
+
+class Limits(Part):
+    """What one request may ask for."""
+
+    max_output_tokens: Tokens = Field(default=4096, description="The longest answer, in tokens.")
+    max_request_bytes: Annotated[int, Field(ge=1, le=100_000_000)] = Field(
+        default=4_000_000, description="The largest request, in bytes of its text."
+    )
+    max_messages: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        default=2000, description="The most messages in one request."
+    )
+
+
+class Retry(Part):
+    """What happens after a failure that may pass."""
+
+    attempts: Annotated[int, Field(ge=1, le=10)] = Field(
+        default=3, description="The most calls to one deployment for one request."
+    )
+    initial_wait: Annotated[Real, Field(ge=0, le=3600)] = Field(
+        default=0.5, description="Seconds before the second call; doubles from call to call."
+    )
+    max_wait: Annotated[Real, Field(ge=0, le=3600)] = Field(
+        default=20, description="The longest wait, in seconds."
+    )
+    fallback: bool = Field(
+        default=True,
+        description="Whether other deployments of the tier, then higher tiers, are tried.",
+    )
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        if self.max_wait < self.initial_wait:
+            raise wrong(f"{self.max_wait:g} is less than initial_wait ({self.initial_wait:g})",
+                        f"{self.initial_wait:g} or more", "max_wait")  # fmt: skip
+        return self
+
+
+class Timeout(Part):
+    """How long to wait for a provider, in seconds."""
+
+    connect: Seconds = Field(default=10, description="For the connection.")
+    read: Seconds = Field(default=120, description="For the next bytes of the answer.")
+    total: Seconds = Field(default=300, description="For the whole request, retries included.")
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        least = max(self.connect, self.read)
+        if self.total < least:
+            raise wrong(f"{self.total:g} is less than connect or read", f"{least:g} or more",
+                        "total")  # fmt: skip
+        return self
+
+
+class Streams(Part):
+    """What happens when the caller leaves a stream before its end."""
+
+    on_abandon: Literal["drain", "abort"] = Field(
+        default="drain", description="drain reads on, to learn the true usage; abort hangs up."
+    )
+    drain_seconds: Annotated[Real, Field(ge=0, le=3600)] = Field(
+        default=30, description="How long to read on, in seconds."
+    )
+
+
+class Log(Part):
+    """Where calls and budgets are recorded."""
+
+    store: Annotated[str, Field(pattern=r"^(sqlite:///|postgresql://|rediss?://)\S+$")] = Field(
+        default="sqlite:///router.db", description="The store's URL, such as sqlite:///router.db."
+    )
+    content: bool = Field(
+        default=False, description="Whether to keep the text of prompts and answers."
+    )
+    durability: Literal["full", "normal"] = Field(
+        default="full",
+        description="full survives a power cut; normal survives a crash of the program.",
+    )
+
+
+class Predictor(Part):
+    """A predictor of one's own instead of the one that is shipped."""
+
+    path: Annotated[str, Field(min_length=1)] = Field(
+        description="The model's directory; a relative one is looked for beside the policy."
+    )
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        default=None, description="What `router train` printed; another model is refused."
+    )
+
+
+def _version(value: object) -> object:
+    if value != 1 or isinstance(value, bool):  # to Python, true is 1
+        raise wrong(f"version {show(value)} is not possible", "1")
+    return value
+
+
+class Policy(Part):
+    """Which models there are, what to strive for, what may be spent, and what to do otherwise."""
+
+    version: Annotated[Literal[1], BeforeValidator(_version)] = Field(
+        description="The version of this format."
+    )
+    name: Name = Field(
+        default="inline", description="What the log calls it; the file's stem otherwise."
+    )
+    description: str = Field(default="", description="What it is for.")
+    baseline: Tier = Field(
+        default="frontier", description="The tier whose cost savings are measured against."
+    )
+    objective: Objective = Field(description="What to strive for.")
+    tiers: Tiers = Field(description="The models, by tier.")
+    budgets: tuple[BudgetLimit, ...] = Field(default=(), description="Hard limits on money.")
+    rules: tuple[Rule, ...] = Field(
+        default=(), description="Ahead of the classifier; the first wins."
+    )
+    limits: Limits = Field(default=Limits(), description="What one request may ask for.")
+    retry: Retry = Field(default=Retry(), description="After a failure that may pass.")
+    timeout: Timeout = Field(default=Timeout(), description="How long to wait, in seconds.")
+    streams: Streams = Field(default=Streams(), description="When a caller leaves a stream.")
+    log: Log = Field(default=Log(), description="Where calls and budgets are recorded.")
+    predictor: Predictor | None = Field(
+        default=None, description="The shipped predictor otherwise."
+    )
+
+    _file: Path | None = PrivateAttr(None)
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        present = self.tiers.present
+        if self.baseline not in present:
+            raise wrong(f"the tier {self.baseline} has no deployment", ", ".join(present),
+                        "baseline")  # fmt: skip
+        for key, parts in (("budgets", self.budgets), ("rules", self.rules)):
+            names = [part.name for part in parts]
+            for at, name in enumerate(names):
+                if name in names[:at]:
+                    raise wrong(f"{name!r} is used twice", "each name once", key, at, "name")
+        for at, rule in enumerate(self.rules):
+            if not set(rule.tiers) & set(present):
+                key = next(key for key in ("tier", "at_least", "at_most") if getattr(rule, key))
+                raise wrong("it leaves no tier that has a deployment", ", ".join(present),
+                            "rules", at, key)  # fmt: skip
+        return self
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256, in hex, of everything but the name and the description."""
+        content = self.model_dump(mode="json", exclude={"name", "description"})
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    @property
+    def stamp(self) -> str:
+        """Name and content as the log records them: name@ and 12 digits of the hash."""
+        return f"{self.name}@{self.hash[:12]}"
+
+    def arms(self) -> tuple[Arm, ...]:
+        """Everything that may be done, in the order of tiers and of deployments in a tier."""
+        return tuple(
+            Arm(tier, at, deployment.model, deployment.effort)
+            for tier in self.tiers.present
+            for at, deployment in enumerate(self.tiers.of(tier))
+        )
+
+    def deployment(self, arm: Arm) -> Deployment:
+        """The deployment that an arm of this policy calls."""
+        return self.tiers.of(arm.tier)[arm.deployment]
+
+    def budget_list(self) -> tuple[Budget, ...]:
+        """The budgets, with limits in nano-USD."""
+        return tuple(
+            Budget(
+                name=budget.name,
+                limit=None if budget.limit is None else parse_usd(budget.limit),
+                window=budget.window,
+                zone=budget.zone,
+                scope=budget.scope,
+                on_exceed=budget.on_exceed,
+            )
+            for budget in self.budgets
+        )
+
+    @property
+    def limited(self) -> bool:
+        """Whether any budget has a limit."""
+        return any(budget.limit is not None for budget in self.budgets)
+
+    @property
+    def predictor_path(self) -> Path | None:
+        """Where the policy's own predictor lies: beside its file unless the path is absolute."""
+        if self.predictor is None:
+            return None
+        return (self._file.parent if self._file else Path()) / self.predictor.path

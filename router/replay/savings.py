@@ -1,0 +1,177 @@
+"""What was spent, and what always sending to the baseline tier would have cost.
+
+The baseline of a request is the baseline model's own predicted tokens at its own price, logged
+when the request was decided; where the baseline tier itself answered, its real bill. Everything
+that was paid counts as spent: retries, failures and abandoned streams too. A request that got no
+answer has no baseline, since an answer that was not given saves nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from router.log.base import Log, LoggedRequest
+from router.money import NANO_PER_USD
+from router.types import TIERS, AttemptRow
+
+SERVED = ("answered", "abandoned")
+
+
+@dataclass(slots=True)
+class Line:
+    """Sums over some requests and attempts; money in nano-USD."""
+
+    requests: int = 0  # that got an answer, or began to
+    attempts: int = 0  # on the wire
+    spent: int = 0
+    baseline: int = 0
+    labels: int = 0
+    label_sum: float = 0.0
+    predicted: int = 0  # expected cost of the accepted attempts, as quoted before the call
+    billed: int = 0  # their real cost
+
+    @property
+    def saved(self) -> int:
+        return self.baseline - self.spent
+
+    @property
+    def saved_share(self) -> float | None:
+        """Saved share of the baseline, None without a baseline."""
+        return self.saved / self.baseline if self.baseline else None
+
+    @property
+    def quality(self) -> float | None:
+        """Mean label, None without labels."""
+        return self.label_sum / self.labels if self.labels else None
+
+    @property
+    def bill_over_quote(self) -> float | None:
+        """Real cost of the accepted attempts over their quotes: 1 is a perfect forecast."""
+        return self.billed / self.predicted if self.predicted else None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "requests": self.requests,
+            "attempts": self.attempts,
+            "realized_usd": self.spent / NANO_PER_USD,
+            "baseline_usd": self.baseline / NANO_PER_USD,
+            "savings_usd": self.saved / NANO_PER_USD,
+            "savings_pct": None if self.saved_share is None else round(100 * self.saved_share, 2),
+            "quality": self.quality,
+            "labels": self.labels,
+            "bill_over_quote": self.bill_over_quote,
+        }
+
+
+@dataclass(slots=True)
+class Savings:
+    """The savings report of a log; money in nano-USD.
+
+    `overhead` is what the router spent on calls of its own. `wasted` is the part of `total.spent`
+    that bought no accepted answer. `unknown_cost` counts attempts and `unknown_baseline` requests
+    without a known price; they are in no sum.
+    """
+
+    total: Line = field(default_factory=Line)
+    by_tier: dict[str, Line] = field(default_factory=dict)
+    by_model: dict[str, Line] = field(default_factory=dict)
+    by_day: dict[str, Line] = field(default_factory=dict)
+    by_tag: dict[str, Line] = field(default_factory=dict)
+    failed: int = 0
+    refused: int = 0
+    wasted: int = 0
+    overhead: int = 0
+    assumed: int = 0  # attempts charged by assumption, for want of a usage report
+    unknown_cost: int = 0
+    unknown_baseline: int = 0
+
+    @property
+    def net_saved(self) -> int:
+        """Saved against the baseline, less what the router itself spent."""
+        return self.total.saved - self.overhead
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON: money as numbers of US dollars, and exact in `*_nano`."""
+        return {
+            **self.total.as_dict(),
+            "realized_nano": self.total.spent,
+            "baseline_nano": self.total.baseline,
+            "overhead_usd": self.overhead / NANO_PER_USD,
+            "net_savings_usd": self.net_saved / NANO_PER_USD,
+            "no_answer_usd": self.wasted / NANO_PER_USD,
+            "failed": self.failed,
+            "refused": self.refused,
+            "assumed_costs": self.assumed,
+            "unknown_costs": self.unknown_cost,
+            "unknown_baselines": self.unknown_baseline,
+            "by_tier": {key: line.as_dict() for key, line in self.by_tier.items()},
+            "by_model": {key: line.as_dict() for key, line in self.by_model.items()},
+            "by_day": {key: line.as_dict() for key, line in self.by_day.items()},
+            "by_tag": {key: line.as_dict() for key, line in self.by_tag.items()},
+        }
+
+
+def savings(log: Log, since: float | None = None, until: float | None = None) -> Savings:
+    """Sum up a log. `since` and `until` bound the requests' times, unix seconds; days are UTC."""
+    attempts: dict[str, list[AttemptRow]] = {}
+    for attempt in log.attempts(since, until):
+        attempts.setdefault(attempt.request_id, []).append(attempt)
+    report = Savings()
+    for request in log.requests(since, until):
+        _add(report, request, attempts.get(request.request_id, []))
+    report.by_tier = {tier: report.by_tier[tier] for tier in TIERS if tier in report.by_tier}
+    return report
+
+
+def _add(report: Savings, request: LoggedRequest, attempts: list[AttemptRow]) -> None:
+    report.failed += request.status in ("failed", "expired")
+    report.refused += request.status == "refused"
+    day = f"{datetime.fromtimestamp(request.time, UTC):%Y-%m-%d}"
+    shared = [report.total, report.by_day.setdefault(day, Line())]
+    shared += [report.by_tag.setdefault(tag, Line()) for tag in dict.fromkeys(request.tags)]
+
+    for attempt in attempts:
+        lines = [*shared, *_own(report, attempt)]
+        _count(lines, attempts=1)
+        report.assumed += attempt.cost_source in ("assumed", "expired")
+        if attempt.cost is None:
+            report.unknown_cost += 1
+            continue
+        _count(lines, spent=attempt.cost)
+        if attempt.number != request.accepted:
+            report.wasted += attempt.cost
+
+    if request.status not in SERVED or not attempts:
+        return
+    accepted = next((each for each in attempts if each.number == request.accepted), attempts[-1])
+    lines = [*shared, *_own(report, accepted)]
+    _count(lines, requests=1)
+    if request.baseline is None:
+        report.unknown_baseline += 1
+    else:
+        _count(lines, baseline=request.baseline)
+    if request.label is not None:
+        _count(lines, labels=1, label_sum=request.label)
+    quoted = _quoted(request.decision, accepted.arm)
+    if quoted is not None and accepted.cost is not None and accepted.cost_source == "computed":
+        _count(lines, predicted=quoted, billed=accepted.cost)
+
+
+def _own(report: Savings, attempt: AttemptRow) -> list[Line]:
+    return [
+        report.by_tier.setdefault(attempt.tier, Line()),
+        report.by_model.setdefault(attempt.model, Line()),
+    ]
+
+
+def _count(lines: Iterable[Line], **amounts: float) -> None:
+    for line in lines:
+        for name, amount in amounts.items():
+            setattr(line, name, getattr(line, name) + amount)
+
+
+def _quoted(decision: Iterable[Mapping[str, Any]], arm: str) -> int | None:
+    return next((row["expected"] for row in decision if row["arm"] == arm), None)

@@ -1,0 +1,326 @@
+"""The frozen records that pass from step to step of one request.
+
+    Request → Features → Prediction → (Quote, Room) → Decision → Hold → Reply → log rows
+
+Money is integer nano-USD, time is unix seconds, tokens are counts. Arrays over tiers are in the
+order of `TIERS`; arrays over arms are in the order of the policy's arms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+    Ints = NDArray[np.int64]
+
+Tier = Literal["nano", "mini", "mid", "frontier"]
+TIERS: tuple[Tier, ...] = ("nano", "mini", "mid", "frontier")
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+OnExceed = Literal["block", "downgrade"]
+Window = Literal["hour", "day", "week", "month", "total"]
+CostSource = Literal["reported", "computed", "assumed", "expired"]
+AttemptStatus = Literal["answered", "failed", "abandoned", "expired"]
+RequestStatus = Literal["open", "answered", "failed", "abandoned", "refused", "expired"]
+
+
+# ── 1. what the caller asks ────────────────────────────────────────────────────────────────────
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One chat request as the caller made it, in the shape of OpenAI's chat completions.
+
+    `params` holds every other argument of the call (tools, temperature, …), untouched. `scopes`
+    says whose budgets pay, e.g. {"user": "ann"}; `tags` and `metadata` are for rules and reports.
+    """
+
+    request_id: str
+    messages: Sequence[Mapping[str, Any]]
+    params: Mapping[str, Any]
+    now: float
+    stream: bool = False
+    scopes: Mapping[str, str] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    conversation_id: str | None = None
+
+
+# ── 2. what the router sees of it ──────────────────────────────────────────────────────────────
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Facts of a request that bounds and capability gates need; no learning is involved.
+
+    `input_tokens` is an estimate for expected cost. `input_bytes` (UTF-8 bytes of all text, tool
+    and response schemas) bounds the tokens of any byte-level tokenizer from above. `needs` names
+    capabilities: "vision", "audio", "files", "tools", "structured_output".
+    """
+
+    input_tokens: int
+    input_bytes: int
+    messages: int
+    images: int
+    audio_parts: int
+    file_parts: int
+    needs: frozenset[str]
+    last_user_text: str  # bounded; rules match against it
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Numbers that a predictor reads: named dense values and a sparse bag of hashed n-grams.
+
+    `dense` has shape (D,), named by `router.predict.features.DENSE_NAMES`; `buckets` and `weights`
+    have shape (K,): the hashed n-grams' column indices and their weights.
+    """
+
+    dense: NDArray[np.float32]
+    buckets: NDArray[np.int32]
+    weights: NDArray[np.float32]
+
+
+# ── 3. what is predicted ───────────────────────────────────────────────────────────────────────
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """For each tier, in the order of `TIERS`: arrays of shape (4,), or (N, 4) for N requests.
+
+    `quality` is P(good answer), `quality_std` its standard error, `output_tokens` the expected and
+    `output_tokens_p95` the 95th percentile of billed output tokens, reasoning included.
+    """
+
+    quality: Floats
+    quality_std: Floats
+    output_tokens: Floats
+    output_tokens_p95: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One thing the router may do: call a deployment of a tier at a reasoning effort."""
+
+    tier: Tier
+    deployment: int  # position in the tier's ordered list
+    model: str  # litellm model string
+    effort: Effort | None = None
+    strategy: Literal["single"] = "single"
+
+    @property
+    def name(self) -> str:
+        """A unique, readable name such as "mini/0:openai/gpt-5.4-mini@low"."""
+        suffix = f"@{self.effort}" if self.effort else ""
+        return f"{self.tier}/{self.deployment}:{self.model}{suffix}"
+
+
+# ── 4. what it would cost and what room there is ───────────────────────────────────────────────
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """What one call would cost, in nano-USD; None where the price is unknown.
+
+    `upper` is the sound bound that is reserved: no valid bill for a request with `output_cap`
+    tokens on the wire exceeds it.
+    """
+
+    expected: int | None
+    upper: int | None
+    output_cap: int
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """A hard limit on money. `limit` in nano-USD, None for unlimited; `zone` an IANA name.
+
+    `scope` is "global" or the name of a request scope ("user", "team", …): then every value of
+    that scope has a budget of its own, and requests that name no value share one, "".
+    """
+
+    name: str
+    limit: int | None
+    window: Window = "total"
+    zone: str = "UTC"
+    scope: str = "global"
+    on_exceed: OnExceed = "block"
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetState:
+    """One budget in its current window. Money in nano-USD; `resets_at` unix seconds or None."""
+
+    budget: Budget
+    scope_value: str
+    window_id: str
+    settled: int
+    held: int
+    overrun: int = 0
+    resets_at: float | None = None
+
+    @property
+    def remaining(self) -> int | None:
+        """Nano-USD that may still be reserved, never negative; None for unlimited."""
+        if self.budget.limit is None:
+            return None
+        return max(0, self.budget.limit - self.settled - self.held)
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What the budgets of one request still allow."""
+
+    budgets: tuple[BudgetState, ...] = ()
+
+    def remaining(self, on_exceed: OnExceed | None = None) -> int | None:
+        """Least remaining nano-USD of the budgets (of one kind, where named); None if unlimited."""
+        left = [
+            state.remaining
+            for state in self.budgets
+            if state.remaining is not None and on_exceed in (None, state.budget.on_exceed)
+        ]
+        return min(left) if left else None
+
+    def tightest(self) -> BudgetState | None:
+        """The limited budget with the least remaining, or None."""
+        limited = [state for state in self.budgets if state.remaining is not None]
+        return min(limited, key=lambda state: state.remaining or 0) if limited else None
+
+
+# ── 5. what is decided ─────────────────────────────────────────────────────────────────────────
+@dataclass(frozen=True, slots=True)
+class ArmView:
+    """How one arm looked to one decision. `rejected` says why it was not taken, None if chosen."""
+
+    arm: Arm
+    quality: float
+    quote: Quote
+    utility: float
+    propensity: float
+    rejected: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The chosen arm, why, and every alternative. `baseline` is the expected nano-USD of the
+    baseline tier's own answer (its own predicted tokens at its own price), None if unknown."""
+
+    chosen: int  # index into `arms`
+    reason: str
+    arms: tuple[ArmView, ...]
+    baseline: int | None
+    rule: str | None = None
+
+    @property
+    def view(self) -> ArmView:
+        return self.arms[self.chosen]
+
+    @property
+    def arm(self) -> Arm:
+        return self.view.arm
+
+
+# ── 6. what is reserved ────────────────────────────────────────────────────────────────────────
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Money set aside for one wire attempt: `amount` nano-USD until `expires_at`."""
+
+    reservation_id: str
+    amount: int
+    expires_at: float
+
+
+# ── 7. what came back ──────────────────────────────────────────────────────────────────────────
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Billed units of one call; the token buckets partition the tokens, none counted twice."""
+
+    input: int = 0  # neither read from nor written to a cache
+    cache_read: int = 0
+    cache_write_5m: int = 0
+    cache_write_1h: int = 0
+    audio_input: int = 0
+    output: int = 0  # visible text
+    reasoning: int = 0
+    audio_output: int = 0
+    images: int = 0
+    requests: int = 1
+
+    @property
+    def input_tokens(self) -> int:
+        return (
+            self.input + self.cache_read + self.cache_write_5m + self.cache_write_1h
+        ) + self.audio_input
+
+    @property
+    def output_tokens(self) -> int:
+        return self.output + self.reasoning + self.audio_output
+
+
+# ── 8. what is logged ──────────────────────────────────────────────────────────────────────────
+@dataclass(frozen=True, slots=True)
+class RequestRow:
+    """The log's row of one request, written with its first reservation or its refusal.
+
+    `decision` is JSON-ready: per arm its name, tier, model, quality, expected, upper, propensity
+    and why it was rejected. `features` are named numbers. `content` is None unless opted in.
+    """
+
+    request_id: str
+    time: float
+    status: RequestStatus
+    policy: str  # name@hash
+    predictor: str  # name@hash
+    price_book: str  # hash
+    scopes: Mapping[str, str]
+    tags: tuple[str, ...]
+    conversation_id: str | None
+    stream: bool
+    features: Mapping[str, Any]
+    decision: tuple[Mapping[str, Any], ...]
+    chosen: str
+    reason: str
+    rule: str | None
+    baseline: int | None
+    content: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRow:
+    """The log's row of one wire attempt, written in the transaction that settles or releases it.
+
+    `usage` is the provider's report as it came; `cost` nano-USD is None when no price is known.
+    `step` is the position in a chain of calls (0 for the first), `number` counts wire attempts
+    of the request from 1.
+    """
+
+    request_id: str
+    number: int
+    time: float
+    step: int
+    arm: str
+    tier: str
+    model: str
+    propensity: float
+    status: AttemptStatus
+    reserved: int
+    cost: int | None
+    cost_source: CostSource
+    price_book: str
+    latency: float  # seconds
+    usage: Mapping[str, Any] | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    error: str | None = None
+    note: str | None = None  # an anomaly worth a look, e.g. "usage missing"
+    answer: str | None = None  # JSON of the answer's messages, only where the policy opts in
+
+
+@dataclass(frozen=True, slots=True)
+class RequestEnd:
+    """How a request ended, written in the transaction of its last attempt."""
+
+    status: RequestStatus
+    accepted: int | None  # number of the attempt whose answer the caller got
+    baseline: int | None
+    error: str | None = None

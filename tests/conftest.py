@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router import Router
+from tests.provider import Provider
+
+PRICES = {
+    "nano": {"input": "0.2", "output": "1.25", "cache_read": "0.02"},
+    "mini": {"input": "0.75", "output": "4.5", "cache_read": "0.075"},
+    "mid": {"input": "2.5", "output": "15", "cache_read": "0.25"},
+    "frontier": {"input": "10", "output": "60", "cache_read": "1"},
+}
+CAPABILITIES = {
+    "vision": False,
+    "tools": True,
+    "structured_output": True,
+    "context_window": 128_000,
+    "max_output_tokens": 16_384,
+}
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    server = Provider()
+    yield server
+    server.close()
+
+
+def ladder(url: str, **changes: Any) -> dict[str, Any]:
+    """A policy of four tiers at one provider; `changes` replace its top-level keys."""
+    tiers = {
+        tier: [
+            {
+                "model": f"openai/t-{tier}",
+                "api_base": url,
+                "capabilities": dict(CAPABILITIES),
+                "price": dict(price),
+            }
+        ]
+        for tier, price in PRICES.items()
+    }
+    return {
+        "version": 1,
+        "name": "test",
+        "objective": {"cost_weight": 20},
+        "tiers": tiers,
+        "limits": {"max_output_tokens": 500},
+        "retry": {"attempts": 3, "initial_wait": 0.01, "max_wait": 0.5},
+        "timeout": {"connect": 2, "read": 10, "total": 20},
+        "log": {"durability": "normal"},
+        **changes,
+    }
+
+
+def only(tier: str) -> dict[str, Any]:
+    """A rule that sends every request to one tier, and lets a fallback go up."""
+    return {"name": f"from-{tier}", "when": {"min_input_tokens": 0}, "at_least": tier}
+
+
+MakeRouter = Callable[..., Router]
+
+
+@pytest.fixture
+def make_router(provider: Provider, tmp_path: Path) -> Iterator[MakeRouter]:
+    """Make routers over the test's provider, each with the same store."""
+    routers: list[Router] = []
+
+    def make(**changes: Any) -> Router:
+        store = changes.pop("store", f"sqlite:///{tmp_path / 'router.db'}")
+        clock = {"clock": changes.pop("clock")} if "clock" in changes else {}
+        router = Router(ladder(provider.url, **changes), store=store, **clock)
+        routers.append(router)
+        return router
+
+    yield make
+    for router in routers:
+        router.close()
+
+
+def usd(text: str) -> int:
+    from router.money import parse_usd
+
+    return parse_usd(text)
+
+
+HELLO = [{"role": "user", "content": "Say hello to the new colleague."}]

@@ -1,0 +1,122 @@
+import hashlib
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from router.predict import extract
+from router.predict.features import BUCKETS, DENSE_NAMES, WORD_BUCKETS
+from router.types import Request
+
+_PROMPTS = (
+    "Prove that there are infinitely many primes.",
+    "请证明根号二是无理数。",
+    "اكتب رسالة قصيرة",
+    "A. one\nB. two\n- item ```x = 1```",
+)
+_SCRIPT = f"""
+import hashlib
+from router.predict import extract
+from router.types import Request
+digest = hashlib.sha256()
+for text in {_PROMPTS!r}:
+    f = extract(Request("r", [{{"role": "user", "content": text}}], {{}}, now=0.0))
+    digest.update(f.dense.tobytes() + f.buckets.tobytes() + f.weights.tobytes())
+print(digest.hexdigest())
+"""
+
+
+def features(text, *, system=None, **params):
+    messages = [{"role": "system", "content": system}] if system else []
+    return extract(Request("r", [*messages, {"role": "user", "content": text}], params, now=0.0))
+
+
+def dense(text, name):
+    return features(text).dense[DENSE_NAMES.index(name)]
+
+
+def test_features_are_the_same_in_every_process():
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", _SCRIPT],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.getcwd()},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        for seed in ("0", "1", "random")
+    }
+    here = hashlib.sha256()
+    for text in _PROMPTS:
+        f = features(text)
+        here.update(f.dense.tobytes() + f.buckets.tobytes() + f.weights.tobytes())
+    assert digests == {here.hexdigest()}
+
+
+@given(st.text(st.characters(), max_size=5000))
+@settings(max_examples=150, deadline=None)
+def test_features_of_any_text_are_finite_sorted_and_of_bounded_norm(text):
+    f = features(text)
+    assert f.dense.shape == (len(DENSE_NAMES),)
+    assert np.isfinite(f.dense).all()
+    assert (np.diff(f.buckets) > 0).all()
+    assert ((f.buckets >= 0) & (f.buckets < BUCKETS)).all()
+    for block in (f.buckets < WORD_BUCKETS, f.buckets >= WORD_BUCKETS):
+        norm = float(np.sum(f.weights[block] ** 2))
+        assert norm == pytest.approx(1.0, abs=1e-5) or not block.any()
+
+
+def test_case_and_spacing_do_not_change_the_hashed_features():
+    one, other = features("Explain  the\nRESULT"), features("explain the result")
+    assert (one.buckets == other.buckets).all()
+    assert (one.weights == other.weights).all()
+
+
+def test_the_system_prompt_is_not_read():
+    one, other = features("hello", system="You are a pirate. " * 500), features("hello")
+    assert (one.dense == other.dense).all()
+    assert (one.buckets == other.buckets).all()
+
+
+def test_earlier_turns_count_only_by_number_and_length():
+    def with_history(earlier):
+        turns = [("user", earlier), ("assistant", "y" * 9), ("user", "hello")]
+        messages = [{"role": role, "content": text} for role, text in turns]
+        return extract(Request("r", messages, {}, now=0.0))
+
+    assert (with_history("prove it!").dense == with_history("say hello").dense).all()
+    assert with_history("a" * 9).dense[DENSE_NAMES.index("log_turns")] > 1
+
+
+def test_a_long_turn_is_seen_by_its_head_and_tail():
+    middle = "zebra " * 2000
+    assert (
+        features("head " * 300 + middle + "tail " * 300).buckets
+        == features("head " * 300 + middle * 2 + "tail " * 300).buckets
+    ).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("Prove this theorem.", "cue_proof"),
+        ("请证明这个定理", "cue_proof"),
+        ("Докажите теорему", "cue_proof"),
+        ("hola, gracias", "cue_chat"),
+        ("こんにちは", "share_kana"),
+        ("नमस्ते", "share_indic"),
+        ("مرحبا", "share_semitic"),
+        ("A. yes\nB. no", "answer_options"),
+        ("- yes\n- no", "list_items"),
+        ("x = 3 + 4", "share_mathematical"),
+        (r"$\frac{1}{2}$", "share_latex"),
+        ("```py\n```", "code_fences"),
+    ],
+)
+def test_a_dense_feature_sees_what_its_name_says(text, name):
+    assert dense(text, name) > 0
+    assert dense("plain words here", name) == 0

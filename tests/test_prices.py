@@ -1,0 +1,461 @@
+"""Bills and bounds: what `cost` charges and what `quote` reserves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from fractions import Fraction
+from math import ceil
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from router.errors import UnknownPrice
+from router.prices import Price, PriceEntry, cost, load_book, quote, to_price
+from router.types import Usage
+
+
+def at(text: str) -> float:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
+
+
+NOON = at("2026-11-24T12:00")
+
+
+# Nano-USD by hand: $1 per million tokens is 1,000 nano-USD a token.
+BILLS: list[tuple[str, dict[str, int], str | None, str, int]] = [
+    # plain input and output
+    ("gpt-5.4-mini", {"input": 1000, "output": 500}, None, "", 1000 * 750 + 500 * 4500),
+    ("gpt-5.4-nano", {"input": 1, "output": 1}, None, "", 200 + 1250),
+    ("deepseek/deepseek-v3", {"input": 1_000_000, "output": 1_000_000}, None, "", 1_370_000_000),
+    ("deepseek/deepseek-r1", {"input": 10, "output": 100}, None, "", 10 * 550 + 100 * 2190),
+    ("mistral/mistral-small-2603", {"input": 3, "output": 5}, None, "", 3 * 150 + 5 * 600),
+    # a fraction of a nano-USD is rounded up, once for the whole bill: 75 + 37.5
+    ("groq/openai/gpt-oss-20b", {"input": 1, "cache_read": 1}, None, "", 113),
+    ("groq/openai/gpt-oss-20b", {"cache_read": 2}, None, "", 75),
+    # cached and reasoning tokens
+    (
+        "gpt-5.4",
+        {"input": 4000, "cache_read": 6000, "output": 1000},
+        None,
+        "",
+        10_000_000 + 1_500_000 + 15_000_000,
+    ),
+    ("gpt-5.4", {"input": 100, "output": 200, "reasoning": 800}, None, "", 250_000 + 15_000_000),
+    ("o1", {"cache_read": 1000, "reasoning": 1000}, None, "", 7_500_000 + 60_000_000),
+    (
+        "claude-haiku-4-5",
+        {"input": 100, "cache_write_5m": 2000, "cache_read": 3000, "output": 50},
+        None,
+        "",
+        100_000 + 2_500_000 + 300_000 + 250_000,
+    ),
+    ("claude-haiku-4-5", {"cache_write_1h": 1000}, None, "", 2_000_000),
+    # audio
+    (
+        "gemini/gemini-2.5-flash",
+        {"audio_input": 1000, "input": 100, "output": 10, "reasoning": 90},
+        None,
+        "",
+        1_000_000 + 30_000 + 250_000,
+    ),
+    # the whole prompt and its answer change price above a length, caches counted in
+    ("gpt-5.4", {"input": 272_000}, None, "", 272_000 * 2500),
+    ("gpt-5.4", {"input": 272_001}, None, "", 272_001 * 5000),
+    (
+        "gpt-5.4",
+        {"input": 271_000, "cache_read": 1_001, "output": 2},
+        None,
+        "",
+        271_000 * 5000 + 1_001 * 500 + 2 * 22_500,
+    ),
+    (
+        "gpt-5.4-pro",
+        {"input": 1_000_000, "output": 10},
+        None,
+        "",
+        1_000_000 * 60_000 + 10 * 270_000,
+    ),
+    ("claude-haiku-5-5", {"input": 100_000, "output": 1000}, None, "", 10_000_000 + 500_000),
+    ("claude-haiku-5-5", {"input": 100_001, "output": 1000}, None, "", 50_000_500 + 2_500_000),
+    ("gemini-2.5-pro", {"input": 200_001, "output": 1}, None, "", 200_001 * 2500 + 15_000),
+    # service tiers
+    ("gpt-5.4", {"input": 1000, "output": 100}, "flex", "", 2_000_000),
+    ("gpt-5.4-mini", {"input": 1000, "output": 100}, "priority", "", 2_400_000),
+    ("gpt-5.4-mini", {"input": 1000, "output": 100}, "default", "", 1_200_000),
+    ("claude-sonnet-4-6", {"input": 10, "output": 10}, "batch", "", 90_000),
+    ("gpt-4o", {"input": 10, "cache_read": 10}, "priority", "", 42_500 + 21_250),
+    # times of day: half price outside 01:00-04:00 and 06:00-10:00 UTC
+    ("deepseek/deepseek-v4-flash", {"input": 1000, "output": 1000}, None, "", 750_000),
+    (
+        "deepseek/deepseek-v4-flash",
+        {"input": 1000, "output": 1000},
+        None,
+        "2026-11-24T09:59",
+        1_500_000,
+    ),
+    # prices are those of the day of the call
+    ("deepseek-chat", {"input": 1000, "output": 1000}, None, "2025-03-01T12:00", 1_370_000),
+    ("deepseek-chat", {"input": 1000, "output": 1000}, None, "2025-03-01T16:30", 685_000),
+    ("deepseek-chat", {"input": 1000, "output": 1000}, None, "2025-03-02T00:29", 685_000),
+    ("deepseek-chat", {"input": 1000, "output": 1000}, None, "2025-03-02T00:30", 1_370_000),
+    ("deepseek-chat", {"input": 1000, "output": 1000}, None, "2025-09-06T20:00", 2_240_000),
+    ("deepseek-chat", {"input": 1000, "output": 1000}, None, "", 280_000 + 420_000),
+    (
+        "deepseek-reasoner",
+        {"input": 1000, "cache_read": 1000, "reasoning": 1000},
+        None,
+        "2025-03-01T20:00",
+        135_000 + 35_000 + 550_000,
+    ),
+    ("claude-opus-4-6", {"input": 200_001}, None, "2026-03-01T12:00", 200_001 * 10_000),
+    ("claude-opus-4-6", {"input": 200_001}, None, "2026-03-14T12:00", 200_001 * 5_000),
+    ("gemini-3.8-flash", {"input": 1000}, None, "2026-12-31T23:59", 750_000),
+    ("gemini-3.8-flash", {"input": 1000}, None, "2027-01-01T00:00", 1_500_000),
+]
+
+
+@pytest.mark.parametrize(("model", "usage", "tier", "when", "nano"), BILLS)
+def test_a_bill_from_the_book_is_exact(
+    model: str, usage: dict[str, int], tier: str | None, when: str, nano: int
+) -> None:
+    now = at(when) if when else NOON
+    price = load_book().price(model, now)
+    assert price is not None
+    assert cost(price, Usage(**usage), service_tier=tier, now=now) == nano
+
+
+OWN_BILLS: list[tuple[dict[str, Any], dict[str, int], str | None, int]] = [
+    # flat prices, which no service tier multiplies
+    (
+        {"input": 1, "output": 2, "image": "0.002", "request": "0.01"},
+        {"input": 7, "images": 3},
+        None,
+        7000 + 6_000_000 + 10_000_000,
+    ),
+    (
+        {"input": 1, "output": 2, "request": "0.01", "multipliers": {"batch": "0.5"}},
+        {"input": 7, "requests": 2},
+        "batch",
+        3500 + 20_000_000,
+    ),
+    # the smallest price there is
+    ({"input": "0.000000001", "output": 0}, {"input": 1}, None, 1),
+    ({"input": 0, "output": 0}, {"input": 1000, "output": 1000}, None, 0),
+    # own rate for reasoning; without one it is output
+    ({"input": 1, "output": 2, "reasoning": 3}, {"output": 10, "reasoning": 10}, None, 50_000),
+    # caches without a rate cost as much as input; an hour is never cheaper than five minutes
+    ({"input": 1, "output": 2}, {"cache_read": 5, "cache_write_1h": 5}, None, 10_000),
+    ({"input": 1, "output": 2, "cache_write_5m": 4}, {"cache_write_1h": 5}, None, 20_000),
+    # one GPU-hour of $3.60 at 1,000 tokens a second, half of the time busy: $2 a million
+    (
+        {
+            "gpu": {
+                "hour_usd": "3.60",
+                "input_tokens_per_second": 1000,
+                "output_tokens_per_second": 100,
+                "utilisation": "0.5",
+            }
+        },
+        {"input": 10, "output": 10},
+        None,
+        20_000 + 200_000,
+    ),
+    # two GPUs, and a rate that is no whole number of nano-USD: 2 / (7 * 3600) * 1e6, rounded up
+    (
+        {
+            "gpu": {
+                "hour_usd": 1,
+                "count": 2,
+                "input_tokens_per_second": 7,
+                "output_tokens_per_second": 7,
+                "utilisation": 1,
+            }
+        },
+        {"input": 1_000_000},
+        None,
+        79_365_079_366,
+    ),
+    # a service tier times an off-peak price (12:00 in UTC is 13:00 in Berlin)
+    (
+        {
+            "input": 1,
+            "output": 2,
+            "multipliers": {"priority": "1.75"},
+            "off_peak": [
+                {"from": "13:00", "to": "13:30", "zone": "Europe/Berlin", "multiplier": "0.5"}
+            ],
+        },
+        {"input": 8},
+        "priority",
+        7000,
+    ),
+    # the 24th is a Tuesday: Monday's window that crosses midnight ended at 12:30
+    (
+        {
+            "input": 1,
+            "output": 2,
+            "off_peak": [
+                {"from": "20:00", "to": "12:30", "days": ["mon"], "input": "0.1", "output": "0.2"}
+            ],
+        },
+        {"input": 10, "cache_read": 10, "output": 10},
+        None,
+        4000,
+    ),
+    (
+        {
+            "input": 1,
+            "output": 2,
+            "off_peak": [{"from": "20:00", "to": "12:30", "days": ["tue"], "multiplier": "0.1"}],
+        },
+        {"input": 10},
+        None,
+        10_000,
+    ),
+    # "auto" leaves the choice to the provider: charged as the dearest
+    (
+        {"input": 1, "output": 2, "multipliers": {"flex": "0.5", "priority": 2}},
+        {"input": 10},
+        "auto",
+        20_000,
+    ),
+]
+
+
+@pytest.mark.parametrize(("written", "usage", "tier", "nano"), OWN_BILLS)
+def test_a_bill_at_an_own_price_is_exact(
+    written: dict[str, Any], usage: dict[str, int], tier: str | None, nano: int
+) -> None:
+    price = to_price(PriceEntry.model_validate(written), "own/model")
+    assert cost(price, Usage(**usage), service_tier=tier, now=NOON) == nano
+
+
+def test_a_service_tier_without_a_multiplier_is_an_unknown_price() -> None:
+    price = to_price(PriceEntry(input=1, output=2), "own/model")
+    with pytest.raises(UnknownPrice, match=r"own/model.*'priority'"):
+        cost(price, Usage(input=1), service_tier="priority", now=NOON)
+    with pytest.raises(UnknownPrice, match="priority"):
+        quote(
+            price,
+            input_tokens=1,
+            output_tokens=1,
+            input_bound=9,
+            output_cap=9,
+            service_tier="priority",
+            now=NOON,
+        )
+
+
+def test_audio_without_a_rate_is_an_unknown_price() -> None:
+    price = to_price(PriceEntry(input=1, output=2), "own/model")
+    for usage in (Usage(audio_input=1), Usage(audio_output=1)):
+        with pytest.raises(UnknownPrice, match="audio"):
+            cost(price, usage, now=NOON)
+    with pytest.raises(UnknownPrice, match="audio"):
+        quote(
+            price,
+            input_tokens=1,
+            output_tokens=1,
+            input_bound=9,
+            output_cap=9,
+            audio=True,
+            now=NOON,
+        )
+
+
+def test_the_quote_of_an_unknown_price_is_unknown_and_not_zero() -> None:
+    quoted = quote(None, input_tokens=1, output_tokens=1, input_bound=9, output_cap=7, now=NOON)
+    assert (quoted.expected, quoted.upper, quoted.output_cap) == (None, None, 7)
+
+
+def test_a_quote_holds_what_the_prompt_costs_just_past_a_threshold() -> None:
+    price = load_book().price("gpt-5.4", NOON)
+    below = quote(
+        price, input_tokens=9, output_tokens=9, input_bound=272_000, output_cap=100, now=NOON
+    )
+    past = quote(
+        price, input_tokens=9, output_tokens=9, input_bound=272_001, output_cap=100, now=NOON
+    )
+    assert below.upper == 272_000 * 2500 + 100 * 15_000
+    assert past.upper == 272_001 * 5000 + 100 * 22_500
+    assert below.expected == past.expected == 9 * 2500 + 9 * 15_000
+
+
+# ── properties over prices that nobody would write ─────────────────────────────────────────────
+amounts = st.decimals(min_value=0, max_value=1000, places=9, allow_nan=False)
+optional = st.none() | amounts
+factors = st.decimals(min_value=Decimal("0.000001"), max_value=100, places=6)
+clocks = st.builds("{:02d}:{:02d}".format, st.integers(0, 23), st.integers(0, 59))
+counts = st.integers(0, 2_000_000)
+moments = st.integers(0, 4_000_000_000)
+tiers = st.sampled_from((None, "default", "batch", "flex", "priority", "auto"))
+
+
+@st.composite
+def rate_sets(draw: st.DrawFn) -> dict[str, Decimal]:
+    rates = {
+        "input": draw(amounts),
+        "output": draw(amounts),
+        "reasoning": draw(optional),
+        "cache_read": draw(optional),
+        "cache_write_5m": draw(optional),
+        "cache_write_1h": draw(optional),
+        "audio_input": draw(amounts),
+        "audio_output": draw(amounts),
+    }
+    return {bucket: rate for bucket, rate in rates.items() if rate is not None}
+
+
+@st.composite
+def entries(draw: st.DrawFn) -> PriceEntry:
+    written: dict[str, Any] = draw(rate_sets())
+    thresholds = sorted(draw(st.sets(st.integers(1, 1_500_000), max_size=2)))
+    written["above"] = tuple({"tokens": tokens, **draw(rate_sets())} for tokens in thresholds)
+    written["multipliers"] = {name: draw(factors) for name in ("batch", "flex", "priority")}
+    written["image"], written["request"] = draw(optional), draw(optional)
+    windows: list[dict[str, Any]] = []
+    for _ in range(draw(st.integers(0, 2))):
+        opens, closes = draw(clocks), draw(clocks)
+        if opens != closes:
+            kind = {"multiplier": draw(factors)} if thresholds else draw(rate_sets())
+            zone = draw(st.sampled_from(("UTC", "Asia/Kolkata", "America/New_York")))
+            windows.append({"from": opens, "to": closes, "zone": zone, **kind})
+    written["off_peak"] = tuple(windows)
+    return PriceEntry.model_validate(written)
+
+
+@st.composite
+def splits(draw: st.DrawFn, total: int, parts: int) -> list[int]:
+    cuts = sorted(draw(st.integers(0, total)) for _ in range(parts - 1))
+    return [high - low for low, high in zip([0, *cuts], [*cuts, total], strict=True)]
+
+
+@given(st.data(), entries(), tiers, moments, moments)
+@settings(max_examples=300, deadline=None)
+def test_no_bill_within_the_bounds_exceeds_what_was_quoted(
+    data: st.DataObject, entry: PriceEntry, tier: str | None, quoted_at: int, settled_at: int
+) -> None:
+    price = to_price(entry, "any/model")
+    thresholds = [above.tokens for above in entry.above]
+    near = [count + step for count in thresholds for step in (0, 1)]
+    input_bound = data.draw(counts | st.sampled_from(near) if near else counts)
+    cap, samples, images = (
+        data.draw(st.integers(0, 200_000)),
+        data.draw(st.integers(1, 4)),
+        data.draw(st.integers(0, 5)),
+    )
+    audio = data.draw(st.booleans())
+    used = data.draw(
+        st.integers(0, input_bound)
+        | st.sampled_from([count for count in (*near, input_bound) if count <= input_bound])
+    )
+    parts = data.draw(splits(used, 5 if audio else 4))
+    answer = data.draw(splits(data.draw(st.integers(0, cap * samples)), 3 if audio else 2))
+    usage = Usage(
+        input=parts[0],
+        cache_read=parts[1],
+        cache_write_5m=parts[2],
+        cache_write_1h=parts[3],
+        audio_input=parts[4] if audio else 0,
+        output=answer[0],
+        reasoning=answer[1],
+        audio_output=answer[2] if audio else 0,
+        images=data.draw(st.integers(0, images)),
+        requests=data.draw(st.integers(1, samples)),
+    )
+    quoted = quote(
+        price,
+        input_tokens=used,
+        output_tokens=cap / 2,
+        input_bound=input_bound,
+        output_cap=cap,
+        images=images,
+        samples=samples,
+        audio=audio,
+        service_tier=tier,
+        now=quoted_at,
+    )
+    assert quoted.upper is not None
+    assert quoted.expected is not None
+    assert 0 <= quoted.expected <= quoted.upper
+    assert 0 <= cost(price, usage, service_tier=tier, now=settled_at) <= quoted.upper
+
+
+@given(rate_sets(), st.lists(counts, min_size=8, max_size=8))
+@settings(max_examples=100, deadline=None)
+def test_a_bill_is_the_exact_sum_rounded_up_once(
+    rates: dict[str, Decimal], tokens: list[int]
+) -> None:
+    usage = dict(
+        zip(
+            (
+                "input",
+                "cache_read",
+                "cache_write_5m",
+                "cache_write_1h",
+                "audio_input",
+                "output",
+                "reasoning",
+                "audio_output",
+            ),
+            tokens,
+            strict=True,
+        )
+    )
+    fallback = {"reasoning": rates["output"], "cache_read": rates["input"]}
+    fallback["cache_write_5m"] = rates["input"]
+    five_minutes = rates.get("cache_write_5m", rates["input"])
+    fallback["cache_write_1h"] = max(rates["input"], five_minutes)
+    usd = sum(
+        Fraction(rates.get(bucket, fallback.get(bucket, Decimal(0)))) * count / 1_000_000
+        for bucket, count in usage.items()
+    )
+    price = to_price(PriceEntry.model_validate(rates), "any/model")
+    assert cost(price, Usage(**usage), now=NOON) == ceil(usd * 1_000_000_000)
+
+
+BUCKETS = ("input", "cache_read", "cache_write_5m", "cache_write_1h", "output", "reasoning")
+
+
+@given(
+    entries(),
+    st.lists(counts, min_size=6, max_size=6),
+    st.sampled_from(BUCKETS),
+    counts,
+    tiers,
+    moments,
+)
+@settings(max_examples=100, deadline=None)
+def test_more_tokens_never_cost_less_where_longer_prompts_are_not_cheaper(
+    entry: PriceEntry, tokens: list[int], bucket: str, more: int, tier: str | None, now: int
+) -> None:
+    price = _without_cheaper_bands(to_price(entry, "any/model"))
+    usage = Usage(**dict(zip(BUCKETS, tokens, strict=True)))
+    grown = replace(usage, **{bucket: getattr(usage, bucket) + more})
+    before = cost(price, usage, service_tier=tier, now=now)
+    after = cost(price, grown, service_tier=tier, now=now)
+    assert isinstance(after, int)
+    assert 0 <= before <= after
+
+
+def _without_cheaper_bands(price: Price) -> Price:
+    bands, floor = [], price.rates
+    for tokens, rates in price.above:
+        floor = replace(
+            floor, **{name: max(getattr(floor, name), getattr(rates, name)) for name in BUCKETS}
+        )
+        bands.append((tokens, floor))
+    return replace(price, above=tuple(bands))
+
+
+@given(st.integers(0, 1_000_000))
+@settings(max_examples=100, deadline=None)
+def test_a_million_token_prompt_is_priced_by_the_band_it_falls_in(tokens: int) -> None:
+    price = load_book().price("gpt-5.4-pro", NOON)
+    assert price is not None
+    rate = 30_000 if tokens <= 272_000 else 60_000
+    assert cost(price, Usage(input=tokens), now=NOON) == tokens * rate
