@@ -20,7 +20,11 @@ from router.types import TIERS
 
 Floats = NDArray[np.float64]
 _INNER_FOLDS = 3
-_LEAST_SCALE = 0.02  # a dense value that hardly varies in training must not explode in use
+# Least standard deviations. A value that hardly varies in training must not explode in use, and one
+# that is rare there (a word of proof, a greeting) must not be trusted as if it were common.
+_LEAST_SCALE = 0.5
+_LEAST_SCALE_OF_SHARE = 0.02
+_LEAST_SCALE_OF_CHAT = 0.2
 _MOST_WEIGHT = 3.0
 # Reasoning effort → factor on output tokens. "medium" is measured: the mean of gemini-2.5-pro's
 # billed output tokens at its default thinking over mistral-large-2512's on the same 1,785
@@ -49,21 +53,22 @@ class Penalties:
 
 
 GRID = tuple(Penalties(d, h) for d, h in product((30.0, 300.0), (10.0, 30.0, 100.0, 1000.0)))
+GENERAL_GRID = tuple(Penalties(d, h) for d, h in product((100.0, 1000.0), (30.0, 100.0, 300.0)))
 
-# What benchmark questions cannot teach, since they hold no greeting and no proof: a belief about
-# regret, in points of quality per standard deviation of a feature, which is where ridge shrinks
-# the weights of a general model to instead of zero. Stated in the model card; halved for mini and
-# quartered for mid. Where data speak, they override it.
+# What benchmark questions cannot teach, since they hold no greeting and hardly a proof: a belief
+# about regret, in quality per unit of a standardised feature (about one cue word), to which ridge
+# shrinks the dense weights of a general model instead of to zero. Chosen by judgement, not tuned;
+# stated in the model card; halved for mini and quartered for mid. Where data speak, they override.
 _PRIOR_REGRET = {
     "log_words": 0.03,
-    "cue_proof": 0.04,
-    "cue_competition": 0.04,
+    "cue_proof": 0.06,
+    "cue_competition": 0.06,
+    "code_fences": 0.03,
     "share_latex": 0.02,
-    "code_fences": 0.02,
-    "cue_chat": -0.05,
-    "cue_rewrite": -0.03,
-    "cue_translation": -0.03,
-    "cue_summary": -0.03,
+    "share_chat": -0.08,
+    "cue_rewrite": -0.05,
+    "cue_translation": -0.05,
+    "cue_summary": -0.05,
 }
 _PRIOR_OF_TIER = (1.0, 0.5, 0.25)
 
@@ -100,6 +105,16 @@ def targets_of(rows: Rows) -> Floats:
     return np.column_stack([frontier, frontier - rows.score[:, :-1], np.log1p(rows.tokens)])
 
 
+def least_scales() -> Floats:
+    least = {"share_chat": _LEAST_SCALE_OF_CHAT}
+    return np.array(
+        [
+            least.get(name, _LEAST_SCALE_OF_SHARE if name.startswith("share_") else _LEAST_SCALE)
+            for name in DENSE_NAMES
+        ]
+    )
+
+
 def prior_weights() -> Floats:
     weights = np.zeros((len(DENSE_NAMES), len(HEADS)))
     for name, regret in _PRIOR_REGRET.items():
@@ -108,25 +123,17 @@ def prior_weights() -> Floats:
 
 
 def shared_tokens(rows: Rows) -> Floats:
-    """Replace each tier's log tokens by the question's mean and the tier's shrunk offset.
+    """Replace each tier's log tokens by the question's mean over tiers, where any is known.
 
-    How long a model answers is a trait of that model, not of its tier (a terse mid model is an
-    accident of one source), so a general model keeps of each tier's mean offset the share
-    S / (S + 3) that S sources vouch for.
+    How long a model answers is a trait of that model, not of its tier: between the sources the
+    tiers' offsets differ even in sign. So a general model predicts one length for all tiers.
     """
     log_tokens = np.log1p(rows.tokens)
-    known = np.isfinite(log_tokens).any(axis=1)
-    centre = np.full(len(rows), np.nan)
-    centre[known] = np.nanmean(log_tokens[known], axis=1)
-    shared = np.tile(centre[:, None], (1, len(TIERS)))
-    for tier in range(len(TIERS)):
-        offsets = [
-            float(np.nanmean((log_tokens[:, tier] - centre)[rows.source == source]))
-            for source in sorted(set(rows.source.tolist()))
-            if np.isfinite(log_tokens[rows.source == source, tier]).any()
-        ]
-        shared[:, tier] += sum(offsets) / (len(offsets) + 3)
-    return shared
+    known = np.isfinite(log_tokens)
+    centre = np.where(known, log_tokens, 0).sum(axis=1) / np.where(
+        known.any(axis=1), known.sum(axis=1), np.nan
+    )
+    return np.tile(centre[:, None], (1, len(TIERS)))
 
 
 def design_of(rows: Rows, *, general: bool = False) -> Design:
@@ -137,7 +144,7 @@ def design_of(rows: Rows, *, general: bool = False) -> Design:
     raw = dense_matrix(rows.features)
     mean = np.average(raw, axis=0, weights=weight)
     deviation = np.sqrt(np.average((raw - mean) ** 2, axis=0, weights=weight))
-    scale = np.maximum(deviation, _LEAST_SCALE)
+    scale = np.maximum(deviation, least_scales())
     indicators = np.eye(len(names))[position]
     centred = indicators - np.average(indicators, axis=0, weights=weight)
     return Design(
@@ -218,7 +225,7 @@ def fit(
     one token head.
     """
     design = design_of(rows, general=general)
-    penalties = penalties or choose_penalties(design, seed)
+    penalties = penalties or choose_penalties(design, seed, GENERAL_GRID if general else GRID)
     held_out = np.full(design.targets.shape, np.nan)
     for held in inner_folds(design, seed):
         held_out[held] = score(design.take(held), solve(design.take(~held), penalties))
@@ -236,7 +243,7 @@ def fit(
         "quality_noise": noise,
         "dense_variance": np.linalg.inv(gram + penalties.dense * np.eye(len(gram))),
         "hashed_variance": 1 / (penalties.hashed + mass),
-        "token_residuals": _token_residuals(rows, held_out),
+        "token_residuals": _token_residuals(rows, held_out, general=general),
     }
     facts = {
         "dense_names": list(DENSE_NAMES),
@@ -270,12 +277,17 @@ def _calibrate(design: Design, held_out: Floats) -> tuple[Floats, Floats]:
     return lines, noise
 
 
-def _token_residuals(rows: Rows, held_out: Floats) -> Floats:
-    """Return per tier: the log of the smearing factor (Duan 1983), and the 95th percentile."""
-    found = np.tile([0.3, 1.0], (len(TIERS), 1))
+def _token_residuals(rows: Rows, held_out: Floats, *, general: bool) -> Floats:
+    """Return per tier: the log of the smearing factor (Duan 1983), and the 95th percentile.
+
+    Of a general model, which predicts one length, the residuals of all tiers stand together.
+    """
+    residual = np.log1p(rows.tokens) - held_out[:, len(TIERS) :]
+    if general:
+        residual = np.tile(residual.reshape(-1, 1), (1, len(TIERS)))
+    found = np.zeros((len(TIERS), 2))
     for tier in range(len(TIERS)):
-        residual = np.log1p(rows.tokens[:, tier]) - held_out[:, len(TIERS) + tier]
-        residual = residual[np.isfinite(residual)]
-        if residual.size:
-            found[tier] = np.log(np.exp(residual).mean()), np.percentile(residual, 95)
+        known = residual[np.isfinite(residual[:, tier]), tier]
+        if known.size:
+            found[tier] = np.log(np.exp(known).mean()), np.percentile(known, 95)
     return found

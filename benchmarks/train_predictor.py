@@ -129,7 +129,7 @@ def left_out(rows: Rows, source: str, seed: int) -> dict[str, Any]:
     predictions = predictor_of(model).batch(test.features)
     # Prices are known before any label is: here they are read off the source's own dollars.
     cost = predicted_cost(test, test, predictions.output_tokens)
-    everything = np.isfinite(test.cost).any(axis=1)
+    everything = np.ones(len(test), dtype=bool)
     return report(f"{source} (left out)", test, predictions, cost, everything, seed)
 
 
@@ -151,12 +151,13 @@ def predicted_cost(priced: Rows, test: Rows, output_tokens: Floats) -> Floats:
 
     Prices per token are recovered from the dollars and tokens of `priced`, exactly.
     """
-    cost = (
-        np.tile(np.nanmean(priced.cost, axis=0), (len(test), 1)) if len(priced) else output_tokens
-    )
+    cost = np.full((len(test), len(TIERS)), np.nan)
     for tier in range(len(TIERS)):
         tokens = np.column_stack([priced.input_tokens, priced.tokens[:, tier]])
-        known = np.isfinite(tokens).all(axis=1) & np.isfinite(priced.cost[:, tier])
+        has_cost = np.isfinite(priced.cost[:, tier])
+        known = np.isfinite(tokens).all(axis=1) & has_cost
+        if has_cost.any():
+            cost[:, tier] = priced.cost[has_cost, tier].mean()
         if known.any():
             prices, *_ = np.linalg.lstsq(tokens[known], priced.cost[known, tier], rcond=None)
             cost[:, tier] = np.column_stack([test.input_tokens, output_tokens[:, tier]]) @ prices

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
-from fractions import Fraction
 
 from router.errors import ConfigurationError
 
@@ -36,10 +35,10 @@ def parse_usd(amount: str | int | Decimal, *, what: str = "amount") -> int:
         raise ConfigurationError(f"{what}: {amount} must be a finite amount of 0 or more")
     if value > MAX_NANO // NANO_PER_USD:
         raise ConfigurationError(f"{what}: {amount} is above the largest amount, $9007199")
-    nano = Fraction(value) * NANO_PER_USD
-    if nano.denominator != 1:
+    # The digits are looked at before a fraction is built: 1e-99999999 is short to write.
+    if value and (value.adjusted() < -9 or value.scaleb(9) % 1):
         raise ConfigurationError(f"{what}: {amount} is finer than one nano-dollar (1e-9 USD)")
-    return int(nano)
+    return int(value.scaleb(9))
 
 
 def usd_text(nano: int) -> str:

@@ -33,7 +33,7 @@ from router.types import BudgetState, Decision, Request, Room
 
 if TYPE_CHECKING:
     from router.ledger import Ledger
-    from router.replay.savings import Savings
+    from router.log.savings import Savings
 
 SWEEP_SECONDS = 60.0  # how often reservations of dead processes are looked for
 
@@ -126,7 +126,7 @@ class Router:
 
     def report(self) -> Savings:
         """What was spent, and what always-frontier would have cost."""
-        from router.replay.savings import savings
+        from router.log.savings import savings
 
         return savings(self.ledger.log())
 

@@ -98,7 +98,8 @@ class Capabilities:
             has=frozenset(name for name in _NEEDS if known.get(name)),
             context_window=known.get("context_window"),
             max_output_tokens=known.get("max_output_tokens"),
-            reasons=bool(known.get("efforts")) or deployment.effort not in (None, "none"),
+            reasons=bool(known.get("reasoning") or known.get("efforts"))
+            or deployment.effort not in (None, "none"),
         )
 
     def room_for_answer(self, shape: Shape) -> int | None:
@@ -396,6 +397,7 @@ def _quote(
             output_cap=cap,
             images=shape.images,
             samples=count,
+            audio=_has_audio(request, shape),
             service_tier=service_tier(setup, request, arm),
             now=request.now,
         )
@@ -406,7 +408,11 @@ def _quote(
 def service_tier(setup: Setup, request: Request, arm: Arm) -> str | None:
     """The service tier that a call is priced at: the request's own, else the deployment's."""
     asked = request.params.get("service_tier") or setup.policy.deployment(arm).service_tier
-    return None if asked in (None, "auto", "default", "standard") else str(asked)
+    return None if asked is None else str(asked)
+
+
+def _has_audio(request: Request, shape: Shape) -> bool:
+    return bool(shape.audio_parts or request.params.get("audio"))
 
 
 def _refuse_unbounded(params: Mapping[str, Any]) -> None:

@@ -121,6 +121,24 @@ MISTAKES = [
         "tiers.nano.0.price.gpu.input_tokens_per_second",
         ["missing"],
     ),
+    (
+        "tiers.nano.0.price.off_peak",
+        [{"from": "22:00", "to": "06:00", "zone": "Mars", "multiplier": "0.5"}],
+        "tiers.nano.0.price.off_peak.0",
+        ["'Mars'", "IANA"],
+    ),
+    (
+        "tiers.nano.0.price.off_peak",
+        [{"form": "22:00", "to": "06:00", "multiplier": "0.5"}],
+        "tiers.nano.0.price.off_peak.0.form",
+        ["did you mean 'from'?"],
+    ),
+    (
+        "tiers.nano.0.price.multipliers",
+        {"slow": "0.5"},
+        "tiers.nano.0.price.multipliers.slow",
+        ["batch, flex, priority"],
+    ),
     ("budgets.0.limit", -1, "budgets.0.limit", ["-1 must be a finite amount of 0 or more"]),
     ("budgets.0.limit", "-0", "budgets.0.limit", ["'-0' is not an amount"]),
     ("budgets.0.limit", math.inf, "budgets.0.limit", ["not a finite number"]),
@@ -415,7 +433,7 @@ YAML_PIECES = st.sampled_from(
      "'", '"', "|", ">", "#", "? ", "---\n", "...\n", "%YAML 1.2\n", "version: 1\n", "tiers:", "\t",
      "!x ", "1e9", ".nan", "-0", "~", "\u2028", "\ufeff", "\x00", "é"]
 )  # fmt: skip
-fuzzing = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+fuzzing = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @fuzzing

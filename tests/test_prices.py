@@ -285,6 +285,28 @@ def test_a_quote_holds_what_the_prompt_costs_just_past_a_threshold() -> None:
     assert below.expected == past.expected == 9 * 2500 + 9 * 15_000
 
 
+def test_a_quote_is_no_larger_than_the_dearest_bill_where_long_prompts_are_cheaper() -> None:
+    written = {"input": 10, "output": 0, "above": [{"tokens": 1000, "input": 1, "output": 0}]}
+    price = to_price(PriceEntry.model_validate(written), "own/model")
+    quoted = quote(price, input_tokens=9, output_tokens=9, input_bound=5000, output_cap=9, now=NOON)
+    assert quoted.upper == 1000 * 10_000
+
+
+def test_several_samples_share_one_prompt() -> None:
+    price = load_book().price("gpt-5.4-mini", NOON)
+    quoted = quote(
+        price,
+        input_tokens=9,
+        output_tokens=30,
+        input_bound=10,
+        output_cap=100,
+        samples=3,
+        now=NOON,
+    )
+    assert quoted.expected == 9 * 750 + 30 * 4500
+    assert quoted.upper == 10 * 750 + 300 * 4500
+
+
 # ── properties over prices that nobody would write ─────────────────────────────────────────────
 amounts = st.decimals(min_value=0, max_value=1000, places=9, allow_nan=False)
 optional = st.none() | amounts

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from router.cli.output import emit, json_option
@@ -65,8 +66,8 @@ def _render(out: Console, states: list[BudgetState]) -> None:
         limit = state.budget.limit
         resets = state.resets_at
         table.add_row(
-            state.budget.name,
-            _whose(state),
+            escape(state.budget.name),
+            escape(_whose(state)),
             state.window_id,
             format_usd(state.settled),
             format_usd(state.held),
@@ -74,7 +75,7 @@ def _render(out: Console, states: list[BudgetState]) -> None:
             f"{100 * (state.settled + state.held) / limit:.0f}" if limit else "",
             f"{datetime.fromtimestamp(resets, UTC):%Y-%m-%d %H:%M}" if resets else "never",
         )
-    out.print(table, markup=False)
+    out.print(table)
 
 
 def _whose(state: BudgetState) -> str:

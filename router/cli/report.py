@@ -11,8 +11,8 @@ from rich.table import Table
 from router.cli.output import emit, json_option
 from router.ledger import open_ledger
 from router.ledger.url import store_url
+from router.log.savings import Line, Savings, savings
 from router.money import format_usd
-from router.replay.savings import Line, Savings, savings
 
 
 @click.command("report")

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from router.log.savings import Line, Savings
 from router.money import NANO_PER_USD
-from router.replay.savings import Line, Savings
 from router.types import TIERS
 
 
@@ -87,7 +87,7 @@ class DemoResult:
     seconds: float
     policy: str
     predictor: str
-    store: str
+    store: str | None  # None where it was not kept
     models: Mapping[str, str]  # tier → model
 
     @property

@@ -7,27 +7,32 @@ import json
 import random
 import subprocess
 import sys
+import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from router.demo.result import DemoResult, DemoRow, ProviderBooks
 from router.demo.simulation import Prompt, prompts
-from router.errors import ConfigurationError, RouterError
-from router.money import usd_text
+from router.errors import BudgetExceeded, ConfigurationError, RouterError
+from router.money import NANO_PER_USD, ceil_div, usd_text
 from router.pipeline import Router
 from router.policy import Policy, load_policy
-from router.types import BudgetState
+from router.types import BudgetState, Decision
 
 if TYPE_CHECKING:
     from router.attempts import Routing
 
-BUDGET_NAME = "demo"
-BUDGET_PER_REQUEST = 4_000_000  # nano-USD: what makes the limit bind near the end of a run
+BUDGET_NAME = "router-demo"
 WORKERS = 12
+BACK_OFF_SECONDS = 0.2  # what a refused caller waits: money that is held may come free
+CALLS_IN_FLIGHT = 4  # dearest calls that the limit leaves room for
+NANO_PER_CENT = NANO_PER_USD // 100
 STREAM_EVERY = 6  # every sixth request is streamed
 READY_SECONDS = 30.0
 QUESTION_CHARACTERS = 140
@@ -73,8 +78,8 @@ def provider(seed: int = 0) -> Iterator[Provider]:
                 process.kill()
 
 
-def demo_policy(api_base: str, limit: int) -> Policy:
-    """Return the demo's policy for a provider's address and a budget in nano-USD."""
+def demo_policy(api_base: str, limit: int | None) -> Policy:
+    """Return the demo's policy for a provider's address and a budget in nano-USD, or no budget."""
     import yaml
 
     text = files("router.demo").joinpath("policy.yaml").read_text(encoding="utf-8")
@@ -82,8 +87,43 @@ def demo_policy(api_base: str, limit: int) -> Policy:
     for deployments in document["tiers"].values():
         for deployment in deployments:
             deployment["api_base"] = api_base
-    document["budgets"][0]["limit"] = usd_text(limit)
+    document["budgets"][0]["limit"] = None if limit is None else usd_text(limit)
     return load_policy(document)
+
+
+def demo_budget(chosen: Sequence[Prompt]) -> int:
+    """Return a limit in nano-USD that is nearly used up in the end, so that it can be seen to hold.
+
+    It is what the router, without a limit, expects to spend, and room for some calls in flight.
+    """
+    with Router(demo_policy("http://127.0.0.1:9/v1", None), store="sqlite:///:memory:") as router:
+        views = [explain(router, prompt).view for prompt in chosen]
+    expected = sum(view.quote.expected or 0 for view in views)
+    dearest = max(view.quote.upper or 0 for view in views)
+    limit = expected + CALLS_IN_FLIGHT * dearest
+    return ceil_div(limit, NANO_PER_CENT) * NANO_PER_CENT
+
+
+def simulate(
+    chosen: Sequence[Prompt], *, seed: int, progress: Progress, store: str | None = None
+) -> DemoResult:
+    """Run the whole demo against the simulated provider, in a new store (a passing one if None)."""
+    with provider(seed) as books, _store(store) as url:
+        policy = demo_policy(books.api_base, demo_budget(chosen))
+        with Router(policy, store=url) as router:
+            answers, seconds = run(router, chosen, progress)
+            pass_on_verdicts(router, answers, books)
+            stats = ProviderBooks.of(books.get("/stats"))
+            return collect(router, chosen, books=stats, seed=seed, seconds=seconds, store=store)
+
+
+@contextmanager
+def _store(store: str | None) -> Iterator[str]:
+    if store is not None:
+        yield store
+        return
+    with TemporaryDirectory(prefix="router-demo-") as folder:
+        yield f"sqlite:///{Path(folder).as_posix()}/demo.db"
 
 
 def choose_prompts(count: int | None, seed: int) -> list[Prompt]:
@@ -93,24 +133,25 @@ def choose_prompts(count: int | None, seed: int) -> list[Prompt]:
     return chosen[:count]
 
 
-def upper_bound(router: Router, chosen: Sequence[Prompt]) -> int:
-    """Return the summed upper bounds, in nano-USD, of what the router would choose now."""
-    total = 0
-    for prompt in chosen:
-        upper = router.explain(list(prompt.messages), **_arguments(prompt)).view.quote.upper
-        if upper is None:
-            raise ConfigurationError("a tier of the policy has no known price; give it a `price`")
-        total += upper
-    return total
+def explain(router: Router, prompt: Prompt) -> Decision:
+    """Return how a router would decide about a prompt now, without sending it."""
+    return router.explain(list(prompt.messages), tags=_tags(prompt), **_arguments(prompt))
 
 
-def run(router: Router, chosen: Sequence[Prompt], progress: Progress) -> dict[str, str]:
-    """Send every prompt; return the completion id of each answered request, by request id.
+def run(
+    router: Router, chosen: Sequence[Prompt], progress: Progress
+) -> tuple[dict[str, str], float]:
+    """Send every prompt; return each answered request's completion id by its id, and the seconds.
 
     `progress` is called after each request with how many ended, the budget, and requests by tier.
     A request that is refused or fails is in the log like any other.
+    Raises `ConfigurationError` for a store that is already in use.
     """
-    return asyncio.run(_send_all(router, chosen, progress))
+    if next(router.ledger.log().requests(), None) is not None:
+        raise ConfigurationError(f"store {router.store} holds requests already; name a new one")
+    started = time.monotonic()
+    answers = asyncio.run(_send_all(router, chosen, progress))
+    return answers, time.monotonic() - started
 
 
 async def _send_all(router: Router, chosen: Sequence[Prompt], progress: Progress) -> dict[str, str]:
@@ -124,8 +165,10 @@ async def _send_all(router: Router, chosen: Sequence[Prompt], progress: Progress
             stream = number % STREAM_EVERY == STREAM_EVERY - 1
             try:
                 routing, completion_id = await _send(router, prompt, stream=stream)
-            except RouterError:
+            except RouterError as error:
                 tiers[""] += 1
+                if isinstance(error, BudgetExceeded):
+                    await asyncio.sleep(BACK_OFF_SECONDS)
             else:
                 answers[routing.request_id] = completion_id
                 tiers[routing.decision.arm.tier] += 1
@@ -139,7 +182,7 @@ async def _send(router: Router, prompt: Prompt, *, stream: bool) -> tuple[Routin
     """Send one prompt as a program would, and read its answer to the end."""
     response = await router.acompletion(
         messages=list(prompt.messages),
-        tags=[prompt.task, prompt.language],
+        tags=_tags(prompt),
         conversation_id=prompt.id,
         stream=stream,
         **_arguments(prompt),
@@ -154,6 +197,10 @@ async def _send(router: Router, prompt: Prompt, *, stream: bool) -> tuple[Routin
 
 def _arguments(prompt: Prompt) -> dict[str, Any]:
     return {"tools": list(prompt.tools)} if prompt.tools else {}
+
+
+def _tags(prompt: Prompt) -> list[str]:
+    return [prompt.task, prompt.language]
 
 
 def _budget(router: Router) -> BudgetState:
@@ -171,11 +218,12 @@ def collect(
     router: Router,
     chosen: Sequence[Prompt],
     *,
-    stats: Mapping[str, Any] | None,
+    books: ProviderBooks | None,
     seed: int,
     seconds: float,
+    store: str | None,
 ) -> DemoResult:
-    """Make the result of a run from the router's log and the provider's `stats`."""
+    """Make the result of a run from the router's log and what the provider counted."""
     log = router.ledger.log()
     attempts = list(log.attempts())
     accepted = {(attempt.request_id, attempt.number): attempt for attempt in attempts}
@@ -215,12 +263,12 @@ def collect(
         budget_settled=budget.settled,
         budget_held=budget.held,
         reservations=len(attempts),
-        provider=None if stats is None else ProviderBooks.of(stats),
+        provider=books,
         seed=seed,
         seconds=seconds,
         policy=router.policy.stamp,
         predictor=router.predictor.name,
-        store=router.store,
+        store=store,
         models={arm.tier: arm.model for arm in reversed(router.policy.arms())},
     )
 

@@ -20,6 +20,9 @@ from router.errors import MalformedReply, ProviderError, ProviderTimeout
 
 _END = object()
 _background: set[asyncio.Task[None]] = set()  # keeps draining tasks from being collected
+# Keeps open streams alive when the reader's own object is collected: a stream that was collected
+# with it would be closed under the drain that its finalizer starts.
+_open: set[_Meter] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +58,16 @@ class _Meter:
     def __init__(self, inner: Any, terms: StreamTerms):
         self.inner, self.terms = inner, terms
         self.answer_bytes = 0
+        self.closed = False  # nobody reads any more, though a drain may
         self._ended = False
         self._lock = threading.Lock()
+        _open.add(self)
 
-    @property
-    def ended(self) -> bool:
-        return self._ended
+    def leave(self) -> bool:
+        """Mark the stream as left by its reader; return whether it was still being read."""
+        with self._lock:
+            was_read, self.closed = not self.closed, True
+            return was_read
 
     def see(self, chunk: Any) -> bool:
         """Count a chunk; return whether the caller should get it."""
@@ -91,9 +98,11 @@ class _Meter:
 
     def end(self, *, abandoned: bool = False, error: ProviderError | None = None) -> None:
         with self._lock:
+            self.closed = True
             if self._ended:
                 return
             self._ended = True
+        _open.discard(self)
         self.terms.on_end(StreamEnd(self.report(), self.answer_bytes, abandoned, error))
 
 
@@ -135,7 +144,7 @@ def _stream_class() -> Any:
 
         def __next__(self) -> Any:
             while True:
-                if self._meter.ended:
+                if self._meter.closed:
                     raise StopIteration
                 chunk, self._first = self._first, _END
                 if chunk is _END:
@@ -159,7 +168,7 @@ def _stream_class() -> Any:
 
         async def __anext__(self) -> Any:
             while True:
-                if self._meter.ended:
+                if self._meter.closed:
                     raise StopAsyncIteration
                 chunk, self._first = self._first, _END
                 if chunk is _END:
@@ -183,7 +192,7 @@ def _stream_class() -> Any:
 
         def close(self) -> None:
             """Stop reading. What was generated is still charged."""
-            if self._meter.ended:
+            if not self._meter.leave():
                 return
             threading.Thread(
                 target=_drain, args=(self._inner, self._meter), name="router-drain", daemon=True
@@ -191,7 +200,7 @@ def _stream_class() -> Any:
 
         async def aclose(self) -> None:
             """`close`, for a stream that is read with `async for`."""
-            if self._meter.ended:
+            if not self._meter.leave():
                 return
             task = asyncio.get_running_loop().create_task(_adrain(self._inner, self._meter))
             _background.add(task)
@@ -211,7 +220,7 @@ def _stream_class() -> Any:
 
         def __del__(self) -> None:
             meter = self.__dict__.get("_meter")
-            if meter is None or meter.ended:
+            if meter is None or meter.closed:
                 return
             if hasattr(self._inner.completion_stream, "__anext__"):
                 # A forgotten async stream has no loop to be drained on: charged as reserved.

@@ -141,7 +141,7 @@ class _RoutedStream(Stream[ChatCompletionChunk]):
 
     @property
     def response(self) -> Any:  # type: ignore[override]
-        raise InvalidRequest("response", "a routed stream has no single OpenAI response")
+        return _NoResponse(self._routed)
 
     def close(self) -> None:
         self._routed.close()
@@ -160,10 +160,26 @@ class _RoutedAsyncStream(AsyncStream[ChatCompletionChunk]):
 
     @property
     def response(self) -> Any:  # type: ignore[override]
-        raise InvalidRequest("response", "a routed stream has no single OpenAI response")
+        return _NoResponse(self._routed)
 
     async def close(self) -> None:
         await self._routed.aclose()
+
+
+class _NoResponse:
+    """Stands where a stream has OpenAI's HTTP response: it can be closed, and says what it is."""
+
+    def __init__(self, routed: Any):
+        self._routed = routed
+
+    def close(self) -> None:
+        self._routed.close()
+
+    async def aclose(self) -> None:
+        await self._routed.aclose()
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"a routed stream has no OpenAI response to take {name!r} from")
 
 
 class RoutedChatCompletion(ChatCompletion):

@@ -240,4 +240,4 @@ def _words(span: tuple[int, int | None]) -> str:
     first, last = span
     if last is None:
         return "at every prompt length" if first == 1 else f"from {first:,} prompt tokens"
-    return f"up to {last:,} prompt tokens" if first == 1 else f"from {first:,} to {last:,}"
+    return f"{'up' if first == 1 else f'from {first:,}'} to {last:,} prompt tokens"

@@ -67,9 +67,8 @@ _WORDS: dict[str, str] = {
         gedicht geschichte écris poème histoire напиши стих اكتب قصة लिखो कहानी
     """,
     "chat": """
-        hi hello hey thanks thank bye goodbye please morning evening welcome ok okay yes
-        yeah sure cool great lol hola gracias adiós hallo danke tschüss bonjour merci salut
-        привет спасибо مرحبا شكرا नमस्ते धन्यवाद
+        hi hello hey thanks thank thx bye goodbye welcome lol hola gracias adiós hallo danke
+        tschüss bonjour bonsoir merci salut привет здравствуйте спасибо مرحبا شكرا नमस्ते धन्यवाद
     """,
     "constraint": """
         must exactly only least most without no not never except unless each every all at

@@ -61,6 +61,7 @@ DENSE_NAMES: tuple[str, ...] = (
     *(f"share_{script}" for script in _SCRIPTS),
     "share_emoji",
     *_WORDS_OF_CUES,
+    "share_chat",  # greetings and thanks among the words
     "has_tools",
     "has_schema",
     "has_media",
@@ -190,6 +191,7 @@ def extract(request: Request) -> Features:
     dense += [count[name] / characters for name in (*_SCRIPTS, "emoji")]
     dense += np.log1p(cues).tolist()
     dense += [
+        min(1.0, cues[CUE_NAMES.index("chat")] / max(1, words.size)),
         float(bool(params.get("tools") or params.get("functions"))),
         float(response_format is not None and response_format != {"type": "text"}),
         float(has_media),

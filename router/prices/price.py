@@ -159,8 +159,8 @@ def quote(
 ) -> Quote:
     """Return what one call is expected to cost and the most that it can cost, in nano-USD.
 
-    Parameters: `input_tokens` and `output_tokens` (of one sample), expected; `input_bound`, no
-    prompt tokenizes to more; `output_cap`, what goes on the wire for one sample; `images` in the
+    Parameters: `input_tokens` and `output_tokens` (of all samples), expected; `input_bound`: the
+    prompt tokenizes to no more; `output_cap`, what goes on the wire for one sample; `images` in the
     prompt; `samples` asked of one prompt (`n`); `audio`, whether tokens may be billed as audio;
     `service_tier` and `now` as for `cost`.
     Returns a `Quote`; both amounts are None where `price` is None. `upper` bounds `cost` at any
@@ -173,7 +173,7 @@ def quote(
     upper = _upper(price, input_bound, output_cap * samples, images, samples, audio, service_tier)
     likely = Usage(
         input=min(math.ceil(input_tokens), input_bound),
-        output=min(math.ceil(output_tokens), output_cap) * samples,
+        output=min(math.ceil(output_tokens), output_cap * samples),
         images=images,
     )
     return Quote(cost(price, likely, service_tier=service_tier, now=now), upper, output_cap)

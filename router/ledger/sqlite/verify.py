@@ -41,6 +41,11 @@ _CHECKS = (
     FROM reservation, json_each(reservation.accounts) AS part
     WHERE part.value NOT IN (SELECT id FROM account)
     """,
+    # A window that was opened has an account: without one, usage would begin again at 0.
+    """
+    SELECT 'budget ' || budget || ': its latest window, ' || window_id || ', has no account'
+    FROM clock WHERE (budget, window_id) NOT IN (SELECT budget, window_id FROM account)
+    """,
     # Each reservation left "open" at most once, by the entries that its state says.
     """
     WITH story AS (

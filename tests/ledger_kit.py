@@ -1,0 +1,131 @@
+"""What the ledger's and the log's tests share: rows, a small driver, and processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from router.ledger import Ledger
+from router.types import AttemptRow, Hold, RequestEnd, RequestRow
+
+NOW = 1_800_000_000.0  # Friday 2027-01-15 08:00 UTC
+TTL = 600.0
+
+processes = multiprocessing.get_context("fork" if hasattr(os, "fork") else "spawn")
+
+
+def url(path: Path) -> str:
+    return f"sqlite:///{path}"
+
+
+def request_row(
+    request_id: str, *, scopes: Mapping[str, str] | None = None, **changes: Any
+) -> RequestRow:
+    row = RequestRow(
+        request_id=request_id,
+        time=NOW,
+        status="open",
+        policy="default@1f",
+        predictor="default@2e",
+        price_book="3d",
+        scopes=scopes or {},
+        tags=("test",),
+        conversation_id=None,
+        stream=False,
+        features={"words": 12.0},
+        decision=({"arm": "mini/0:m", "tier": "mini", "propensity": 1.0},),
+        chosen="mini/0:m",
+        reason="cheapest",
+        rule=None,
+        baseline=900,
+    )
+    return replace(row, **changes)
+
+
+def attempt_row(
+    request_id: str, number: int = 1, *, cost: int | None, **changes: Any
+) -> AttemptRow:
+    row = AttemptRow(
+        request_id=request_id,
+        number=number,
+        time=NOW,
+        step=0,
+        arm="mini/0:m",
+        tier="mini",
+        model="m",
+        propensity=1.0,
+        status="answered",
+        reserved=100,
+        cost=cost,
+        cost_source="computed",
+        price_book="3d",
+        latency=0.5,
+        usage={"prompt_tokens": 3, "completion_tokens": 4},
+        input_tokens=3,
+        output_tokens=4,
+    )
+    return replace(row, **changes)
+
+
+def reserve(
+    ledger: Ledger,
+    name: str,
+    amount: int,
+    *,
+    number: int = 1,
+    scopes: Mapping[str, str] | None = None,
+    now: float = NOW,
+    ttl: float = TTL,
+    first: bool | None = None,
+) -> Hold:
+    """Reserve for attempt `number` of request `name`, under the id "name/number"."""
+    first = number == 1 if first is None else first
+    return ledger.reserve(
+        f"{name}/{number}",
+        amount,
+        scopes=scopes or {},
+        now=now,
+        expires_at=now + ttl,
+        worst_case=attempt_row(
+            name, number, cost=amount, status="expired", cost_source="expired", reserved=amount
+        ),
+        request=request_row(name, scopes=scopes) if first else None,
+    )
+
+
+def settle(
+    ledger: Ledger, name: str, cost: int | None, *, number: int = 1, now: float = NOW
+) -> None:
+    end = RequestEnd("answered", accepted=number, baseline=900)
+    ledger.settle(f"{name}/{number}", attempt_row(name, number, cost=cost), end, now)
+
+
+def release(ledger: Ledger, name: str, *, number: int = 1, now: float = NOW) -> None:
+    row = attempt_row(name, number, cost=0, status="failed", usage=None, error="connection refused")
+    end = RequestEnd("failed", accepted=None, baseline=None, error="connection refused")
+    ledger.release(f"{name}/{number}", row, end, now)
+
+
+def counters(ledger: Ledger, now: float = NOW) -> dict[tuple[str, str], tuple[int, int]]:
+    """(budget, scope value) → (settled, held) in the current windows."""
+    return {
+        (state.budget.name, state.scope_value): (state.settled, state.held)
+        for state in ledger.states(now)
+    }
+
+
+def run_all(target: Any, arguments: list[tuple[Any, ...]]) -> list[Any]:
+    """Run `target(*arguments, answer)` in a process each; return what each put into `answer`."""
+    answers = processes.Queue()
+    running = [processes.Process(target=target, args=(*each, answers)) for each in arguments]
+    for process in running:
+        process.start()
+    results = [answers.get(timeout=100) for _ in running]
+    for process in running:
+        process.join(timeout=10)
+        assert process.exitcode == 0
+    return results

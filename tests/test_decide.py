@@ -1,0 +1,210 @@
+"""Deciding: pure, the same for one request and for many, and always within what is allowed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from router.decide import UNKNOWN, UNLIMITED, Bar, Objective, Options, choose, decision
+from router.types import Arm, Quote
+
+TIER = np.array([0, 1, 1, 2, 3])
+ARMS = [
+    Arm("nano", 0, "a"),
+    Arm("mini", 0, "b"),
+    Arm("mini", 1, "c"),
+    Arm("mid", 0, "d"),
+    Arm("frontier", 0, "e"),
+]
+WIDTH = len(ARMS)
+
+
+def options(
+    quality: Any, expected: Any, upper: Any = None, barred: Any = None, tier: Any = TIER
+) -> Options:
+    quality = np.atleast_2d(np.asarray(quality, dtype=float))
+    expected = np.atleast_2d(np.asarray(expected, dtype=np.int64))
+    return Options(
+        quality=quality,
+        expected=expected,
+        upper=expected * 10 if upper is None else np.atleast_2d(np.asarray(upper)),
+        barred=np.zeros(quality.shape, np.uint8) if barred is None else np.atleast_2d(barred),
+        tier=np.asarray(tier),
+        baseline=3,
+    )
+
+
+MILLI = 1_000_000  # nano-USD in a tenth of a cent
+LADDER = options([0.6, 0.7, 0.9, 0.8, 0.9], [MILLI, 2 * MILLI, 3 * MILLI, 10 * MILLI, 40 * MILLI])
+NO_LIMIT = np.array([UNLIMITED])
+
+
+def chosen(choice_options: Options, objective: Objective, room: int = UNLIMITED) -> int:
+    return int(choose(choice_options, objective, np.array([room]), priced=True).arm[0])
+
+
+@pytest.mark.parametrize(
+    ("weight", "arm"),
+    [(0.0, 4), (3.0, 4), (5.0, 3), (20.0, 1), (1000.0, 0)],
+)
+def test_a_larger_cost_weight_never_chooses_a_dearer_arm(weight: float, arm: int) -> None:
+    assert chosen(LADDER, Objective(cost_weight=weight)) == arm
+
+
+def test_keep_quality_takes_the_cheapest_arm_that_is_good_enough() -> None:
+    assert chosen(LADDER, Objective(keep_quality=0.75)) == 1
+    assert chosen(LADDER, Objective(keep_quality=0.88)) == 3
+    assert chosen(LADDER, Objective(keep_quality=1.0)) == 4
+
+
+def test_a_request_ceiling_takes_the_best_arm_below_it() -> None:
+    assert chosen(LADDER, Objective(max_cost_per_request=100 * MILLI)) == 3
+    assert chosen(LADDER, Objective(max_cost_per_request=20 * MILLI)) == 1
+    assert chosen(LADDER, Objective(max_cost_per_request=1)) == -1
+
+
+def test_a_tier_is_led_by_its_first_free_deployment() -> None:
+    choices = choose(LADDER, Objective(cost_weight=20.0), NO_LIMIT, priced=True)
+    assert choices.barred[0, 2] == Bar.STANDBY
+    barred = np.array([[0, Bar.FAILED, 0, 0, 0]], np.uint8)
+    again = options(LADDER.quality, LADDER.expected, barred=barred)
+    assert chosen(again, Objective(cost_weight=20.0)) == 2
+
+
+def test_a_budget_downgrades_to_the_best_arm_that_fits_and_says_so() -> None:
+    choices = choose(LADDER, Objective(cost_weight=0.0), np.array([150 * MILLI]), priced=True)
+    assert choices.arm[0] == 3
+    assert choices.downgraded[0]
+    free = choose(LADDER, Objective(cost_weight=0.0), NO_LIMIT, priced=True)
+    assert not free.downgraded[0]
+
+
+def test_an_unknown_price_is_barred_under_a_budget_and_dear_without() -> None:
+    unknown = options(
+        LADDER.quality,
+        [UNKNOWN, 2 * MILLI, 3 * MILLI, 10 * MILLI, 40 * MILLI],
+        [UNKNOWN, 20 * MILLI, 30 * MILLI, 100 * MILLI, 400 * MILLI],
+    )
+    held = choose(unknown, Objective(cost_weight=1000.0), NO_LIMIT, priced=True)
+    assert held.barred[0, 0] == Bar.UNPRICED
+    free = choose(unknown, Objective(cost_weight=1000.0), NO_LIMIT, priced=False)
+    assert free.arm[0] == 1  # as dear as the dearest, never as nothing
+
+
+def test_no_free_arm_is_minus_one_with_no_propensity() -> None:
+    barred = np.full((1, WIDTH), Bar.NO_VISION, np.uint8)
+    none = choose(
+        options(LADDER.quality, LADDER.expected, barred=barred),
+        Objective(cost_weight=1.0),
+        NO_LIMIT,
+        priced=True,
+    )
+    assert none.arm[0] == -1
+    assert none.propensity.sum() == 0
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        Objective(cost_weight=20.0),
+        Objective(keep_quality=0.9),
+        Objective(max_cost_per_request=200 * MILLI),
+    ],
+)
+def test_every_arm_but_the_chosen_has_a_reason(objective: Objective) -> None:
+    choices = choose(LADDER, objective, np.array([150 * MILLI]), priced=True)
+    quotes = [Quote(int(cost), int(cost) * 10, 100) for cost in LADDER.expected[0]]
+    made = decision(ARMS, quotes, LADDER, choices, objective, rule="r", baseline=7)
+    assert made.view.rejected is None
+    assert all(view.rejected for view in made.arms if view is not made.view)
+    assert made.arm.tier in made.reason
+    assert "'r'" in made.reason
+    assert made.baseline == 7
+    assert sum(view.propensity for view in made.arms) == 1.0
+
+
+objectives = st.one_of(
+    st.builds(Objective, cost_weight=st.floats(0, 1e6)),
+    st.builds(Objective, keep_quality=st.floats(0.01, 1)),
+    st.builds(Objective, max_cost_per_request=st.integers(0, 10**10)),
+)
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> tuple[Options, Any]:
+    rows = draw(st.integers(1, 6))
+    shape = (rows, WIDTH)
+    expected = draw(hnp.arrays(np.int64, shape, elements=st.integers(-1, 10**9)))
+    extra = draw(hnp.arrays(np.int64, shape, elements=st.integers(0, 10**9)))
+    made = Options(
+        quality=draw(hnp.arrays(float, shape, elements=st.floats(0.01, 0.99))),
+        expected=expected,
+        upper=np.where(expected == UNKNOWN, UNKNOWN, expected + extra),
+        barred=draw(hnp.arrays(np.uint8, shape, elements=st.sampled_from([0, 0, 0, 1, 7]))),
+        tier=TIER,
+        baseline=3,
+    )
+    return made, draw(hnp.arrays(np.int64, rows, elements=st.integers(0, 3 * 10**9)))
+
+
+@given(problems(), objectives)
+def test_the_choice_is_always_free_priced_and_within_the_room(
+    problem: tuple[Options, Any], objective: Objective
+) -> None:
+    made, room = problem
+    choices = choose(made, objective, room, priced=True)
+    for row, arm in enumerate(choices.arm):
+        if arm < 0:
+            assert (choices.barred[row] != Bar.FREE).all()
+            continue
+        assert made.barred[row, arm] == Bar.FREE
+        assert 0 <= made.upper[row, arm] <= room[row]
+        assert choices.propensity[row, arm] == 1.0
+        if objective.max_cost_per_request is not None:
+            assert made.upper[row, arm] <= objective.max_cost_per_request
+
+
+@given(problems(), objectives)
+def test_many_requests_are_decided_as_each_alone(
+    problem: tuple[Options, Any], objective: Objective
+) -> None:
+    made, room = problem
+    together = choose(made, objective, room, priced=False)
+    for row in range(len(room)):
+        alone = Options(
+            made.quality[[row]],
+            made.expected[[row]],
+            made.upper[[row]],
+            made.barred[[row]],
+            made.tier,
+            made.baseline,
+        )
+        single = choose(alone, objective, room[[row]], priced=False)
+        assert single.arm[0] == together.arm[row]
+        assert (single.barred[0] == together.barred[row]).all()
+
+
+@given(problems(), st.floats(0, 100), st.floats(0, 100))
+def test_raising_the_cost_weight_never_raises_the_expected_cost(
+    problem: tuple[Options, Any], one: float, other: float
+) -> None:
+    made, _ = problem
+    known = Options(
+        made.quality,
+        np.abs(made.expected),
+        np.abs(made.expected),
+        np.zeros_like(made.barred),
+        np.arange(WIDTH),
+        made.baseline,
+    )
+    room = np.full(len(made.quality), UNLIMITED)
+    low, high = sorted((one, other))
+    cheap = choose(known, Objective(cost_weight=high), room, priced=True).arm
+    dear = choose(known, Objective(cost_weight=low), room, priced=True).arm
+    rows = np.arange(len(cheap))
+    assert (known.expected[rows, cheap] <= known.expected[rows, dear]).all()

@@ -1,0 +1,291 @@
+"""Many tasks, threads and processes on one budget; processes that die, stop or fork."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from router.errors import BudgetExceeded, LedgerUnavailable, ReservationError
+from router.ledger import open_ledger
+from router.types import Budget
+from tests.ledger_kit import NOW, TTL, counters, processes, release, reserve, run_all, settle, url
+
+ALL = ("all", "")
+NESTED = [
+    Budget("all", 60_000),
+    Budget("team", 34_000, "month", "Europe/Berlin", "team"),
+    Budget("user", 20_000, "day", "America/New_York", "user"),
+]
+
+
+def test_f01_of_ten_thousand_tasks_exactly_the_thousand_that_fit_get_a_hold(tmp_path):
+    ledger = open_ledger(url(tmp_path / "l.db"), [Budget("all", 1_000_000)], durability="normal")
+
+    def one(name: str) -> bool:
+        try:
+            reserve(ledger, name, 1000)
+        except BudgetExceeded:
+            return False
+        return True
+
+    async def everything() -> list[bool]:
+        return await asyncio.gather(*(asyncio.to_thread(one, f"r{n}") for n in range(10_000)))
+
+    held = asyncio.run(everything())
+    assert sum(held) == 1000
+    assert counters(ledger) == {ALL: (0, 1_000_000)}
+    assert ledger.verify() == []
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_f42_threads_share_one_ledger(tmp_path, in_memory):
+    place = "sqlite://" if in_memory else url(tmp_path / "l.db")
+    ledger = open_ledger(place, [Budget("all", None)], durability="normal")
+
+    def work(thread: int) -> None:
+        for call in range(40):
+            name = f"r{thread}-{call}"
+            reserve(ledger, name, 100)
+            assert ledger.room({}, NOW).remaining() is None
+            settle(ledger, name, call) if call % 2 else release(ledger, name)
+
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(work, range(16)))
+    assert counters(ledger) == {ALL: (16 * sum(range(1, 40, 2)), 0)}
+    assert ledger.verify() == []
+
+
+def _spend(place, worker, calls, answers):
+    chance = random.Random(worker)
+    budgets = list(NESTED)
+    chance.shuffle(budgets)
+    ledger = open_ledger(place, budgets, durability="normal", busy_seconds=60)
+    outcome: Counter[str] = Counter()
+    for call in range(calls):
+        name = f"r{worker}-{call}"
+        scopes = {"user": f"u{chance.randrange(4)}", "team": f"t{chance.randrange(2)}"}
+        try:
+            reserve(ledger, name, 100, scopes=scopes)
+        except BudgetExceeded:
+            outcome["denied"] += 1
+        else:
+            outcome["held"] += 1
+            settle(ledger, name, chance.randint(0, 100))
+    ledger.close()
+    answers.put(outcome)
+
+
+def test_f02_f09_64_processes_that_name_their_budgets_in_any_order_never_pass_a_limit(tmp_path):
+    place = url(tmp_path / "l.db")
+    ledger = open_ledger(place, NESTED, durability="normal")
+    worst, done = [], threading.Event()
+
+    def sample() -> None:
+        while not done.is_set():
+            for state in ledger.states(NOW):
+                assert state.budget.limit is not None
+                worst.append(state.settled + state.held - state.budget.limit)
+            time.sleep(0.002)
+
+    sampler = threading.Thread(target=sample)
+    # Python's fork must not copy a thread's half-done work: start the sampler after the workers.
+    threading.Timer(0.2, sampler.start).start()
+    outcomes = run_all(_spend, [(place, worker, 25) for worker in range(64)])
+    done.set()
+    sampler.join()
+    total = sum(outcomes, Counter())
+    assert total["held"] + total["denied"] == 64 * 25
+    assert total["denied"] > 0
+    assert len(worst) > 100
+    assert max(worst) <= 0
+    assert ledger.verify() == []
+    assert {held for _, held in counters(ledger).values()} == {0}
+
+
+def _reserve_same(place, answers):
+    ledger = open_ledger(place, [Budget("all", 1000)])
+    answers.put([reserve(ledger, f"r{n}", 100) for n in range(5)])
+
+
+def test_f06_one_id_from_two_processes_is_one_hold(tmp_path):
+    place = url(tmp_path / "l.db")
+    first, second = run_all(_reserve_same, [(place,), (place,)])
+    assert first == second
+    ledger = open_ledger(place, [Budget("all", 1000)])
+    assert counters(ledger) == {ALL: (0, 500)}
+    assert ledger.verify() == []
+
+
+def _bill_and_settle(place, bills, worker):
+    """Reserve, be billed (a line in a file that survives), settle; until killed."""
+    chance = random.Random(worker)
+    ledger = open_ledger(place, NESTED, durability="normal", busy_seconds=60)
+    provider = os.open(bills, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    for call in range(1_000_000):
+        name, scopes = f"r{worker}-{call}", {"user": f"u{worker % 3}", "team": "t"}
+        try:
+            reserve(ledger, name, 10, scopes=scopes)
+        except BudgetExceeded:
+            time.sleep(0.01)
+            continue
+        cost = chance.randint(0, 10)
+        os.write(provider, f"{name} {cost}\n".encode())
+        settle(ledger, name, cost)
+
+
+def test_f03_of_processes_killed_at_random_no_bill_is_lost_or_charged_too_low(tmp_path):
+    place, bills = url(tmp_path / "l.db"), str(tmp_path / "bills")
+    ledger = open_ledger(place, NESTED, durability="normal")
+    chance = random.Random(3)
+    running = []
+    for worker in range(40):
+        process = processes.Process(target=_bill_and_settle, args=(place, bills, worker))
+        process.start()
+        running.append(process)
+        if len(running) == 8:
+            time.sleep(chance.uniform(0, 0.15))
+            victim = running.pop(chance.randrange(8))
+            victim.kill()
+            victim.join()
+    for process in running:
+        process.kill()
+        process.join()
+    ledger.expire(NOW + TTL)
+    assert {held for _, held in counters(ledger).values()} == {0}
+    assert ledger.verify() == []
+    charged = {row.request_id: row.cost for row in ledger.log().attempts()}
+    billed = {}
+    for line in (tmp_path / "bills").read_text().splitlines():
+        name, cost = line.split()
+        billed[name] = int(cost)
+    assert len(billed) > 40
+    assert [name for name in billed if name not in charged] == []
+    assert [name for name, cost in billed.items() if charged[name] < cost] == []
+    assert counters(ledger)[ALL][0] == sum(charged.values())
+    open_requests = [row for row in ledger.log().requests() if row.status == "open"]
+    assert open_requests == []
+
+
+def test_a_process_that_dies_between_reserve_and_settle_is_charged_in_full(tmp_path):
+    place = url(tmp_path / "l.db")
+
+    def die() -> None:
+        reserve(open_ledger(place, [Budget("all", 1000)]), "a", 300)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    process = processes.Process(target=die)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    ledger = open_ledger(place, [Budget("all", 1000)])
+    assert counters(ledger) == {ALL: (0, 300)}
+    ledger.expire(NOW + TTL)
+    assert counters(ledger) == {ALL: (300, 0)}
+
+
+def _settle_late(place, ready, resume, answers):
+    ledger = open_ledger(place, [Budget("all", 1000)])
+    reserve(ledger, "a", 300)
+    ready.set()
+    resume.wait()
+    settle(ledger, "a", 120, now=NOW + TTL + 1)
+    answers.put("settled")
+
+
+def test_f04_a_process_stopped_past_its_time_is_charged_and_corrects_that_once(tmp_path):
+    place, answers = url(tmp_path / "l.db"), processes.Queue()
+    ready, resume = processes.Event(), processes.Event()
+    process = processes.Process(target=_settle_late, args=(place, ready, resume, answers))
+    process.start()
+    assert ready.wait(20)
+    os.kill(process.pid, signal.SIGSTOP)
+    ledger = open_ledger(place, [Budget("all", 1000)])
+    assert ledger.expire(NOW + TTL) == 1
+    assert counters(ledger) == {ALL: (300, 0)}
+    os.kill(process.pid, signal.SIGCONT)
+    resume.set()
+    assert answers.get(timeout=20) == "settled"
+    process.join()
+    assert counters(ledger) == {ALL: (120, 0)}
+    with pytest.raises(ReservationError):
+        settle(ledger, "a", 119)
+    assert ledger.verify() == []
+
+
+def test_f42_a_ledger_opened_before_a_fork_serves_parent_and_child(tmp_path):
+    ledger = open_ledger(url(tmp_path / "l.db"), [Budget("all", None)], durability="normal")
+    reserve(ledger, "parent", 100)
+    children = []
+    for child in range(4):
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                for call in range(20):
+                    reserve(ledger, f"c{child}-{call}", 100)
+                    settle(ledger, f"c{child}-{call}", 50)
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(pid)
+        reserve(ledger, f"p{child}", 100)
+    ledger.close()  # the children's work must survive the parent's leaving first
+    assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0, 0, 0]
+    after = open_ledger(url(tmp_path / "l.db"), [Budget("all", None)])
+    assert counters(after) == {ALL: (4 * 20 * 50, 500)}
+    assert after.verify() == []
+
+
+def test_f42_a_ledger_in_memory_refuses_to_serve_two_processes():
+    ledger = open_ledger("sqlite://", [Budget("all", 1000)])
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            reserve(ledger, "child", 100)
+        except LedgerUnavailable:
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitpid(pid, 0)[1] == 0
+    reserve(ledger, "parent", 100)
+    assert counters(ledger) == {ALL: (0, 100)}
+
+
+def test_f42_a_fork_in_the_middle_of_other_threads_work_breaks_neither(tmp_path):
+    ledger = open_ledger(url(tmp_path / "l.db"), [Budget("all", None)], durability="normal")
+    stop = threading.Event()
+
+    def work(thread: int) -> int:
+        calls = 0
+        while not stop.is_set():
+            reserve(ledger, f"t{thread}-{calls}", 10)
+            settle(ledger, f"t{thread}-{calls}", 10)
+            calls += 1
+        return calls
+
+    with ThreadPoolExecutor(4) as threads:
+        working = [threads.submit(work, thread) for thread in range(4)]
+        for child in range(10):
+            pid = os.fork()
+            if pid == 0:
+                code = 1
+                try:
+                    reserve(ledger, f"c{child}", 10)
+                    settle(ledger, f"c{child}", 10)
+                    code = 0
+                finally:
+                    os._exit(code)
+            assert os.waitpid(pid, 0)[1] == 0
+        stop.set()
+    calls = sum(each.result() for each in working)
+    assert counters(ledger) == {ALL: ((calls + 10) * 10, 0)}
+    assert ledger.verify() == []

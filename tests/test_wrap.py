@@ -1,0 +1,159 @@
+"""`wrap(OpenAI())`: the same client, the same types back, and only "auto" is routed."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from openai import AsyncOpenAI, AsyncStream, OpenAI, Stream
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from pydantic import BaseModel
+
+from router import Router, wrap
+from router.errors import ConfigurationError, InvalidRequest
+from tests.conftest import HELLO, MakeRouter, ladder
+from tests.provider import Provider, ok, status
+from tests.test_pipeline import NANO_BILL, PIN_NANO, rows
+
+
+@pytest.fixture
+def client(provider: Provider) -> OpenAI:
+    return OpenAI(api_key="sk-of-the-client", base_url=provider.url)
+
+
+@pytest.fixture
+def router(make_router: MakeRouter, provider: Provider) -> Router:
+    """A policy whose deployments name no address: the client's own is used."""
+    tiers = {
+        tier: [{name: value for name, value in each.items() if name != "api_base"} for each in some]
+        for tier, some in ladder(provider.url)["tiers"].items()
+    }
+    return make_router(tiers=tiers, rules=[PIN_NANO])
+
+
+def test_auto_is_routed_and_gives_openais_type_back(
+    client: OpenAI, router: Router, provider: Provider
+) -> None:
+    wrapped = wrap(client, router)
+    assert isinstance(wrapped, OpenAI)
+    reply = wrapped.chat.completions.create(model="auto", messages=HELLO)
+    assert isinstance(reply, ChatCompletion)
+    assert reply.choices[0].message.content == "a fine answer"
+    assert reply.usage is not None
+    assert reply.usage.prompt_tokens == 20
+    assert Router.decision(reply).cost == NANO_BILL
+    assert "routing" not in reply.model_dump_json()
+    assert provider.models == ["t-nano"]
+
+
+def test_the_clients_own_key_and_address_serve_openai_deployments(
+    client: OpenAI, router: Router, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-environment")
+    wrap(client, router).chat.completions.create(model="auto", messages=HELLO)
+    assert provider.wire[0][1]["Authorization"] == "Bearer sk-of-the-client"
+
+
+def test_any_other_model_and_method_passes_through_unlogged(
+    client: OpenAI, router: Router, provider: Provider
+) -> None:
+    wrapped = wrap(client, router)
+    reply = wrapped.chat.completions.create(model="gpt-x", messages=HELLO)
+    assert isinstance(reply, ChatCompletion)
+    assert [model.id for model in wrapped.models.list()] == ["t-nano"]
+    assert provider.models == ["gpt-x"]
+    assert rows(router) == []
+
+
+def test_a_stream_gives_openais_stream_and_chunks_back(
+    client: OpenAI, router: Router, provider: Provider
+) -> None:
+    stream = wrap(client, router).chat.completions.create(model="auto", messages=HELLO, stream=True)
+    assert isinstance(stream, Stream)
+    assert Router.decision(stream).decision.arm.tier == "nano"
+    with stream:
+        chunks = list(stream)
+    assert all(isinstance(chunk, ChatCompletionChunk) for chunk in chunks)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == (
+        "part 0 part 1 part 2 "
+    )
+    assert rows(router)[0].cost == NANO_BILL
+
+
+def test_an_async_client_is_wrapped_the_same_way(router: Router, provider: Provider) -> None:
+    async def talk() -> tuple[Any, str]:
+        client = wrap(AsyncOpenAI(api_key="k", base_url=provider.url), router)
+        assert isinstance(client, AsyncOpenAI)
+        reply = await client.chat.completions.create(model="auto", messages=HELLO)
+        stream = await client.chat.completions.create(model="auto", messages=HELLO, stream=True)
+        assert isinstance(stream, AsyncStream)
+        text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+        return reply, text
+
+    reply, text = asyncio.run(talk())
+    assert isinstance(reply, ChatCompletion)
+    assert text == "part 0 part 1 part 2 "
+    assert [row.cost for row in rows(router)] == [NANO_BILL, NANO_BILL]
+
+
+class Colour(BaseModel):
+    name: str
+    hex: str
+
+
+def test_parse_gives_the_parsed_model_back(
+    client: OpenAI, router: Router, provider: Provider
+) -> None:
+    provider.script("t-nano", ok(text='{"name": "red", "hex": "#ff0000"}'))
+    reply = wrap(client, router).chat.completions.parse(
+        model="auto", messages=HELLO, response_format=Colour
+    )
+    assert reply.choices[0].message.parsed == Colour(name="red", hex="#ff0000")
+    sent = provider.wire[0][2]["response_format"]
+    assert sent["json_schema"]["name"] == "Colour"
+
+
+def test_the_stream_helper_works(client: OpenAI, router: Router) -> None:
+    with wrap(client, router).chat.completions.stream(model="auto", messages=HELLO) as stream:
+        for _ in stream:
+            pass
+        final = stream.get_final_completion()
+    assert final.choices[0].message.content == "part 0 part 1 part 2 "
+
+
+def test_options_keep_the_routing(client: OpenAI, router: Router, provider: Provider) -> None:
+    wrapped = wrap(client, router).with_options(timeout=5)
+    wrapped.chat.completions.create(model="auto", messages=HELLO)
+    assert provider.models == ["t-nano"]
+
+
+def test_retries_of_the_client_are_off_for_routed_calls(
+    client: OpenAI, router: Router, provider: Provider
+) -> None:
+    provider.script("t-nano", status(503), ok())
+    wrap(client, router).chat.completions.create(model="auto", messages=HELLO)
+    assert len(rows(router)) == len(provider.wire) == 2
+
+
+def test_scopes_and_tags_of_the_wrapping_go_with_every_call(client: OpenAI, router: Router) -> None:
+    wrapped = wrap(client, router, scopes={"team": "search"}, tags=["batch"])
+    wrapped.chat.completions.create(
+        model="auto",
+        messages=HELLO,
+        tags=["night"],  # type: ignore[call-overload]
+        scopes={"user": "ann"},
+    )
+    (request,) = router.ledger.log().requests()
+    assert request.scopes == {"team": "search", "user": "ann"}
+    assert request.tags == ("batch", "night")
+
+
+def test_a_raw_response_is_refused_with_a_reason(client: OpenAI, router: Router) -> None:
+    with pytest.raises(InvalidRequest, match="raw response"):
+        wrap(client, router).chat.completions.with_raw_response.create(model="auto", messages=HELLO)
+
+
+def test_anything_but_an_openai_client_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="not str"):
+        wrap("gpt-4")  # type: ignore[type-var]
