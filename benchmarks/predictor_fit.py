@@ -57,8 +57,9 @@ GENERAL_GRID = tuple(Penalties(d, h) for d, h in product((100.0, 1000.0), (30.0,
 
 # What benchmark questions cannot teach, since they hold no greeting and hardly a proof: a belief
 # about regret, in quality per unit of a standardised feature (about one cue word), to which ridge
-# shrinks the dense weights of a general model instead of to zero. Chosen by judgement, not tuned;
-# stated in the model card; halved for mini and quartered for mid. Where data speak, they override.
+# shrinks the dense weights of a general model instead of to zero. Set by judgement
+# and revised once on a handful of own prompts, on no recorded label; stated in the model card;
+# halved for mini and quartered for mid. Where data speak, they override.
 _PRIOR_REGRET = {
     "log_words": 0.03,
     "cue_proof": 0.06,

@@ -228,8 +228,12 @@ def save(model: ModelFile, folder: Path, metrics: dict[str, Any]) -> str:
 
 
 def commit() -> str:
+    """The commit, marked "-dirty" where the working tree differs from it."""
     found = subprocess.run(
-        ["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     return found.stdout.strip() if found.returncode == 0 else "uncommitted"
 

@@ -15,7 +15,8 @@ from router.dispatch.retrying import retrying
 from router.dispatch.streams import StreamEnd, StreamTerms, answer_bytes, routed_stream
 from router.dispatch.wire import Call, Reply
 from router.errors import LedgerUnavailable, ProviderError, RouterError
-from router.plan import Plan, Setup, service_tier
+from router.ladder import Ladder
+from router.plan import Plan
 from router.types import (
     AttemptRow,
     AttemptStatus,
@@ -70,7 +71,7 @@ def routing_of(response: Any) -> Routing | None:
 class Attempts:
     """What the attempts of one request share. `client`: an OpenAI client to send through."""
 
-    setup: Setup
+    ladder: Ladder
     ledger: Ledger
     request: Request
     stamps: tuple[str, str, str]  # policy, predictor, price book
@@ -81,11 +82,11 @@ class Attempts:
     deadline: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.deadline = time.monotonic() + self.setup.policy.timeout.total
+        self.deadline = time.monotonic() + self.ladder.policy.timeout.total
 
     def retrying(self) -> Iterable[Any]:
         """Tenacity's attempts on one deployment; the waits between them go to `waits`."""
-        return retrying(self.setup.policy.retry, self.deadline, self.waits.append)
+        return retrying(self.ladder.policy.retry, self.deadline, self.waits.append)
 
     def prepare(self, plan: Plan, decision: Decision) -> Attempt:
         """Lay out the next wire attempt. Nothing is reserved or sent yet."""
@@ -112,7 +113,7 @@ class Attempts:
         """The log's row of the request. Its text is kept only where the policy opts in."""
         policy, predictor, price_book = self.stamps
         request = self.request
-        keep = self.setup.policy.log.content
+        keep = self.ladder.policy.log.content
         return RequestRow(
             request_id=request.request_id,
             time=request.now,
@@ -143,10 +144,10 @@ class Attempt:
         self._number, self._now = number, now
         self._started = time.monotonic()
         arm = decision.arm
-        able = shared.setup.capabilities[decision.chosen]
+        able = shared.ladder.capabilities[decision.chosen]
         self._terms = Terms(
-            price=shared.setup.price(arm, now),
-            service_tier=service_tier(shared.setup, shared.request, arm),
+            price=shared.ladder.price(arm, now),
+            service_tier=shared.ladder.service_tier(shared.request, arm),
             now=now,
             reserved=decision.view.quote.upper or 0,
             input_bound=input_bound(plan.shape, able.context_window),
@@ -157,7 +158,7 @@ class Attempt:
     def reserve(self) -> None:
         """Hold the upper bound in every budget; the request's row is written with the first."""
         shared = self._shared
-        policy = shared.setup.policy
+        policy = shared.ladder.policy
         longest = policy.timeout.total + policy.streams.drain_seconds + TTL_MARGIN
         lost = Charge(self._terms.reserved if self._terms.price else None, "expired")
         shared.ledger.reserve(
@@ -175,9 +176,9 @@ class Attempt:
     @property
     def call(self) -> Call:
         """The call with the reserved cap on the wire, as exactly one field."""
-        request, setup = self._shared.request, self._shared.setup
+        request, ladder = self._shared.request, self._shared.ladder
         arm = self._decision.arm
-        deployment = setup.policy.deployment(arm)
+        deployment = ladder.policy.deployment(arm)
         arguments = {**deployment.params, **request.params}
         asked = [name for name in CAP_FIELDS if arguments.pop(name, None) is not None]
         arguments[asked[0] if asked else "max_tokens"] = self._decision.view.quote.output_cap
@@ -219,7 +220,7 @@ class Attempt:
 
     def stream(self, reply: Reply) -> Any:
         """The caller's stream over an open reply; it settles itself when it ends."""
-        policy = self._shared.setup.policy
+        policy = self._shared.ladder.policy
         drain = policy.streams.drain_seconds if policy.streams.on_abandon == "drain" else 0.0
         options = self._shared.request.params.get("stream_options") or {}
         terms = StreamTerms(
@@ -274,7 +275,7 @@ class Attempt:
 
     def _final_baseline(self, charge: Charge) -> int | None:
         """Where the baseline tier itself answered, its bill is the baseline, not a prediction."""
-        if self._decision.arm.tier == self._shared.setup.policy.baseline:
+        if self._decision.arm.tier == self._shared.ladder.policy.baseline:
             return charge.cost
         return self._decision.baseline
 
@@ -316,13 +317,13 @@ class Attempt:
         return Routing(self._shared.request.request_id, self._decision, self._number, cost)
 
     def _kept(self, response: Any) -> str | None:
-        if not self._shared.setup.policy.log.content:
+        if not self._shared.ladder.policy.log.content:
             return None
         messages = [choice.message.model_dump(exclude_none=True) for choice in response.choices]
         return json.dumps(messages, ensure_ascii=False)
 
     def _timeout(self, asked: Any) -> tuple[float, float]:
-        timeout = self._shared.setup.policy.timeout
+        timeout = self._shared.ladder.policy.timeout
         left = max(0.1, self._shared.deadline - time.monotonic())
         read = min(timeout.read, left)
         if isinstance(asked, int | float) and not isinstance(asked, bool):

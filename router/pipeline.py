@@ -24,8 +24,9 @@ from router.errors import (
     RouterError,
 )
 from router.intake import AUTO, read_request, refuse_size
+from router.ladder import Ladder
 from router.ledger import open_ledger
-from router.plan import Plan, Setup, make_plan
+from router.plan import Plan, make_plan
 from router.policy import Policy, load_policy
 from router.predict import Predictor, extract, load_predictor, shape_of
 from router.prices import PriceBook, load_book
@@ -71,7 +72,7 @@ class Router:
         self.prices = prices or load_book()
         self.predictor = predictor or _predictor_of(self.policy)
         self.store = store or self.policy.log.store
-        self._setup = Setup.of(self.policy, self.prices, self.predictor.effort_tokens)
+        self._ladder = Ladder.of(self.policy, self.prices, self.predictor.effort_tokens)
         self._clock = clock
         self._opening = threading.Lock()
         self._next_sweep = 0.0
@@ -150,7 +151,7 @@ class Router:
         plan = self._plan(request)
         ledger = yield Store(lambda: self.ledger)
         yield from self._sweep()
-        attempts = Attempts(self._setup, ledger, request, self._stamps, self._clock, client)
+        attempts = Attempts(self._ladder, ledger, request, self._stamps, self._clock, client)
         decision: Decision | None = None
         lost_races = 0
         try:
@@ -164,7 +165,7 @@ class Router:
                 except BudgetExceeded:
                     # Another process took the room first: look again, at most once per arm.
                     lost_races += 1
-                    if not self._may_downgrade(room) or lost_races > len(self._setup.arms):
+                    if not self._may_downgrade(room) or lost_races > len(self._ladder.arms):
                         raise
         except LedgerError:
             raise  # there is no store to write to
@@ -214,7 +215,7 @@ class Router:
         shape = shape_of(request.messages, request.params)
         refuse_size(shape.input_bytes, self.policy.limits.max_request_bytes)
         features = extract(request)
-        return make_plan(self._setup, request, shape, features, self.predictor(features))
+        return make_plan(self._ladder, request, shape, features, self.predictor(features))
 
     def _sweep(self) -> Walk[None]:
         now = self._clock()

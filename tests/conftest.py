@@ -2,11 +2,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 import pytest
 
 from router import Router
+from router.predict import Predictor
+from router.predict.features import DENSE_NAMES
+from router.predict.model_file import ModelFile
+from router.predict.scorer import ARRAY_SHAPES, HEADS
+from router.types import Effort
 from tests.provider import Provider
 
 PRICES = {
@@ -57,6 +63,19 @@ def ladder(url: str, **changes: Any) -> dict[str, Any]:
     }
 
 
+def steady_predictor() -> Predictor:
+    """A real predictor of a plain model: each tier a tenth better, 100 tokens, for any prompt."""
+    arrays = {name: np.zeros(shape) for name, shape in ARRAY_SHAPES.items()}
+    arrays["dense_scale"] += 1
+    arrays["calibration"][:, 1] = 1
+    heads = {"frontier_quality": 0.9, "nano_regret": 0.3, "mini_regret": 0.2, "mid_regret": 0.1}
+    tokens = np.log(101)
+    arrays["intercept"] = np.array([heads.get(head, tokens) for head in HEADS])
+    efforts = {effort: {"factor": 1.0} for effort in get_args(Effort)}
+    facts = {"dense_names": list(DENSE_NAMES), "effort_tokens": efforts}
+    return Predictor(ModelFile("steady", "0" * 64, facts, arrays))
+
+
 def only(tier: str) -> dict[str, Any]:
     """A rule that sends every request to one tier, and lets a fallback go up."""
     return {"name": f"from-{tier}", "when": {"min_input_tokens": 0}, "at_least": tier}
@@ -73,7 +92,9 @@ def make_router(provider: Provider, tmp_path: Path) -> Iterator[MakeRouter]:
     def make(**changes: Any) -> Router:
         store = changes.pop("store", f"sqlite:///{tmp_path / 'router.db'}")
         clock = {"clock": changes.pop("clock")} if "clock" in changes else {}
-        router = Router(ladder(provider.url, **changes), store=store, **clock)
+        router = Router(
+            ladder(provider.url, **changes), store=store, predictor=steady_predictor(), **clock
+        )
         routers.append(router)
         return router
 

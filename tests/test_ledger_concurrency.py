@@ -96,8 +96,7 @@ def test_f02_f09_64_processes_that_name_their_budgets_in_any_order_never_pass_a_
             time.sleep(0.002)
 
     sampler = threading.Thread(target=sample)
-    # Python's fork must not copy a thread's half-done work: start the sampler after the workers.
-    threading.Timer(0.2, sampler.start).start()
+    sampler.start()
     outcomes = run_all(_spend, [(place, worker, 25) for worker in range(64)])
     done.set()
     sampler.join()

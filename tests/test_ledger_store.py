@@ -7,6 +7,8 @@ import resource
 import shutil
 import sqlite3
 import stat
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -17,6 +19,7 @@ import pytest
 from router.errors import BudgetExceeded, ConfigurationError, LedgerCorrupt, LedgerUnavailable
 from router.ledger import open_ledger
 from router.ledger.url import sqlite_path, store_url
+from router.log import open_log
 from router.types import Budget
 from tests.ledger_kit import NOW, counters, processes, reserve, settle, url
 
@@ -273,7 +276,7 @@ def _let_others_in(folder: Path) -> None:
         (b"", "empty"),
         (b"SQLite", "not a SQLite file"),
         (b"id,cost\n1,2\n" * 1000, "not a SQLite file"),
-        (b"SQLite format 3\0", "not a database"),
+        (b"SQLite format 3\0", "not a SQLite file"),
     ],
 )
 def test_f40_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path, content, says):
@@ -363,6 +366,24 @@ def test_f40_a_file_deleted_in_use_denies_and_is_not_made_again(path, name):
     with pytest.raises(LedgerCorrupt):
         settle(ledger, "a", 50)
     assert not path.with_name(name).exists()
+
+
+def test_opening_a_store_again_in_one_process_keeps_the_locks_of_the_first(path):
+    """A lost lock would let another process, when it closes, delete the log that is in use."""
+    ledger = open_ledger(url(path), BUDGETS)
+    reserve(ledger, "a", 100)
+    for _ in range(2):
+        open_ledger(url(path), BUDGETS).close()
+        open_log(url(path)).close()
+    other = subprocess.run(
+        [sys.executable, "-c", f"import sqlite3; sqlite3.connect({str(path)!r}).execute("
+         "'SELECT count(*) FROM request').connection.close()"],
+        check=True,
+    )  # fmt: skip
+    assert other.returncode == 0
+    assert path.with_name("l.db-wal").exists()
+    settle(ledger, "a", 50)
+    assert counters(open_ledger(url(path), create=False)) == {ALL: (3050, 0)}
 
 
 def test_entries_are_append_only(path):

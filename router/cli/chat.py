@@ -10,6 +10,7 @@ from rich.console import Console
 from router.cli.explain import as_dict, messages_of
 from router.cli.output import emit, json_option, progress_console
 from router.money import format_usd
+from router.pipeline import Router
 
 
 @click.command("chat")
@@ -30,8 +31,6 @@ def command(
     as_json: bool,
 ) -> None:
     """Send PROMPT ('-' reads standard input) to the tier that the policy chooses."""
-    from router.pipeline import Router
-
     with Router(policy, store=store) as router, progress_console().status("waiting…"):
         response = router.completion(
             messages=messages_of(prompt, system),

@@ -147,7 +147,7 @@ def render(result: DemoResult, html: Path, console: Console) -> None:
         )
     console.print(
         f"Budget: {format_usd(result.budget_settled)} settled of a hard limit of "
-        f"{format_usd(result.budget_limit)}; {result.report.refused} requests refused."
+        f"{format_usd(result.budget_limit)}; refused: {result.report.refused}."
     )
     if books is not None:
         console.print(

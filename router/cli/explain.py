@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
@@ -10,6 +11,7 @@ from rich.table import Table
 
 from router.cli.output import emit, json_option
 from router.money import format_usd
+from router.pipeline import Router
 from router.types import Decision
 
 
@@ -29,8 +31,6 @@ def command(
     as_json: bool,
 ) -> None:
     """Show how PROMPT ('-' reads standard input) would be routed. Nothing is sent or reserved."""
-    from router.pipeline import Router
-
     with Router(policy, store=store) as router:
         decision = router.explain(messages_of(prompt, system), max_tokens=max_tokens)
     emit(as_dict(decision), as_json, lambda console: _render(decision, console))
@@ -38,7 +38,7 @@ def command(
 
 def messages_of(prompt: str, system: str | None) -> list[dict[str, str]]:
     """The messages of a prompt from the command line; "-" is standard input."""
-    text = click.get_text_stream("stdin").read() if prompt == "-" else prompt
+    text = sys.stdin.read() if prompt == "-" else prompt
     said = [{"role": "system", "content": system}] if system else []
     return [*said, {"role": "user", "content": text}]
 

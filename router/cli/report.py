@@ -22,7 +22,7 @@ from router.money import format_usd
 @json_option
 def command(store: str, since: datetime | None, until: datetime | None, as_json: bool) -> None:
     """Report realized spend and savings from STORE (a URL, or a SQLite file)."""
-    ledger = open_ledger(store_url(store), read_only=True)
+    ledger = open_ledger(store_url(store), create=False)
     try:
         report = savings(ledger.log(), _unix(since), _unix(until))
     finally:

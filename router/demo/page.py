@@ -105,11 +105,11 @@ def _spend_caption(result: DemoResult) -> str:
         "Before each call the router reserves the most that it can cost, so that requests in "
         "flight can never overspend together. "
     )
-    if downgraded:
-        text += f"Where the room ran short, {downgraded} requests were given a cheaper tier"
-        text += f" and {refused} were refused." if refused else "; none was refused."
-    elif refused:
-        text += f"{refused} requests were refused for want of room."
+    if downgraded or refused:
+        text += (
+            "Requests for which the room ran short: "
+            f"{downgraded} given a cheaper tier, {refused} refused."
+        )
     else:
         text += "The limit was never in the way of this run."
     return text

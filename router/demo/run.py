@@ -277,4 +277,7 @@ def _question(prompt: Prompt) -> str:
     """Return the beginning of the last user message, on one line."""
     text = next(m["content"] for m in reversed(prompt.messages) if m["role"] == "user")
     line = " ".join(str(text).split())
-    return line if len(line) <= QUESTION_CHARACTERS else line[:QUESTION_CHARACTERS].rstrip() + " …"
+    if len(line) <= QUESTION_CHARACTERS:
+        return line
+    beginning = line[:QUESTION_CHARACTERS]
+    return (beginning.rsplit(" ", 1)[0] if " " in beginning else beginning) + " …"

@@ -121,7 +121,7 @@ class Deployment(Part):
         default=None,
         description="The name of the environment variable with the key; never a key itself.",
     )
-    service_tier: Literal["flex", "priority", "batch"] | None = Field(
+    service_tier: Literal["flex", "priority"] | None = Field(
         default=None, description="The provider's service tier, which has a price of its own."
     )
     max_output_tokens: Tokens | None = Field(

@@ -112,23 +112,29 @@ class Predictor:
 
     def _standardise(self, dense: NDArray[np.float32]) -> NDArray[np.float64]:
         scaled: NDArray[np.float64] = (dense - self._mean) / self._scale
-        return np.clip(scaled, -DENSE_LIMIT, DENSE_LIMIT)
+        return _clip(scaled, -DENSE_LIMIT, DENSE_LIMIT)
 
     def _finish(self, heads: NDArray[np.float64], spread: NDArray[np.float64]) -> Prediction:
-        raw = heads[..., :_T].copy()
-        raw[..., :_T] = heads[..., :1]
-        raw[..., : _T - 1] -= heads[..., 1:_T]
+        raw = np.empty_like(heads[..., :_T])
+        raw[..., -1] = heads[..., 0]
+        raw[..., :-1] = heads[..., :1] - heads[..., 1:_T]
         quality = self._calibration[:, 0] + self._calibration[:, 1] * raw
         deviation = self._noise * np.sqrt(np.maximum(spread, 0.0))[..., None]
-        log_tokens = np.clip(heads[..., _T:], *_LOG_TOKENS_RANGE)
-        expected = np.expm1(np.clip(log_tokens + self._smearing, *_LOG_TOKENS_RANGE))
-        high = np.expm1(np.clip(log_tokens + self._p95, *_LOG_TOKENS_RANGE))
+        log_tokens = _clip(heads[..., _T:], *_LOG_TOKENS_RANGE)
+        expected = np.expm1(_clip(log_tokens + self._smearing, *_LOG_TOKENS_RANGE))
+        high = np.expm1(_clip(log_tokens + self._p95, *_LOG_TOKENS_RANGE))
+        expected = np.maximum(expected, 1.0)
         return Prediction(
-            quality=np.clip(quality, *QUALITY_RANGE),
+            quality=_clip(quality, *QUALITY_RANGE),
             quality_std=deviation,
-            output_tokens=np.maximum(expected, 1.0),
-            output_tokens_p95=np.maximum(high, np.maximum(expected, 1.0)),
+            output_tokens=expected,
+            output_tokens_p95=np.maximum(high, expected),
         )
+
+
+def _clip(values: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
+    """`np.clip`, three times as fast on four numbers."""
+    return np.minimum(np.maximum(values, low), high)
 
 
 def load_predictor(path: str | Path | None = None) -> Predictor:

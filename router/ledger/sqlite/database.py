@@ -30,6 +30,7 @@ _WHY = {
     sqlite3.SQLITE_FULL: "the disk is full",
     sqlite3.SQLITE_CANTOPEN: "it cannot be opened",
     sqlite3.SQLITE_PERM: "permission is denied",
+    sqlite3.SQLITE_NOTADB: "it is not a SQLite file",
 }
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.020  # seconds, while another process writes
 # SQLite itself refuses a file that was cut short. Flipped bits need a whole reading, which takes
@@ -77,8 +78,12 @@ class Database:
         if self._path is not None:
             prepare_file(self._path, create=create)
             _LIVE.add(self)
-        with self.read() as connection:
-            self._check(connection)
+        try:
+            with self.read() as connection:
+                self._check(connection)
+        except BaseException:
+            self.close()
+            raise
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
@@ -215,7 +220,7 @@ class Database:
     def _named(self, error: sqlite3.Error) -> LedgerError:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
         if code in _DAMAGED:
-            return LedgerCorrupt(self.name, str(error))
+            return LedgerCorrupt(self.name, _WHY.get(code, str(error)))
         return LedgerUnavailable(self.name, _WHY.get(code, str(error)))
 
 

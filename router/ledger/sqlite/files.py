@@ -12,14 +12,15 @@ from pathlib import Path
 from router.errors import ConfigurationError, LedgerCorrupt, LedgerUnavailable
 from router.ledger.sqlite.schema import ALL_TABLES, APPLICATION_ID, SCHEMA_VERSION
 
-_MAGIC = b"SQLite format 3\0"
 _NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "afs", "fuse.sshfs", "glusterfs", "lustre")
 
 
 def prepare_file(path: str, *, create: bool) -> None:
     """See that a plausible store is at `path`, making a new one where there is nothing yet.
 
-    An existing file is never replaced, emptied or repaired.
+    An existing file is never replaced, emptied or repaired. Nor is it opened here: closing a file
+    drops every lock that this process has on it, those of its SQLite connections too
+    (https://sqlite.org/howtocorrupt.html, 2.2).
     """
     file = Path(path)
     if not file.parent.is_dir():
@@ -34,14 +35,13 @@ def prepare_file(path: str, *, create: bool) -> None:
             if not create:
                 raise ConfigurationError(f"ledger {path} does not exist; check the path")
             _publish(file)
-        with file.open("rb") as opened:
-            head = opened.read(len(_MAGIC))
+        empty = file.stat().st_size == 0
     except OSError as error:
         raise LedgerUnavailable(path, error.strerror or str(error)) from error
-    if not head:
+    if empty:
         raise LedgerCorrupt(path, "the file is empty; if it is meant to be new, delete it first")
-    if head != _MAGIC:
-        raise LedgerCorrupt(path, "it is not a SQLite file")
+    if not os.access(path, os.R_OK):
+        raise LedgerUnavailable(path, "Permission denied")
     _refuse_missing_log(path)
 
 

@@ -64,8 +64,12 @@ class SqliteLedger:
         if (
             create or budgets
         ):  # a store that cannot be written is refused now, not at the first call
-            with self._database.write() as connection:
-                define(connection, self._budgets)
+            try:
+                with self._database.write() as connection:
+                    define(connection, self._budgets)
+            except BaseException:
+                self.close()
+                raise
 
     def room(self, scopes: Mapping[str, str], now: float) -> Room:
         pairs = matching(self._budgets, scopes)

@@ -1,0 +1,140 @@
+"""The house keeps its promises: what is exported, what loads when, who may import whom."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import router
+from router.cli import _COMMANDS
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "router").rglob("*.py"))
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_all_names_what_is_exported_and_each_can_be_had() -> None:
+    assert router.__all__ == sorted(router.__all__)
+    for name in router.__all__:
+        assert getattr(router, name) is not None
+    with pytest.raises(AttributeError, match="no_such"):
+        _ = router.no_such
+
+
+def test_import_router_loads_nothing_heavy() -> None:
+    loaded = json.loads(
+        run_python("import json, sys, router; print(json.dumps(sorted(sys.modules)))")
+    )
+    heavy = (
+        "litellm",
+        "openai",
+        "sklearn",
+        "numpy",
+        "pydantic",
+        "yaml",
+        "httpx",
+        "pandas",
+        "click",
+    )
+    assert [name for name in heavy if name in loaded] == []
+
+
+def test_a_router_decides_without_litellm_or_scikit_learn() -> None:
+    loaded = json.loads(
+        run_python(
+            """
+            import json, sys
+            from router import Router
+            Router("frugal")
+            print(json.dumps(sorted(sys.modules)))
+            """
+        )
+    )
+    assert [name for name in ("litellm", "openai", "sklearn", "scipy") if name in loaded] == []
+
+
+def test_importing_and_deciding_open_no_socket() -> None:
+    run_python(
+        """
+        import socket
+        def refuse(*args, **more):
+            raise AssertionError("a socket was opened")
+        socket.socket.connect = socket.socket.connect_ex = refuse
+        socket.create_connection = socket.getaddrinfo = refuse
+        import router
+        policy = router.load_policy("default").model_copy(update={"budgets": ()})
+        router.Router(policy).explain([{"role": "user", "content": "hello"}])
+        """
+    )
+
+
+def test_import_router_takes_a_tenth_of_importing_numpy_or_less_than_150_ms() -> None:
+    """The bound of 150 ms is stated for a quiet machine; on a noisy one the ratio speaks."""
+    spent = run_python(
+        """
+        import time
+        start = time.perf_counter(); import router; mine = time.perf_counter() - start
+        start = time.perf_counter(); import numpy; theirs = time.perf_counter() - start
+        print(mine, theirs)
+        """
+    )
+    mine, theirs = map(float, spent.split())
+    assert mine < 0.150 or mine < theirs / 10
+
+
+def test_nothing_in_the_package_can_unpickle() -> None:
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            for name in names:
+                assert name.split(".")[0] not in ("pickle", "joblib", "dill", "shelve"), path
+
+
+def test_no_file_is_too_long_to_hold_one_idea() -> None:
+    long = {str(path): len(path.read_text().splitlines()) for path in SOURCES}
+    assert {path: lines for path, lines in long.items() if lines > 420} == {}
+
+
+@pytest.mark.parametrize("name", sorted(_COMMANDS))
+def test_every_command_has_help(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", f"from router.cli import main; main(['{name}', '--help'])"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0
+    assert "Usage:" in done.stdout
+    assert "--json" in done.stdout or "Commands:" in done.stdout
+
+
+def test_the_readme_names_every_command() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert [name for name in _COMMANDS if f"router {name}" not in readme] == []
+
+
+def test_every_yaml_in_the_readme_is_a_policy() -> None:
+    from router.policy.loader import parse_policy
+
+    readme = (ROOT / "README.md").read_text()
+    blocks = [part.split("```")[0] for part in readme.split("```yaml\n")[1:]]
+    assert blocks
+    for block in blocks:
+        parse_policy(block, "README.md")
