@@ -1,4 +1,4 @@
-"""Time one decision on one core: features, prediction, and both together.
+"""Time one decision on one core: features, prediction, quotes and choice, and all together.
 
     python benchmarks/decision_latency.py [--repeats N] [--out FILE]
 
@@ -16,8 +16,14 @@ from pathlib import Path
 import numpy as np
 from train_predictor import ROOT, commit, machine
 
+from router.ladder import Ladder
+from router.plan import make_plan
+from router.policy import load_policy
 from router.predict import extract, load_predictor, shape_of
-from router.types import Request
+from router.prices import load_book
+from router.types import Request, Room
+
+NOW = 1_790_000_000.0  # a day on which every price of the default policy is known
 
 # About as many tokens to the word as everyday English, code and formulas mixed.
 _PARAGRAPH = """Our warehouse ships 240 parcels a day, and returns have grown from 3% to 7.5% since
@@ -53,14 +59,26 @@ def timed(step: Callable[[], object], repeats: int) -> dict[str, float]:
 
 
 def steps(request: Request) -> Mapping[str, Callable[[], object]]:
-    """The steps of a decision, in order. Quotes and decide() join here."""
+    """The steps of a decision under the default policy, in order; no store takes part."""
     predictor = load_predictor()
     features = extract(request)
+    shape = shape_of(request.messages, request.params)
+    ladder = Ladder.of(load_policy("default"), load_book(), predictor.effort_tokens)
+    plan = make_plan(ladder, request, shape, features, predictor(features))
+    room = Room()
+
+    def decide() -> object:
+        shape = shape_of(request.messages, request.params)
+        features = extract(request)
+        return make_plan(ladder, request, shape, features, predictor(features)).decide(room)
+
     return {
         "shape": lambda: shape_of(request.messages, request.params),
         "features": lambda: extract(request),
         "prediction": lambda: predictor(features),
-        "features and prediction": lambda: predictor(extract(request)),
+        "quotes": lambda: make_plan(ladder, request, shape, features, predictor(features)),
+        "choice": lambda: plan.decide(room),
+        "whole decision": decide,
     }
 
 
@@ -73,7 +91,7 @@ def main() -> None:
     options = parser.parse_args()
     results: dict[str, object] = {"commit": commit(), "machine": machine()}
     for tokens in (30, 300, 4000):
-        request = Request("", [{"role": "user", "content": prompt(tokens)}], {}, now=0.0)
+        request = Request("", [{"role": "user", "content": prompt(tokens)}], {}, now=NOW)
         rows = {name: timed(step, options.repeats) for name, step in steps(request).items()}
         results[f"{tokens} tokens"] = rows
         for name, figures in rows.items():

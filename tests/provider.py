@@ -74,7 +74,8 @@ class Provider:
             def do_POST(self) -> None:
                 length = int(self.headers["content-length"])
                 body = json.loads(self.rfile.read(length))
-                behaviour = provider._next(self.path, dict(self.headers), body)
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                behaviour = provider._next(self.path, headers, body)
                 try:
                     _answer(self, body, behaviour)
                 except (BrokenPipeError, ConnectionResetError):

@@ -224,6 +224,12 @@ def test_f10_a_bill_above_the_reservation_is_booked_in_full_and_the_next_call_de
         reserve(ledger, "b", 1)
 
 
+def test_a_call_that_costs_nothing_is_admitted_even_above_the_limit(ledger):
+    reserve(ledger, "a", 400)
+    settle(ledger, "a", 1300)
+    assert reserve(ledger, "free", 0).amount == 0
+
+
 def test_f11_a_limit_of_zero_denies_whatever_has_a_price_and_none_denies_nothing():
     closed = open_ledger("sqlite://", [Budget("closed", 0)])
     with pytest.raises(BudgetExceeded):

@@ -107,6 +107,14 @@ def test_f46_each_day_starts_with_nothing_used():
     assert ledger.verify() == []
 
 
+def test_f46_the_first_moment_of_a_window_belongs_to_it_and_not_to_the_one_before():
+    midnight = at("2027-01-16T00:00")
+    ledger = open_ledger("sqlite://", [budget("day")])
+    reserve(ledger, "before", 600, now=midnight - 0.001)
+    reserve(ledger, "after", 300, now=midnight)
+    assert counters(ledger, midnight) == {("b", ""): (0, 300)}
+
+
 def test_f46_a_clock_set_back_opens_no_earlier_window(tmp_path):
     midnight = at("2027-01-16T00:00")
     ledger = open_ledger(url(tmp_path / "l.db"), [budget("day")])
@@ -115,7 +123,8 @@ def test_f46_a_clock_set_back_opens_no_earlier_window(tmp_path):
     back = midnight - HOUR
     other = open_ledger(url(tmp_path / "l.db"), [budget("day")])  # has seen nothing itself
     for each in (ledger, other):
-        assert [state.window_id for state in each.states(back)] == ["2027-01-16"]
+        [state] = each.states(back)
+        assert (state.window_id, state.resets_at) == ("2027-01-16", midnight + DAY)
         with pytest.raises(BudgetExceeded):
             reserve(each, f"back-{id(each)}", 400, now=back)
     reserve(other, "fits", 300, now=back)

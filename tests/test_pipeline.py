@@ -554,7 +554,7 @@ def test_a_missing_key_is_named_and_nothing_is_sent(
     assert router.budgets()[0].settled == 0
     monkeypatch.setenv("NANO_KEY", "sk-test-123")
     router.completion(messages=HELLO)
-    assert provider.wire[0][1]["Authorization"] == "Bearer sk-test-123"
+    assert provider.wire[0][1]["authorization"] == "Bearer sk-test-123"
 
 
 def test_an_endpoint_of_ones_own_never_sees_the_providers_key(

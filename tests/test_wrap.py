@@ -52,7 +52,7 @@ def test_the_clients_own_key_and_address_serve_openai_deployments(
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-environment")
     wrap(client, router).chat.completions.create(model="auto", messages=HELLO)
-    assert provider.wire[0][1]["Authorization"] == "Bearer sk-of-the-client"
+    assert provider.wire[0][1]["authorization"] == "Bearer sk-of-the-client"
 
 
 def test_any_other_model_and_method_passes_through_unlogged(

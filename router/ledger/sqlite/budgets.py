@@ -160,10 +160,7 @@ def _current(
     ).fetchone()
     if latest is not None and (latest[1] is None or now < latest[1]):
         return str(latest[0]), latest[1]
-    opened = window(budget, now)
-    if latest is not None and opened[0] <= latest[0]:  # a zone set its clocks back over midnight
-        return str(latest[0]), opened[1]
-    return opened
+    return window(budget, now)
 
 
 def _open_window(

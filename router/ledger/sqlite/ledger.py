@@ -61,9 +61,7 @@ class SqliteLedger:
         self._database = Database(
             path, durability=durability, busy_seconds=busy_seconds, create=create
         )
-        if (
-            create or budgets
-        ):  # a store that cannot be written is refused now, not at the first call
+        if create or budgets:  # a store that cannot be written is refused now, not at a call
             try:
                 with self._database.write() as connection:
                     define(connection, self._budgets)

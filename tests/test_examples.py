@@ -1,0 +1,50 @@
+"""Each example runs as it stands, against a local server in OpenAI's place."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.provider import Provider, ok
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SAYS = {
+    "wrap_a_client.py": "a fine answer",
+    "shared_budget.py": "afternoon: $",
+    "streaming.py": "part 0 part 1 part 2",
+    "asynchronous.py": "infinitely many primes",
+    "own_rule.py": "by rule contracts",
+    "feedback.py": "answers judged good: 50%",
+}
+
+
+def test_every_example_is_run_here() -> None:
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(SAYS)
+
+
+@pytest.mark.parametrize("name", sorted(SAYS))
+def test_the_example_runs(name: str, provider: Provider, tmp_path: Path) -> None:
+    if name == "feedback.py":
+        provider.default = ok(text="42")
+    environment = {
+        **os.environ,
+        "OPENAI_API_KEY": "sk-example",
+        "OPENAI_BASE_URL": provider.url,
+        "PYTHONPATH": str(EXAMPLES.parent),
+    }
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / name)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    assert SAYS[name] in done.stdout
+    assert {path for path, _, _ in provider.wire} == {"/v1/chat/completions"}
+    assert all(headers["authorization"] == "Bearer sk-example" for _, headers, _ in provider.wire)
