@@ -9,7 +9,7 @@ RouterError
 │   └── NoCapableDeployment       no deployment can take this request: rejected
 ├── BudgetExceeded                no room: budget, used, held, limit, needed, resets_at
 ├── LedgerError
-│   ├── LedgerUnavailable         the store does not answer, so nothing was sent: store, why
+│   ├── LedgerUnavailable         the store does not answer: store, why
 │   ├── LedgerCorrupt             the store's contents cannot be trusted: store, why
 │   └── ReservationError          settle or release of an unknown or ended reservation
 └── ProviderError                 a provider refused or failed: model, status, retry_after, cause
@@ -134,11 +134,11 @@ class LedgerError(RouterError):
 
 
 class LedgerUnavailable(LedgerError):
-    """The store does not answer; nothing was sent or charged. Fields: `store`, `why`."""
+    """The store does not answer; no request is sent without it. Fields: `store`, `why`."""
 
     def __init__(self, store: str, why: str):
         self.store, self.why = store, why
-        super().__init__(f"ledger {store} is not available: {why}; nothing was sent")
+        super().__init__(f"ledger {store} is not available: {why}")
 
 
 class LedgerCorrupt(LedgerError):

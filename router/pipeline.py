@@ -133,8 +133,9 @@ class Router:
 
     def close(self) -> None:
         """Close the store. The router opens it again when it is used again."""
-        if "ledger" in self.__dict__:
-            self.ledger.close()
+        ledger = self.__dict__.pop("_ledger", None)
+        if ledger is not None:
+            ledger.close()
 
     def __enter__(self) -> Router:
         return self

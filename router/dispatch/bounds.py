@@ -12,6 +12,9 @@ from router.types import Shape
 # message and a preamble (OpenAI's cookbook counts 3 to 4 a message; some templates more).
 TOKENS_PER_MESSAGE = 16
 TOKENS_PER_REQUEST = 64
+# With tools, providers add a prompt of their own: Anthropic's documentation of tool use names 159
+# to 804 tokens, by model and tool choice.
+TOKENS_FOR_TOOLS = 1_024
 # The dearest image of OpenAI's price list: gpt-4o-mini, 2,833 tokens and 5,667 for each of the
 # at most 8 tiles of a 2,048 x 768 image (OpenAI's vision guide).
 TOKENS_PER_IMAGE = 2_833 + 8 * 5_667
@@ -30,6 +33,7 @@ def input_bound(shape: Shape, context_window: int | None) -> int | None:
         + shape.messages * TOKENS_PER_MESSAGE
         + TOKENS_PER_REQUEST
         + shape.images * TOKENS_PER_IMAGE
+        + ("tools" in shape.needs) * TOKENS_FOR_TOOLS
     )
     if shape.audio_parts or shape.file_parts:
         return context_window

@@ -181,9 +181,10 @@ class Database:
         """Take SQLite's write lock, or give up at the deadline.
 
         SQLite's own waiting backs off to 100 ms, so that who has waited long is overtaken by who
-        comes late: with 64 processes on 2 cores some waited 3.6 s. Pauses of at most 20 ms, at
-        random, cut that to 0.8 s at the same throughput. Shorter ones (4 ms) spend the processor
-        on asking, and a queue by `flock` was no fairer and cannot be left at a deadline.
+        comes late. With 64 processes on 2 cores, pauses of up to 100 ms made some wait 3.6 s, and
+        random ones of up to 20 ms about 1 s, at a like throughput. Pauses that shrink below 4 ms
+        spend the processor on asking (a tenth of the throughput). A queue by `flock` was fairer
+        with 8 processes and not with 64, and cannot be left at a deadline.
         """
         pause = _FIRST_PAUSE
         while True:
