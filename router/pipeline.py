@@ -26,6 +26,7 @@ from router.errors import (
 from router.intake import AUTO, read_request, refuse_size
 from router.ladder import Ladder
 from router.ledger import open_ledger
+from router.ledger.url import sqlite_path, store_url
 from router.plan import Plan, make_plan
 from router.policy import Policy, load_policy
 from router.predict import Predictor, extract, load_predictor, shape_of
@@ -47,7 +48,8 @@ class Router:
     policy
         A `Policy`, a file, the name of a shipped policy ("default"), or a mapping.
     store
-        Where budgets and the log live, e.g. "sqlite:///router.db"; the policy's own by default.
+        Where budgets and the log live: a URL such as "sqlite:///router.db", or a SQLite file; the
+        policy's own by default.
     predictor, prices
         Instead of the policy's (or shipped) predictor and the shipped price book.
     clock
@@ -71,7 +73,7 @@ class Router:
         self.policy = policy if isinstance(policy, Policy) else load_policy(policy)
         self.prices = prices or load_book()
         self.predictor = predictor or _predictor_of(self.policy)
-        self.store = store or self.policy.log.store
+        self.store = store_url(store or self.policy.log.store)
         self._ladder = Ladder.of(self.policy, self.prices, self.predictor.effort_tokens)
         self._clock = clock
         self._opening = threading.Lock()
@@ -101,7 +103,7 @@ class Router:
         request = self.read(messages, arguments)
         room = Room()
         if self.policy.limited:
-            room = self.ledger.room(request.scopes, request.now)
+            room = self._room_without_a_trace(request)
         return self._plan(request).decide(room)
 
     def feedback(self, request_id: str | Any, score: float) -> None:
@@ -223,6 +225,17 @@ class Router:
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_SECONDS
             yield Store(lambda: self.ledger.expire(now))
+
+    def _room_without_a_trace(self, request: Request) -> Room:
+        """The room in the budgets, without making a store where there is none yet."""
+        path = sqlite_path(self.store)
+        if path is None or Path(path).exists():
+            return self.ledger.room(request.scopes, request.now)
+        unused = open_ledger("sqlite://", self.policy.budget_list())
+        try:
+            return unused.room(request.scopes, request.now)
+        finally:
+            unused.close()
 
     @staticmethod
     def _may_downgrade(room: Room) -> bool:

@@ -31,6 +31,7 @@ class Behaviour:
     usage: Any = field(default_factory=lambda: dict(USAGE))
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes | None = None  # sent as it is instead of an answer
+    content_type: str = "application/json"
     delay: float = 0.0  # seconds before the answer
     chunk_delay: float = 0.0  # seconds between the chunks of a stream
     chunks: int = 3
@@ -117,7 +118,7 @@ def _answer(handler: Any, body: dict[str, Any], behaviour: Behaviour) -> None:
     handler.send_response(behaviour.status)
     for name, value in behaviour.headers.items():
         handler.send_header(name, value)
-    handler.send_header("content-type", "application/json")
+    handler.send_header("content-type", behaviour.content_type)
     handler.send_header("content-length", str(len(payload)))
     handler.end_headers()
     handler.wfile.write(payload)

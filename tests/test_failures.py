@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import os
 
 import pytest
 
 from router.dispatch.failures import ERRORS, provider_error
-from router.dispatch.wire import load_litellm
-from router.errors import MalformedReply, ProviderError, ProviderUnavailable
+from router.dispatch.wire import Call, load_litellm, send
+from router.errors import (
+    AuthenticationFailed,
+    MalformedReply,
+    ProviderError,
+    ProviderUnavailable,
+)
 
 load_litellm()
 
@@ -35,7 +41,7 @@ def test_every_openai_exception_that_litellm_may_pass_on_is_mapped() -> None:
 
     names = [
         name
-        for name, each in vars(openai).items()
+        for name, each in list(vars(openai).items())
         if inspect.isclass(each) and issubclass(each, openai.APIError)
     ]
     for name in names:
@@ -68,3 +74,26 @@ def test_messages_are_one_bounded_line() -> None:
     assert len(str(error)) < 600
     assert "\n" not in str(error)
     assert isinstance(error, ProviderError)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "openai/gpt-5.4",
+        "anthropic/claude-haiku-4-5",
+        "gemini/gemini-2.5-flash",
+        "azure/gpt-5.4",
+        "bedrock/anthropic.claude-haiku-4-5",
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_missing_key_counts_as_never_sent(
+    model: str, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in list(os.environ):
+        if name.endswith("_KEY") or name.startswith(("OPENAI_", "AWS_")):
+            monkeypatch.delenv(name)
+    call = Call(model, [{"role": "user", "content": "hi"}], {"max_tokens": 5}, stream, (1, 1))
+    with pytest.raises(AuthenticationFailed) as caught:
+        send(call)
+    assert not caught.value.request_written

@@ -68,6 +68,7 @@ _VAGUE = (ProviderUnavailable, MalformedReply)
 
 # httpx's names for what can go wrong below HTTP.
 _NEVER_WRITTEN = {"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol"}
+_NOT_INSTALLED = {"ImportError", "ModuleNotFoundError"}  # a provider's own client is missing
 _TIMED_OUT = {"ReadTimeout", "WriteTimeout", "APITimeoutError", "Timeout"}
 _BROKE_OFF = {"ReadError", "WriteError", "RemoteProtocolError"}
 _LONGEST_MESSAGE = 500
@@ -87,6 +88,8 @@ def provider_error(model: str, error: Exception) -> ProviderError:
         if issubclass(kind, _VAGUE):
             kind = _by_status(status)
         written = False  # an error status is not billed
+    elif any(type(link).__module__ == "openai" and _is_plain(link) for link in chain):
+        kind, written = AuthenticationFailed, False
     else:
         kind, written = _without_answer(kind, {type(link).__name__ for link in chain})
     return kind(
@@ -98,10 +101,17 @@ def provider_error(model: str, error: Exception) -> ProviderError:
     )
 
 
+def _is_plain(error: BaseException) -> bool:
+    """openai raises its root class itself only for a client that lacks credentials."""
+    return type(error).__name__ == "OpenAIError"
+
+
 def _without_answer(kind: type[ProviderError], names: set[str]) -> tuple[type[ProviderError], bool]:
     """The kind of an error without an HTTP status, and whether the request may have been billed."""
     if names & _NEVER_WRITTEN:
         return ProviderUnavailable, False
+    if names & _NOT_INSTALLED:
+        return RequestRejected, False
     if names & _TIMED_OUT:
         return ProviderTimeout, True
     if names & _BROKE_OFF:

@@ -61,7 +61,7 @@ def load_litellm() -> Any:
 def send(call: Call) -> Reply:
     """Make one wire attempt. Raises a `ProviderError`, its cause being litellm's exception."""
     litellm = load_litellm()
-    with _Mapped(call.model):
+    with _Mapped(call):
         response = litellm.completion(**_arguments(call, is_async=False))
         if not call.stream:
             return Reply(response)
@@ -71,7 +71,7 @@ def send(call: Call) -> Reply:
 async def asend(call: Call) -> Reply:
     """`send`, on the running event loop."""
     litellm = await asyncio.to_thread(load_litellm)
-    with _Mapped(call.model):
+    with _Mapped(call):
         response = await litellm.acompletion(**_arguments(call, is_async=True))
         if not call.stream:
             return Reply(response)
@@ -81,14 +81,33 @@ async def asend(call: Call) -> Reply:
 class _Mapped:
     """Turn whatever litellm raises into the router's tree; cancellations pass."""
 
-    def __init__(self, model: str):
-        self._model = model
+    def __init__(self, call: Call):
+        self._call = call
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, Exception) and not isinstance(error, ProviderError):
-            raise provider_error(self._model, error) from error
+            mapped = provider_error(self._call.model, error)
+            missing = _missing_keys(self._call) if isinstance(mapped, MalformedReply) else []
+            if missing:
+                raise AuthenticationFailed(
+                    self._call.model,
+                    f"{' or '.join(missing)} is not set in the environment",
+                    request_written=False,
+                ) from error
+            raise mapped from error
+
+
+def _missing_keys(call: Call) -> list[str]:
+    """Environment variables that the provider's key is looked for in, where none is set.
+
+    Asked only after a failure: some providers have other ways to prove who calls.
+    """
+    if call.api_base is not None or call.api_key_env is not None or call.client is not None:
+        return []
+    found = load_litellm().validate_environment(call.model)
+    return [] if found["keys_in_environment"] else list(found["missing_keys"])
 
 
 def _first(call: Call, chunk: Any) -> Any:

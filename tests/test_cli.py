@@ -1,0 +1,129 @@
+"""The command line: results on standard output, JSON on request, exit codes that mean something."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from router import Router
+from router.cli import main
+from tests.conftest import HELLO, MakeRouter, ladder
+from tests.provider import Provider, ok, status
+from tests.test_pipeline import BUDGET, PIN_NANO
+
+
+@pytest.fixture
+def policy(provider: Provider, tmp_path: Path) -> Path:
+    path = tmp_path / "mine.yaml"
+    content = ladder(provider.url, budgets=BUDGET, rules=[PIN_NANO])
+    content["log"] = {"store": f"sqlite:///{tmp_path / 'cli.db'}"}
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    said = capsys.readouterr()
+    return int(ended.value.code or 0), said.out, said.err
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    code, out, _ = run(capsys, *arguments, "--json")
+    assert code == 0
+    return json.loads(out)
+
+
+def test_chat_prints_the_answer_and_nothing_else(
+    capsys: pytest.CaptureFixture[str], policy: Path
+) -> None:
+    code, out, _ = run(capsys, "chat", "Hello", "--policy", str(policy))
+    assert (code, out) == (0, "a fine answer\n")
+
+
+def test_chat_as_json_says_how_it_was_routed(
+    capsys: pytest.CaptureFixture[str], policy: Path
+) -> None:
+    said = run_json(capsys, "chat", "Hello", "--policy", str(policy))
+    assert said["answer"] == "a fine answer"
+    assert (said["tier"], said["rule"], said["attempts"]) == ("nano", "pin", 1)
+    assert said["cost_nano"] > 0
+
+
+def test_explain_sends_nothing_and_gives_every_arm_a_reason(
+    capsys: pytest.CaptureFixture[str], policy: Path, provider: Provider
+) -> None:
+    said = run_json(capsys, "explain", "Hello", "--policy", str(policy))
+    assert [arm["rejected"] is None for arm in said["arms"]] == [True, False, False, False]
+    code, out, _ = run(capsys, "explain", "Hello", "--policy", str(policy))
+    assert code == 0
+    assert "chosen" in out
+    assert provider.wire == []
+    assert list(policy.parent.glob("*.db*")) == []
+
+
+def test_report_counts_what_the_log_holds(
+    capsys: pytest.CaptureFixture[str],
+    make_router: MakeRouter,
+    provider: Provider,
+    tmp_path: Path,
+) -> None:
+    router = make_router(rules=[PIN_NANO])
+    provider.script("t-nano", status(503), ok())
+    for tag in ("a", "a", "b"):
+        router.feedback(router.completion(messages=HELLO, tags=[tag]), 1.0)
+    spent = router.report().total.spent
+    router.close()
+    store = str(tmp_path / "router.db")
+    said = run_json(capsys, "report", store)
+    assert (said["requests"], said["attempts"]) == (3, 4)
+    assert said["realized_nano"] == spent
+    assert said["by_tag"]["a"]["requests"] == 2
+    assert said["by_tier"]["nano"]["realized_usd"] == pytest.approx(spent / 1e9)
+    assert said["savings_usd"] == pytest.approx(said["baseline_usd"] - said["realized_usd"])
+    assert said["net_savings_usd"] == said["savings_usd"] - said["overhead_usd"]
+    code, out, _ = run(capsys, "report", store)
+    assert code == 0
+    assert "Saved" in out
+
+
+def test_an_error_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "explain", "Hello", "--policy", "no-such-policy")
+    assert (code, out) == (1, "")
+    assert "no-such-policy" in err
+    assert "Traceback" not in err
+
+
+def test_an_error_as_json_carries_its_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "report", "no-such.db", "--json")
+    assert code == 1
+    assert json.loads(out)["error"]
+    assert not Path("no-such.db").exists()
+
+
+def test_wrong_usage_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "report")[0] == 2
+    assert run(capsys, "no-such-command")[0] == 2
+
+
+def test_no_colour_leaves_a_terminal(capsys: pytest.CaptureFixture[str], policy: Path) -> None:
+    _, out, err = run(capsys, "explain", "Hello", "--policy", str(policy))
+    assert "\x1b" not in out + err
+
+
+def test_a_missing_key_of_a_real_provider_is_clear_and_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from router.errors import AuthenticationFailed
+
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_BASE"):
+        monkeypatch.delenv(name, raising=False)
+    with Router("openai", store=str(tmp_path / "r.db")) as router:
+        with pytest.raises(AuthenticationFailed, match="API_KEY"):
+            router.completion(messages=HELLO)
+        assert router.report().total.spent == 0
+        assert all(state.held == state.settled == 0 for state in router.budgets())
