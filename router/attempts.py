@@ -94,7 +94,7 @@ class Attempts:
 
     def close_with(self, plan: Plan, decision: Decision | None, error: RouterError) -> None:
         """Log how a request ended that got no answer."""
-        text = f"{type(error).__name__}: {error}"
+        text = _said(error)
         status: RequestStatus = "failed" if isinstance(error, ProviderError) else "refused"
         if self.count == 0:
             self.ledger.refuse(self.row(plan, decision, status, error=text))
@@ -204,19 +204,15 @@ class Attempt:
         usage = getattr(response, "usage", None)
         report = None if usage is None else usage.model_dump()
         charge = for_answer(self._terms, report, answer_bytes(response.choices))
-        self._settle("answered", charge, report, answer=self._kept(response))
+        self._settle(self._row("answered", charge, report, answer=self._kept(response)), ends=True)
         return self._routing(charge.cost)
 
     def settle_failure(self, error: BaseException) -> None:
         """Charge or release an attempt that gave no answer. A cancellation ends the request."""
         charge = for_failure(self._terms, error)
         cancelled = not isinstance(error, RouterError)
-        self._settle(
-            "abandoned" if cancelled else "failed",
-            charge,
-            error=f"{type(error).__name__}: {error}".rstrip(": "),
-            ends=cancelled,
-        )
+        status: AttemptStatus = "abandoned" if cancelled else "failed"
+        self._settle(self._row(status, charge, error=_said(error)), ends=cancelled)
 
     def stream(self, reply: Reply) -> Any:
         """The caller's stream over an open reply; it settles itself when it ends."""
@@ -235,37 +231,27 @@ class Attempt:
     def _settle_stream(self, end: StreamEnd) -> None:
         if end.error is not None:
             charge = for_failure(self._terms, end.error)
-            text = f"{type(end.error).__name__}: {end.error}"
-            self._settle("failed", charge, end.report, error=text, ends=True)
-            return
-        if end.abandoned and end.report is None:
-            charge = for_failure(self._terms, GeneratorExit())
+            row = self._row("failed", charge, end.report, error=_said(end.error))
+        elif end.abandoned and end.report is None:
+            row = self._row("abandoned", for_failure(self._terms, GeneratorExit()))
         else:
             charge = for_answer(self._terms, end.report, end.answer_bytes)
-        self._settle("abandoned" if end.abandoned else "answered", charge, end.report, ends=True)
+            row = self._row("abandoned" if end.abandoned else "answered", charge, end.report)
+        self._settle(row, ends=True)
 
-    def _settle(
-        self,
-        status: AttemptStatus,
-        charge: Charge,
-        report: Mapping[str, Any] | None = None,
-        *,
-        error: str | None = None,
-        answer: str | None = None,
-        ends: bool | None = None,
-    ) -> None:
-        row = self._row(status, charge, report, error=error, answer=answer)
+    def _settle(self, row: AttemptRow, *, ends: bool) -> None:
+        """Write the attempt's row and, where it `ends` the request, how that ended."""
         end = None
-        if status == "answered" or ends:
+        if ends:
             end = RequestEnd(
-                status=status if status != "expired" else "failed",
-                accepted=self._number if status == "answered" else None,
-                baseline=self._final_baseline(charge) if status != "failed" else None,
-                error=error,
+                status=row.status,
+                accepted=row.number if row.status == "answered" else None,
+                baseline=self._final_baseline(row.cost) if row.status != "failed" else None,
+                error=row.error,
             )
         ledger, now = self._shared.ledger, self._shared.clock()
         try:
-            if charge.cost == 0 and status == "failed":
+            if row.cost == 0 and row.status == "failed":
                 ledger.release(self._id, row, end, now)
             else:
                 ledger.settle(self._id, row, end, now)
@@ -273,10 +259,10 @@ class Attempt:
             # What was paid for is not taken from the caller. The hold stays, and expires in full.
             _log.error("attempt %s could not be settled: %s", self._id, unavailable)
 
-    def _final_baseline(self, charge: Charge) -> int | None:
+    def _final_baseline(self, cost: int | None) -> int | None:
         """Where the baseline tier itself answered, its bill is the baseline, not a prediction."""
         if self._decision.arm.tier == self._shared.ladder.policy.baseline:
-            return charge.cost
+            return cost
         return self._decision.baseline
 
     def _row(
@@ -333,3 +319,8 @@ class Attempt:
     def _client(self, model: str, api_base: str | None) -> Any:
         """The caller's own OpenAI client serves the arms of OpenAI that name no other address."""
         return self._shared.client if model.startswith("openai/") and api_base is None else None
+
+
+def _said(error: BaseException) -> str:
+    """An error as the log keeps it: its class, and what it says."""
+    return f"{type(error).__name__}: {error}".rstrip(": ")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from router.dispatch.wire import Call, asend, send
+from router.dispatch.wire import Call, CancelledUnsent, asend, send
 
 T = TypeVar("T")
 
@@ -78,13 +78,13 @@ async def arun(walk: Walk[T]) -> T:
                 result, late = await _uninterrupted(effect.work)
                 cancelled = cancelled or late
             elif cancelled is not None:
-                raise cancelled
+                raise CancelledUnsent from cancelled
             elif isinstance(effect, Wait):
                 result = await asyncio.sleep(effect.seconds, None)
             else:
                 result = await asend(effect.call)
         except BaseException as error:
-            if error is cancelled:
+            if isinstance(error, CancelledUnsent):
                 cancelled = None
             step = _raise_in(walk, error)
         else:

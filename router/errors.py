@@ -28,6 +28,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from router.money import format_usd
+
 
 class RouterError(Exception):
     """The root of the tree: `except RouterError` catches whatever the router itself raises."""
@@ -112,8 +114,6 @@ class BudgetExceeded(RouterError):
         scope_value: str = "",
         resets_at: float | None = None,
     ):
-        from router.money import format_usd
-
         self.budget, self.scope_value = budget, scope_value
         self.needed, self.used, self.held, self.limit = needed, used, held, limit
         self.resets_at = resets_at

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
 
-from router.errors import ConfigurationError
-
 NANO_PER_USD = 1_000_000_000
 TOKENS_PER_PRICE = 1_000_000  # prices are quoted per million tokens
 
@@ -13,31 +11,33 @@ TOKENS_PER_PRICE = 1_000_000  # prices are quoted per million tokens
 MAX_NANO = 2**53
 
 
-def parse_usd(amount: str | int | Decimal, *, what: str = "amount") -> int:
+class InvalidAmount(ValueError):
+    """Text that is no exact amount of money."""
+
+
+def parse_usd(amount: str | int | Decimal) -> int:
     """Turn a decimal amount of US dollars into nano-USD.
 
-    Parameters: `amount`, decimal text such as "0.10" (USD); `what`, the name used in the error.
+    Parameters: `amount`, decimal text such as "0.10" (USD).
     Returns the exact integer of nano-USD.
-    Raises `ConfigurationError` for floats, booleans, NaN, infinities, negative amounts, fractions
+    Raises `InvalidAmount` for floats, booleans, NaN, infinities, negative amounts, fractions
     of a nano-dollar, and amounts above 2**53 nano-USD (about nine million dollars).
     """
     if isinstance(amount, bool) or not isinstance(amount, str | int | Decimal):
-        raise ConfigurationError(
-            f"{what}: {amount!r} is not a decimal amount; write it as text, such as '0.10'"
-        )
+        raise InvalidAmount(f"{amount!r} is not a decimal amount; write it as text, such as '0.10'")
     try:
         value = Decimal(amount)
     except InvalidOperation:
-        raise ConfigurationError(
-            f"{what}: {amount!r} is not a decimal amount; write it as text, such as '0.10'"
+        raise InvalidAmount(
+            f"{amount!r} is not a decimal amount; write it as text, such as '0.10'"
         ) from None
     if not value.is_finite() or value.is_signed():
-        raise ConfigurationError(f"{what}: {amount} must be a finite amount of 0 or more")
+        raise InvalidAmount(f"{amount} must be a finite amount of 0 or more")
     if value > MAX_NANO // NANO_PER_USD:
-        raise ConfigurationError(f"{what}: {amount} is above the largest amount, $9007199")
+        raise InvalidAmount(f"{amount} is above the largest amount, $9007199")
     # The digits are looked at before a fraction is built: 1e-99999999 is short to write.
     if value and (value.adjusted() < -9 or value.scaleb(9) % 1):
-        raise ConfigurationError(f"{what}: {amount} is finer than one nano-dollar (1e-9 USD)")
+        raise InvalidAmount(f"{amount} is finer than one nano-dollar (1e-9 USD)")
     return int(value.scaleb(9))
 
 

@@ -428,6 +428,26 @@ def test_a_cancelled_call_is_charged_as_reserved_and_leaves_nothing_held(
     assert_books_agree(router, provider)
 
 
+def test_a_call_that_is_cancelled_before_it_is_sent_costs_nothing(
+    make_router: MakeRouter, provider: Provider
+) -> None:
+    router = make_router(budgets=BUDGET, rules=[PIN_NANO])
+
+    async def cancel() -> None:
+        task = asyncio.create_task(router.acompletion(messages=HELLO))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancel())
+    assert provider.wire == []
+    (row,) = rows(router)
+    assert (row.status, row.cost) == ("abandoned", 0)
+    assert router.ledger.verify() == []
+    assert [state.held + state.settled for state in router.budgets()] == [0]
+
+
 def test_200_concurrent_tasks_hold_a_hard_budget(
     make_router: MakeRouter, provider: Provider
 ) -> None:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from router.money import NANO_PER_USD
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from router.types import Floats, Ints
 
-NANO_PER_USD = 1_000_000_000
 UNKNOWN = -1  # an amount of money that is not known
 UNLIMITED = np.iinfo(np.int64).max
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from router.decide.choose import NANO_PER_USD, UNKNOWN, Bar, Choices, Objective, Options
-from router.money import format_usd
+from router.decide.choose import UNKNOWN, Bar, Choices, Objective, Options
+from router.money import NANO_PER_USD, format_usd
 from router.types import Arm, ArmView, Decision, Quote
 
 BAR_TEXT = {

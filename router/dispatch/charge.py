@@ -5,7 +5,7 @@
 | an answer with a valid usage report                         | its exact cost (`computed`)      |
 | an answer without one, from a model that does not reason    | input bound + answer's bytes     |
 | an answer without one, from a model that may reason         | what was reserved (`assumed`)    |
-| an HTTP error status, or no connection                      | nothing: released                |
+| an HTTP error status, no connection, a cancel before that   | nothing: released                |
 | a timeout, a broken stream, an unreadable reply, a cancel   | what was reserved (`assumed`)    |
 """
 
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from router.dispatch.usage import read_usage
+from router.dispatch.wire import CancelledUnsent
 from router.errors import ProviderError, UnknownPrice
 from router.prices import Price, cost
 from router.types import CostSource, Usage
@@ -60,7 +61,8 @@ def for_answer(terms: Terms, report: Mapping[str, Any] | None, answer_bytes: int
 
 def for_failure(terms: Terms, error: BaseException) -> Charge:
     """Charge an attempt that gave no answer; a cost of 0 means that it is released."""
-    if isinstance(error, ProviderError) and not error.request_written:
+    unsent = isinstance(error, CancelledUnsent)
+    if unsent or (isinstance(error, ProviderError) and not error.request_written):
         return Charge(0, "computed")
     if terms.price is None:
         return Charge(None, "assumed", note="price unknown")

@@ -47,6 +47,10 @@ class Reply:
     first_chunk: Any = None
 
 
+class CancelledUnsent(asyncio.CancelledError):
+    """The task was cancelled before its request was sent: nothing can have been billed."""
+
+
 def load_litellm() -> Any:
     """Import litellm, which must not look at the network or talk on standard error."""
     with _import_lock:

@@ -18,8 +18,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from router.errors import ConfigurationError
-from router.money import parse_usd, usd_text
+from router.money import InvalidAmount, parse_usd, usd_text
 
 
 def similar(word: str, known: Iterable[str]) -> str:
@@ -41,9 +40,8 @@ def _usd(value: object) -> object:
         raise wrong(f"{value!r} is not an amount of US dollars", 'an amount such as "0.10"')
     try:
         nano = parse_usd(value)
-    except ConfigurationError as error:
-        problem = str(error).removeprefix("amount: ")
-        raise wrong(problem, "0 to 9007199 US dollars, to the nano-dollar") from None
+    except InvalidAmount as error:
+        raise wrong(str(error), "0 to 9007199 US dollars, to the nano-dollar") from None
     return Decimal(usd_text(nano))  # so that 5 and "5.00" are the same policy
 
 
