@@ -10,7 +10,7 @@ import asyncio
 import copy
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,8 @@ class Call:
     """One wire attempt, ready to go.
 
     `arguments` are litellm's, `timeout` is (connect, read) seconds. `api_key_env` names the
-    environment variable that holds the key; `client` is an OpenAI client to send through.
+    environment variable that holds the key; `client` is an OpenAI client to send through, an
+    asynchronous one for `asend`.
     """
 
     model: str
@@ -66,7 +67,7 @@ def send(call: Call) -> Reply:
     """Make one wire attempt. Raises a `ProviderError`, its cause being litellm's exception."""
     litellm = load_litellm()
     with _Mapped(call):
-        response = litellm.completion(**_arguments(call, is_async=False))
+        response = litellm.completion(**_arguments(call))
         if not call.stream:
             return Reply(response)
         return Reply(response, _first(call, next(response, _END)))
@@ -76,7 +77,7 @@ async def asend(call: Call) -> Reply:
     """`send`, on the running event loop."""
     litellm = await asyncio.to_thread(load_litellm)
     with _Mapped(call):
-        response = await litellm.acompletion(**_arguments(call, is_async=True))
+        response = await litellm.acompletion(**_arguments(call))
         if not call.stream:
             return Reply(response)
         return Reply(response, _first(call, await anext(response, _END)))
@@ -121,7 +122,7 @@ def _first(call: Call, chunk: Any) -> Any:
     return chunk
 
 
-def _arguments(call: Call, *, is_async: bool) -> dict[str, Any]:
+def _arguments(call: Call) -> dict[str, Any]:
     import httpx
 
     connect, read = call.timeout
@@ -144,7 +145,7 @@ def _arguments(call: Call, *, is_async: bool) -> dict[str, Any]:
             "include_usage": True,
         }
     if call.client is not None:
-        arguments["client"] = _matching_client(call.client, is_async)
+        arguments["client"] = call.client.with_options(max_retries=0)
     if call.api_base is not None:
         arguments["api_base"] = call.api_base
         # Without a key of its own an endpoint gets a placeholder, never the provider's real key.
@@ -159,18 +160,3 @@ def _arguments(call: Call, *, is_async: bool) -> dict[str, Any]:
             )
         arguments["api_key"] = key
     return arguments
-
-
-def _matching_client(client: Any, is_async: bool) -> Any:
-    """The caller's own OpenAI client with its retries off, or its twin for the other door."""
-    openai: Any = __import__("openai")
-    wanted: Callable[..., Any] = openai.AsyncOpenAI if is_async else openai.OpenAI
-    if isinstance(client, wanted):  # type: ignore[arg-type]
-        return client.with_options(max_retries=0)
-    return wanted(
-        api_key=client.api_key,
-        base_url=client.base_url,
-        organization=client.organization,
-        project=client.project,
-        max_retries=0,
-    )
