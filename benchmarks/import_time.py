@@ -1,6 +1,6 @@
 """Time `import router` against `import litellm`, each in processes of its own, in turn.
 
-    python benchmarks/import_time.py [--runs N] [--out FILE]
+python benchmarks/import_time.py [--runs N] [--out FILE]
 """
 
 from __future__ import annotations

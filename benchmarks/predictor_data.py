@@ -63,6 +63,7 @@ LADDERS: dict[str, dict[str, str]] = {
 # Answers there are one letter, forced by a few-shot prompt: no guide to what a tier would write.
 _NO_TOKENS = frozenset({"routellm"})
 _OPTIONS = re.compile(r"\n\s*(?:options:|choices:|\(?a[.):]\s)", re.IGNORECASE)
+BELIEFS = "beliefs"  # the source of what we judged ourselves
 _NOT_WORD = re.compile(r"[\W_]+")
 
 
@@ -108,7 +109,10 @@ def load(folder: Path) -> Rows:
     The answer-format template that zeroeval puts around each question is left out, and so are the
     rows that routellm marks as contaminated.
     """
-    parts = [_load_source(folder, source) for source in LADDERS]
+    return join(*(_load_source(folder, source) for source in LADDERS))
+
+
+def join(*parts: Rows) -> Rows:
     return Rows(
         *(
             np.concatenate([getattr(part, name) for part in parts])
@@ -116,6 +120,32 @@ def load(folder: Path) -> Rows:
         ),
         tuple(feature for part in parts for feature in part.features),
     )
+
+
+def load_beliefs(path: Path) -> Rows:
+    """Read our own prompts with the regrets that we judged: labels by belief, not recorded."""
+    beliefs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    n = len(beliefs)
+    frontier = np.array([[b["quality"]] for b in beliefs])
+    regret = np.array([[*b["regret"], 0.0] for b in beliefs])
+    unknown = np.full((n, len(TIERS)), np.nan)
+    requests = [
+        Request("", [{"role": "user", "content": b["text"]}], _params(b), now=0.0) for b in beliefs
+    ]
+    return Rows(
+        source=np.full(n, BELIEFS),
+        task=np.array([b["task"] for b in beliefs]),
+        key=np.array([question_key(b["text"]) for b in beliefs]),
+        score=frontier - regret,
+        input_tokens=np.full(n, np.nan),
+        tokens=unknown,
+        cost=unknown,
+        features=tuple(extract(request) for request in requests),
+    )
+
+
+def _params(belief: dict[str, Any]) -> dict[str, Any]:
+    return {"tools": [{"type": "function"}]} if belief.get("tools") else {}
 
 
 def _load_source(folder: Path, source: str) -> Rows:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from predictor_data import Rows, dense_matrix, fold_of, hashed_matrix
+from predictor_data import BELIEFS, Rows, dense_matrix, fold_of, hashed_matrix, join
 from scipy import sparse
 from sklearn.linear_model import Ridge
 
@@ -45,33 +45,19 @@ EFFORT_TOKENS = {
 
 @dataclass(frozen=True)
 class Penalties:
-    """Ridge penalties: on standardised dense values, on hashed n-grams, on source offsets."""
+    """Ridge penalties on standardised dense values, hashed n-grams and offsets of sources.
+
+    `belief` is the weight of a belief: of how many recorded questions it is worth.
+    """
 
     dense: float
     hashed: float
     source: float = 30.0
+    belief: float = 0.0
 
 
 GRID = tuple(Penalties(d, h) for d, h in product((30.0, 300.0), (10.0, 30.0, 100.0, 1000.0)))
-GENERAL_GRID = tuple(Penalties(d, h) for d, h in product((100.0, 1000.0), (30.0, 100.0, 300.0)))
-
-# What benchmark questions cannot teach, since they hold no greeting and hardly a proof: a belief
-# about regret, in quality per unit of a standardised feature (about one cue word), to which ridge
-# shrinks the dense weights of a general model instead of to zero. Set by judgement
-# and revised once on a handful of own prompts, on no recorded label; stated in the model card;
-# halved for mini and quartered for mid. Where data speak, they override.
-_PRIOR_REGRET = {
-    "log_words": 0.03,
-    "cue_proof": 0.06,
-    "cue_competition": 0.06,
-    "code_fences": 0.03,
-    "share_latex": 0.02,
-    "share_chat": -0.08,
-    "cue_rewrite": -0.05,
-    "cue_translation": -0.05,
-    "cue_summary": -0.05,
-}
-_PRIOR_OF_TIER = (1.0, 0.5, 0.25)
+GENERAL_GRID = tuple(Penalties(1000.0, h, belief=b) for h, b in ((30.0, 30.0), (100.0, 100.0)))
 
 
 @dataclass(frozen=True)
@@ -83,22 +69,27 @@ class Design:
     scale: Floats
     dense: Floats  # standardised and clipped
     hashed: sparse.csr_matrix
-    sources: Floats  # (N, S) indicators, centred; no columns for a single source
-    weight: Floats
+    sources: Floats  # (N, S) indicators of the recorded sources; no columns for a single source
+    belief: NDArray[np.bool_]  # is the row judged, not recorded
+    weight: Floats  # of a belief: 1, to be multiplied by the weight of beliefs
     targets: Floats  # (N, 8) in the order of HEADS, NaN where unknown
-    prior: Floats  # (D, 8), the dense weights that ridge shrinks to
 
     def take(self, chosen: NDArray[Any]) -> Design:
+        parts = (self.dense, self.hashed, self.sources, self.belief, self.weight, self.targets)
         return Design(
-            self.rows.take(chosen),
-            self.mean,
-            self.scale,
-            *(
-                part[chosen]
-                for part in (self.dense, self.hashed, self.sources, self.weight, self.targets)
-            ),
-            self.prior,
+            self.rows.take(chosen), self.mean, self.scale, *(part[chosen] for part in parts)
         )
+
+    def weights(self, penalties: Penalties) -> Floats:
+        return np.where(self.belief, penalties.belief * self.weight, self.weight)
+
+
+@dataclass(frozen=True)
+class Solution:
+    dense: Floats  # (D, 8)
+    hashed: Floats  # (B, 8)
+    sources: Floats  # (S, 8)
+    intercept: Floats  # (8,)
 
 
 def targets_of(rows: Rows) -> Floats:
@@ -116,13 +107,6 @@ def least_scales() -> Floats:
     )
 
 
-def prior_weights() -> Floats:
-    weights = np.zeros((len(DENSE_NAMES), len(HEADS)))
-    for name, regret in _PRIOR_REGRET.items():
-        weights[DENSE_NAMES.index(name), 1 : len(TIERS)] = regret * np.array(_PRIOR_OF_TIER)
-    return weights
-
-
 def shared_tokens(rows: Rows) -> Floats:
     """Replace each tier's log tokens by the question's mean over tiers, where any is known.
 
@@ -138,38 +122,45 @@ def shared_tokens(rows: Rows) -> Floats:
 
 
 def design_of(rows: Rows, *, general: bool = False) -> Design:
-    names, position, counts = np.unique(rows.source, return_inverse=True, return_counts=True)
+    belief = rows.source == BELIEFS
+    names, position, counts = np.unique(
+        rows.source[~belief], return_inverse=True, return_counts=True
+    )
     # Large sources count by the square root of their size: none drowns the others.
-    by_source = np.minimum(_MOST_WEIGHT, np.sqrt(len(rows) / len(names) / counts))
-    weight = by_source[position]
+    weight = np.ones(len(rows))
+    by_source = np.minimum(_MOST_WEIGHT, np.sqrt(position.size / len(names) / counts))
+    weight[~belief] = by_source[position]
+    # What is usual is read off questions and beliefs alike, half and half.
+    usual = np.where(belief, weight[~belief].sum() / max(1, belief.sum()), weight)
     raw = dense_matrix(rows.features)
-    mean = np.average(raw, axis=0, weights=weight)
-    deviation = np.sqrt(np.average((raw - mean) ** 2, axis=0, weights=weight))
+    mean = np.average(raw, axis=0, weights=usual)
+    deviation = np.sqrt(np.average((raw - mean) ** 2, axis=0, weights=usual))
     scale = np.maximum(deviation, least_scales())
-    indicators = np.eye(len(names))[position]
-    centred = indicators - np.average(indicators, axis=0, weights=weight)
+    sources = np.zeros((len(rows), len(names)))
+    sources[~belief] = np.eye(len(names))[position]
+    targets = targets_of(rows)
+    if general:
+        targets[:, len(TIERS) :] = shared_tokens(rows)
     return Design(
         rows,
         mean,
         scale,
         np.clip((raw - mean) / scale, -DENSE_LIMIT, DENSE_LIMIT),
         hashed_matrix(rows.features),
-        centred if len(names) > 1 else centred[:, :0],
+        sources if len(names) > 1 else sources[:, :0],
+        belief,
         weight,
-        np.column_stack([targets_of(rows)[:, : len(TIERS)], shared_tokens(rows)])
-        if general
-        else targets_of(rows),
-        prior_weights() if general else np.zeros((raw.shape[1], len(HEADS))),
+        targets,
     )
 
 
-def solve(
-    design: Design, penalties: Penalties, heads: int = len(HEADS)
-) -> tuple[Floats, Floats, Floats]:
-    """Return dense weights (D, 8), hashed weights (B, 8) and intercepts (8,) of the first heads.
+def solve(design: Design, penalties: Penalties, heads: int = len(HEADS)) -> Solution:
+    """Fit the first heads.
 
-    Offsets of sources are fitted beside them and then dropped: what differs between sources is
-    mostly how they were graded, and a request comes from none of them.
+    Beliefs stand among the rows, which is ridge's posterior on the questions with the beliefs'
+    own posterior as its prior. Offsets of the recorded sources are fitted beside them and then
+    dropped: what differs between sources is mostly how they were graded, and a request comes from
+    none of them. So the level is the beliefs'; of tokens, which nobody judged, the mean source's.
     """
     blocks = (design.dense, design.hashed, design.sources)
     scales = [np.sqrt(p) for p in (penalties.dense, penalties.hashed, penalties.source)]
@@ -183,20 +174,28 @@ def solve(
     d, b = design.dense.shape[1], design.hashed.shape[1]
     weights = np.zeros((matrix.shape[1], len(HEADS)))
     intercept = np.zeros(len(HEADS))
-    targets = design.targets - design.dense @ design.prior
+    row_weights = design.weights(penalties)
     for head in range(heads):
-        known = np.isfinite(targets[:, head])
+        known = np.isfinite(design.targets[:, head])
         if not known.any():  # no source has this tier
             continue
         ridge = Ridge(alpha=1.0, solver="sparse_cg", tol=1e-4)
-        ridge.fit(matrix[known], targets[known, head], sample_weight=design.weight[known])
+        ridge.fit(matrix[known], design.targets[known, head], sample_weight=row_weights[known])
         weights[:, head], intercept[head] = ridge.coef_, ridge.intercept_
-    return weights[:d] / scales[0] + design.prior, weights[d : d + b] / scales[1], intercept
+        if not design.belief[known].any() and design.sources.shape[1]:
+            share = np.average(design.sources[known], axis=0, weights=design.weight[known])
+            intercept[head] += share @ weights[d + b :, head] / scales[2]
+            weights[d + b :, head] -= share @ weights[d + b :, head]
+    return Solution(
+        weights[:d] / scales[0],
+        weights[d : d + b] / scales[1],
+        weights[d + b :] / scales[2],
+        intercept,
+    )
 
 
-def score(design: Design, solution: tuple[Floats, Floats, Floats]) -> Floats:
-    dense, hashed, intercept = solution
-    return intercept + design.dense @ dense + design.hashed @ hashed
+def score(design: Design, solution: Solution) -> Floats:
+    return solution.intercept + design.dense @ solution.dense + design.hashed @ solution.hashed
 
 
 def inner_folds(design: Design, seed: int) -> Iterator[NDArray[np.bool_]]:
@@ -206,40 +205,62 @@ def inner_folds(design: Design, seed: int) -> Iterator[NDArray[np.bool_]]:
 
 
 def choose_penalties(design: Design, seed: int, grid: Sequence[Penalties] = GRID) -> Penalties:
-    """Choose by squared error of the quality heads on the first inner fold of the training rows."""
+    """Choose by error of the quality heads on the first inner fold of the training rows.
+
+    The error is the share of variance that is left, once the source's offset is known; questions
+    and beliefs, where there are any, count alike.
+    """
     held = next(inner_folds(design, seed))
     train, test = design.take(~held), design.take(held)
 
     def error(penalties: Penalties) -> float:
-        miss = score(test, solve(train, penalties, len(TIERS))) - test.targets
-        return float(np.nansum(miss[:, : len(TIERS)] ** 2 * test.weight[:, None]))
+        solution = solve(train, penalties, len(TIERS))
+        miss = score(test, solution) + test.sources @ solution.sources - test.targets
+        return sum(
+            _unexplained(miss[part, : len(TIERS)], test.targets[part], test.weight[part])
+            for part in (test.belief, ~test.belief)
+            if part.any()
+        )
 
     return min(grid, key=error)
 
 
+def _unexplained(miss: Floats, targets: Floats, weight: Floats) -> float:
+    spread = targets[:, : miss.shape[1]] - np.nanmean(targets[:, : miss.shape[1]], axis=0)
+    return float(np.nansum(miss**2 * weight[:, None]) / np.nansum(spread**2 * weight[:, None]))
+
+
 def fit(
-    rows: Rows, seed: int, penalties: Penalties | None = None, *, general: bool = False
+    rows: Rows,
+    seed: int,
+    penalties: Penalties | None = None,
+    *,
+    beliefs: Rows | None = None,
 ) -> ModelFile:
     """Fit all heads on `rows`; penalties, calibration and residuals come from inner folds.
 
-    A `general` model is for requests of no known source: it has the stated prior, and tiers share
-    one token head.
+    With `beliefs` the model is for requests of no known source: it starts from them, and its
+    tiers share one token head.
     """
+    general = beliefs is not None
+    if beliefs is not None:
+        rows = join(rows, beliefs)
     design = design_of(rows, general=general)
     penalties = penalties or choose_penalties(design, seed, GENERAL_GRID if general else GRID)
     held_out = np.full(design.targets.shape, np.nan)
     for held in inner_folds(design, seed):
         held_out[held] = score(design.take(held), solve(design.take(~held), penalties))
-    dense, hashed, intercept = solve(design, penalties)
-    gram = (design.dense * design.weight[:, None]).T @ design.dense
-    mass = np.asarray(design.hashed.multiply(design.hashed).T @ design.weight).ravel()
+    solution = solve(design, penalties)
+    weight = design.weights(penalties)
+    gram = (design.dense * weight[:, None]).T @ design.dense
+    mass = np.asarray(design.hashed.multiply(design.hashed).T @ weight).ravel()
     calibration, noise = _calibrate(design, held_out)
     arrays = {
         "dense_mean": design.mean,
         "dense_scale": design.scale,
-        "dense_weights": dense,
-        "hashed_weights": hashed,
-        "intercept": intercept,
+        "dense_weights": solution.dense,
+        "hashed_weights": solution.hashed,
+        "intercept": solution.intercept,
         "calibration": calibration,
         "quality_noise": noise,
         "dense_variance": np.linalg.inv(gram + penalties.dense * np.eye(len(gram))),
@@ -249,8 +270,9 @@ def fit(
     facts = {
         "dense_names": list(DENSE_NAMES),
         "effort_tokens": EFFORT_TOKENS,
-        "penalties": {"dense": penalties.dense, "hashed": penalties.hashed},
-        "rows": len(rows),
+        "penalties": asdict(penalties),
+        "rows": int((~design.belief).sum()),
+        "beliefs": int(design.belief.sum()),
         "seed": seed,
         "trained_on": sorted(set(rows.source.tolist())),
     }
@@ -263,18 +285,32 @@ def predictor_of(model: ModelFile) -> Predictor:
 
 
 def _calibrate(design: Design, held_out: Floats) -> tuple[Floats, Floats]:
-    """Fit a line from held-out raw quality to the label, for each tier; and the spread about it."""
+    """Fit a line from held-out raw quality to the label, for each tier; and the spread about it.
+
+    Where there are beliefs the line is theirs, since the level is, and the spread is that of
+    recorded questions about their source's mean.
+    """
     raw = np.column_stack([held_out[:, :1] - held_out[:, 1 : len(TIERS)], held_out[:, 0]])
     lines, noise = np.zeros((len(TIERS), 2)), np.zeros(len(TIERS))
     for tier in range(len(TIERS)):
         known = np.isfinite(design.rows.score[:, tier])
-        if not known.any():
+        recorded = known & ~design.belief
+        judged = known & design.belief if design.belief.any() else recorded
+        if not judged.any():
             lines[tier], noise[tier] = (0.0, 1.0), 0.5
             continue
-        x, y, w = raw[known, tier], design.rows.score[known, tier], design.weight[known]
-        slope, start = np.polyfit(x, y, 1, w=np.sqrt(w))
+        x, y = raw[:, tier], design.rows.score[:, tier]
+        slope, start = np.polyfit(x[judged], y[judged], 1, w=np.sqrt(design.weight[judged]))
         lines[tier] = start, slope
-        noise[tier] = np.sqrt(np.average((y - start - slope * x) ** 2, weights=w))
+        if not recorded.any():
+            noise[tier] = 0.5
+            continue
+        miss, weight = (y - start - slope * x)[recorded], design.weight[recorded]
+        if design.sources.shape[1]:
+            names = design.sources[recorded]
+            mass = np.maximum(names.T @ weight, 1e-9)
+            miss = miss - names @ ((names.T @ (weight * miss)) / mass)
+        noise[tier] = np.sqrt(np.average(miss**2, weights=weight))
     return lines, noise
 
 

@@ -19,11 +19,13 @@ from typing import Any
 import curves
 import numpy as np
 from numpy.typing import NDArray
-from predictor_data import LADDERS, Rows, fold_of, load
+from predictor_data import BELIEFS, LADDERS, Rows, fold_of, load, load_beliefs
 from predictor_fit import fit, predictor_of
 
+from router.demo.simulation import prompts
+from router.predict import extract
 from router.predict.model_file import ModelFile, save_model
-from router.types import TIERS, Prediction
+from router.types import TIERS, Prediction, Request
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDS = 5
@@ -41,10 +43,11 @@ def main() -> None:
     options = parser.parse_args()
     started = time.perf_counter()
     rows = load(options.outcomes)
+    beliefs = load_beliefs(ROOT / "benchmarks/beliefs.jsonl")
     print(f"{len(rows)} questions, features in {time.perf_counter() - started:.0f} s")
     pool = without_repeats(rows)
     started = time.perf_counter()
-    model = fit(pool, options.seed, general=True)
+    model = fit(pool, options.seed, beliefs=beliefs)
     seconds = time.perf_counter() - started
     if options.skip_evaluation:
         print(f"saved {save(model, options.out, {})}, {seconds:.0f} s")
@@ -57,12 +60,17 @@ def main() -> None:
             "folds": FOLDS,
             "questions": len(rows),
             "questions_in_pool": len(pool),
+            "beliefs": len(beliefs),
             "training_seconds": round(seconds, 1),
             "ladders": LADDERS,
         },
         "trained_on_own_folds": {s: own_folds(rows, s, options.seed) for s in EVALUATED},
-        "trained_on_pool_less_fold": pool_folds(pool, options.seed),
-        "leave_one_source_out": {s: left_out(rows, s, options.seed) for s in LADDERS},
+        "trained_on_pool_less_fold": pool_folds(pool, beliefs, options.seed),
+        "leave_one_source_out": {s: left_out(rows, beliefs, s, options.seed) for s in LADDERS},
+        "beliefs": {
+            "folds_of_beliefs": belief_folds(pool, beliefs, options.seed),
+            "demo_prompts": demo_prompts(model),
+        },
     }
     name = save(model, options.out, headline(results))
     results["protocol"]["model"] = name
@@ -86,16 +94,16 @@ def folds_of(rows: Rows, seed: int) -> NDArray[np.int64]:
 def own_folds(rows: Rows, source: str, seed: int) -> dict[str, Any]:
     """Train on four folds of the source itself, predict the fifth."""
     mine = complete(rows.take(rows.source == source))
-    return cross_validate(mine, mine, source, seed, general=False)[source]
+    return cross_validate(mine, mine, source, seed)[source]
 
 
-def pool_folds(pool: Rows, seed: int) -> dict[str, Any]:
+def pool_folds(pool: Rows, beliefs: Rows, seed: int) -> dict[str, Any]:
     """Train on the whole pool less a fold (in which equal questions fall together)."""
-    return cross_validate(pool, pool, None, seed, general=True)
+    return cross_validate(pool, pool, None, seed, beliefs)
 
 
 def cross_validate(
-    train: Rows, test: Rows, source: str | None, seed: int, *, general: bool
+    train: Rows, test: Rows, source: str | None, seed: int, beliefs: Rows | None = None
 ) -> dict[str, Any]:
     train_fold, test_fold = folds_of(train, seed), folds_of(test, seed)
     predictions = empty(len(test))
@@ -103,7 +111,7 @@ def cross_validate(
     for fold in range(FOLDS):
         held = np.flatnonzero(test_fold == fold)
         rest = train.take(train_fold != fold)
-        found = predictor_of(fit(rest, seed, general=general)).batch(test.take(held).features)
+        found = predictor_of(fit(rest, seed, beliefs=beliefs)).batch(test.take(held).features)
         fill(predictions, held, found)
         for name in set(test.source[held].tolist()):
             mine = held[test.source[held] == name]
@@ -118,19 +126,69 @@ def cross_validate(
     return figures
 
 
-def left_out(rows: Rows, source: str, seed: int) -> dict[str, Any]:
+def left_out(rows: Rows, beliefs: Rows, source: str, seed: int) -> dict[str, Any]:
     """Train on every other source, less the questions they share with this one."""
     test = rows.take(rows.source == source)
     shared = set(test.key.tolist())
     keep = np.array(
         [s != source and k not in shared for s, k in zip(rows.source, rows.key, strict=True)]
     )
-    model = fit(without_repeats(rows.take(keep)), seed, general=True)
+    model = fit(without_repeats(rows.take(keep)), seed, beliefs=beliefs)
     predictions = predictor_of(model).batch(test.features)
     # Prices are known before any label is: here they are read off the source's own dollars.
     cost = predicted_cost(test, test, predictions.output_tokens)
     everything = np.ones(len(test), dtype=bool)
     return report(f"{source} (left out)", test, predictions, cost, everything, seed)
+
+
+def belief_folds(pool: Rows, beliefs: Rows, seed: int) -> dict[str, Any]:
+    """Train on the pool and four folds of the beliefs, predict the fifth."""
+    deal = folds_of(beliefs, seed)
+    predicted = np.full((len(beliefs), len(TIERS)), np.nan)
+    for fold in range(FOLDS):
+        held = deal == fold
+        model = fit(pool, seed, beliefs=beliefs.take(~held))
+        predicted[held] = predictor_of(model).batch(beliefs.take(held).features).quality
+    regret = beliefs.score[:, -1:] - beliefs.score
+    figures = {
+        f"{TIERS[tier]}_to_frontier": correlation(predicted, tier, regret[:, tier])
+        for tier in range(len(TIERS) - 1)
+    }
+    print(f"{BELIEFS} (fold left out): correlation of regret {rounded(figures)}", flush=True)
+    return {"prompts": len(beliefs), **figures}
+
+
+def demo_prompts(model: ModelFile) -> dict[str, Any]:
+    """Correlate predicted regret with the difficulty that the demo's authors gave its prompts.
+
+    A held-out check: nothing is fitted or chosen on it.
+    """
+    found = prompts()
+    features = [
+        extract(Request("", p.messages, {"tools": p.tools} if p.tools else {}, now=0.0))
+        for p in found
+    ]
+    quality = predictor_of(model).batch(features).quality
+    difficulty = np.array([p.difficulty for p in found])
+    language = np.array([p.language for p in found])
+    parts = {"all": language == language}
+    parts |= {name: language == name for name in sorted(set(language.tolist()))}
+    figures = {
+        name: {
+            "prompts": int(mine.sum()),
+            **{
+                f"{TIERS[t]}_to_frontier": correlation(quality[mine], t, difficulty[mine])
+                for t in (0, 1)
+            },
+        }
+        for name, mine in parts.items()
+    }
+    print(f"demo prompts: correlation of regret with difficulty {rounded(figures)}", flush=True)
+    return figures
+
+
+def correlation(quality: Floats, tier: int, label: Floats) -> float:
+    return float(np.corrcoef(quality[:, -1] - quality[:, tier], label)[0, 1])
 
 
 def complete(rows: Rows) -> Rows:

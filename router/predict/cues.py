@@ -34,6 +34,22 @@ _WORDS: dict[str, str] = {
         consequences implies logic explica porqué warum erkläre pourquoi expliquer почему
         объясни لماذا اشرح क्यों समझाइए
     """,
+    "demanding": """
+        design derive diagnose architect formalize formalise optimize optimise reconcile critique
+        synthesize justify tradeoff tradeoffs trade offs strategy quantify prove
+        disprove counterexample formally rigorous asymptotic optimal bounds worst case invariant
+        diseña diseñe justifica deduce optimiza entwirf entwerfe entwickle begründe leite herleite
+        conçois concevez concevoir justifie justifiez projete projetar justifique спроектируй
+        обоснуй выведи صمم برر استنتج حلل डिज़ाइन विश्लेषण
+    """,
+    "systems": """
+        lock concurrent concurrency linearizability linearizable consensus raft paxos shard
+        sharding replication replicated region regions latency throughput consistency idempotent
+        deadlock race kernel allocator cache eviction crdt transactional isolation serializable
+        failover tenant tenants migration downtime compiler scheduler garbage collector memory
+        leak leaks threads async distributed fault tolerant tolerance exactly once
+        concurrente distribuido verteilte verteiltes nebenläufig distribué réparti распределённый
+    """,
     "expert": """
         diagnosis patient patients treatment clinical symptom symptoms disease drug dose
         statute court plaintiff defendant liability contract jurisdiction constitutional
@@ -109,6 +125,34 @@ CJK_CUES: dict[str, tuple[str, ...]] = {
         "함수",
     ),
     "competition": ("竞赛", "最优", "复杂度", "制約", "최적"),
+    "demanding": (
+        "设计",
+        "推导",
+        "权衡",
+        "优化",
+        "论证",
+        "诊断",
+        "反例",
+        "严格",
+        "設計",
+        "導出",
+        "最適化",
+        "厳密",
+        "설계",
+        "최적화",
+    ),
+    "systems": (
+        "分布式",
+        "并发",
+        "一致性",
+        "高可用",
+        "死锁",
+        "事务",
+        "分散",
+        "並行",
+        "분산",
+        "동시성",
+    ),
     "reasoning": ("为什么", "解释", "分析", "推理", "なぜ", "説明", "왜", "설명"),
     "fact": ("谁", "什么时候", "哪里", "首都", "誰", "いつ", "どこ", "누구", "언제", "어디"),
     "how_many": ("多少", "几个", "いくつ", "何人", "몇", "얼마"),

@@ -35,6 +35,7 @@ _SYMBOLS = {
     "latex": "\\$",
     "code": "{}[]();_#|&@`",
     "question": "?",
+    "clause": ",;",  # NFKC has turned the full-width ones into these
     "exclamation": "!",
     "quote": "\"'",
 }
@@ -51,6 +52,8 @@ DENSE_NAMES: tuple[str, ...] = (
     "answer_options",
     "code_fences",
     "questions",
+    "log_clauses",
+    "share_long_words",  # of ten bytes or more
     "share_digit",
     "share_upper",
     "share_mathematical",
@@ -110,13 +113,15 @@ def _prefix_sums(encoded: NDArray[np.uint8]) -> NDArray[np.uint64]:
     return sums
 
 
-def _word_hashes(encoded: NDArray[np.uint8], sums: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Hash every run of letters, digits and non-ASCII bytes, in order."""
+def _word_hashes(
+    encoded: NDArray[np.uint8], sums: NDArray[np.uint64]
+) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Hash every run of letters, digits and non-ASCII bytes, in order; also their bytes."""
     inside = np.zeros(encoded.size + 2, dtype=np.int8)
     inside[1:-1] = _IS_WORD[encoded]
     edges = np.flatnonzero(inside[1:] != inside[:-1])
     starts, ends = edges[::2], edges[1::2]
-    return (sums[ends] - sums[starts]) * _INVERSE_POWERS[starts]
+    return (sums[ends] - sums[starts]) * _INVERSE_POWERS[starts], ends - starts
 
 
 def _bucket(hashes: NDArray[np.uint64], buckets: int) -> NDArray[np.int64]:
@@ -126,7 +131,7 @@ def _bucket(hashes: NDArray[np.uint64], buckets: int) -> NDArray[np.int64]:
 
 def _hash_word(word: str) -> int:
     encoded = np.frombuffer(utf8(word), dtype=np.uint8)
-    return int(_word_hashes(encoded, _prefix_sums(encoded))[0])
+    return int(_word_hashes(encoded, _prefix_sums(encoded))[0][0])
 
 
 def _cue_table() -> tuple[NDArray[np.uint64], NDArray[np.float64]]:
@@ -163,26 +168,31 @@ def extract(request: Request) -> Features:
     collapsed = " ".join(lowered.split())[: 2 * VIEW_CHARACTERS]
     encoded = np.frombuffer(utf8(collapsed), dtype=np.uint8)[: _LONGEST - 1]
     sums = _prefix_sums(encoded)
-    words = _word_hashes(encoded, sums)
+    words, word_bytes = _word_hashes(encoded, sums)
     buckets, weights = _hashed(encoded, sums, words)
 
     counts = np.bincount(raw, minlength=256) @ _SYMBOL_TABLE
     count = dict(zip(_COLUMNS, counts.tolist(), strict=True))
     characters = max(1, len(view))
-    cues = _count_cues(words, lowered, cjk=count["han"] + count["kana"] + count["hangul"] > 0)
+    cjk = count["han"] + count["kana"] + count["hangul"]
+    # A run of these scripts is one word to the hashes, but says as much as one every two letters.
+    word_count = words.size + cjk / 2
+    cues = _count_cues(words, lowered, cjk=cjk > 0)
     params = request.params
     response_format = params.get("response_format")
     dense = [
         log1p(len(turn)),
         log1p(conversation_characters),
         log1p(turns),
-        log1p(words.size),
-        len(collapsed) / max(1, words.size),
+        log1p(word_count),
+        len(collapsed) / max(1, word_count),
         log1p(count["newline"]),
         log1p(len(_ITEM.findall(lowered))),
         log1p(len(_OPTION.findall(lowered))),
         log1p(lowered.count("```")),
         log1p(count["question"]),
+        log1p(count["clause"]),
+        np.count_nonzero(word_bytes >= 10) / max(1, words.size),
     ]
     dense += [
         count[name] / characters
