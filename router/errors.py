@@ -4,7 +4,8 @@ RouterError
 ├── ConfigurationError            something that is written down is wrong
 │   ├── PolicyError               a policy file: file, key, value, allowed
 │   ├── UnknownPrice              no price for a model where one is needed: model, why
-│   └── ModelFileError            a predictor file is corrupt, hostile or too large: path, why
+│   ├── ModelFileError            a predictor file is corrupt, hostile or too large: path, why
+│   └── CalibrationError          recorded queries cannot back a promise: problem, rows
 ├── InvalidRequest                the caller's request cannot be sent: field, value, allowed
 │   └── NoCapableDeployment       no deployment can take this request: rejected
 ├── BudgetExceeded                no room: budget, used, held, limit, needed, resets_at
@@ -25,7 +26,7 @@ RouterError
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from router.money import format_usd
@@ -78,6 +79,16 @@ class ModelFileError(ConfigurationError):
     def __init__(self, path: str, why: str):
         self.path, self.why = path, why
         super().__init__(f"model file {path}: {why}")
+
+
+class CalibrationError(ConfigurationError):
+    """Recorded queries cannot back a promise. Fields: `problem`; `rows`, where it shows."""
+
+    def __init__(self, problem: str, rows: Sequence[int] = ()):
+        self.problem, self.rows = problem, tuple(rows)
+        shown = ", ".join(str(row) for row in self.rows[:5]) + (", …" if len(rows) > 5 else "")
+        where = f" ({len(self.rows)} rows: {shown})" if self.rows else ""
+        super().__init__(f"calibration: {problem}{where}")
 
 
 class InvalidRequest(RouterError):
