@@ -64,7 +64,8 @@ def steps(request: Request) -> Mapping[str, Callable[[], object]]:
     features = extract(request)
     shape = shape_of(request.messages, request.params)
     ladder = Ladder.of(load_policy("default"), load_book(), predictor.effort_tokens)
-    plan = make_plan(ladder, request, shape, features, predictor(features))
+    prediction = predictor(features)
+    plan = make_plan(ladder, request, shape, features, prediction)
     room = Room()
 
     def decide() -> object:
@@ -76,7 +77,7 @@ def steps(request: Request) -> Mapping[str, Callable[[], object]]:
         "shape": lambda: shape_of(request.messages, request.params),
         "features": lambda: extract(request),
         "prediction": lambda: predictor(features),
-        "quotes": lambda: make_plan(ladder, request, shape, features, predictor(features)),
+        "quotes": lambda: make_plan(ladder, request, shape, features, prediction),
         "choice": lambda: plan.decide(room),
         "whole decision": decide,
     }

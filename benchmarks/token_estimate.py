@@ -127,10 +127,9 @@ def texts(folder: Path, rng: random.Random) -> dict[str, list[str]]:
 
 
 def row_of(text: str) -> np.ndarray:
-    encoded = np.frombuffer(utf8(text), dtype=np.uint8)
-    return np.append(
-        np.bincount(encoded, minlength=256) @ BYTE_TO_CLASS, shape.count_words(encoded)
-    )
+    encoded = utf8(text)
+    counts = np.bincount(np.frombuffer(encoded, dtype=np.uint8), minlength=256)
+    return np.append(counts @ BYTE_TO_CLASS, shape.count_words(encoded))
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ rule decides again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +22,7 @@ from router.decide import (
     decision,
     rejections,
 )
-from router.dispatch.bounds import (
-    asked_cap,
-    input_bound,
-    output_cap,
-    samples,
-    unbounded_surcharge,
-)
+from router.dispatch.bounds import asked_cap, least, samples, text_bound, unbounded_surcharge
 from router.errors import (
     AuthenticationFailed,
     BudgetExceeded,
@@ -42,7 +36,7 @@ from router.errors import (
     RateLimited,
     UnknownPrice,
 )
-from router.ladder import NEEDS, Capabilities, Ladder
+from router.ladder import NEEDS, Ladder, asked_service_tier, room_for_prompt
 from router.policy.rules import match
 from router.predict.features import DENSE_NAMES
 from router.prices import quote
@@ -59,8 +53,12 @@ from router.types import (
 )
 
 if TYPE_CHECKING:
-    from router.types import Floats
+    from numpy.typing import NDArray
 
+    from router.policy.rules import Rule
+
+# A baseline that only a rule keeps from being chosen is still what savings are measured against.
+_ABLE = (Bar.FREE, Bar.RULE)
 # Another deployment may do better after these; after any other the same request fails again.
 _WORTH_ANOTHER_TIER = (RateLimited, ProviderUnavailable, ProviderTimeout, MalformedReply)
 
@@ -74,7 +72,7 @@ class Plan:
     shape: Shape
     features: Features
     prediction: Prediction
-    tokens: Floats  # (A,) expected output tokens
+    tokens: tuple[float, ...]  # expected output tokens of each arm
     quotes: tuple[Quote, ...]
     options: Options
     rule: str | None
@@ -95,7 +93,7 @@ class Plan:
         )
         if choices.arm[0] < 0:
             raise self._refusal(choices, room) from self.failure
-        chosen = decision(
+        return decision(
             self.ladder.arms,
             self.quotes,
             self.options,
@@ -103,11 +101,7 @@ class Plan:
             self.ladder.objective,
             rule=self.rule,
             baseline=self.baseline(),
-        )
-        if self.failure is None:
-            return chosen
-        return replace(
-            chosen, reason=f"{chosen.reason}; fallback after {type(self.failure).__name__}"
+            failure=None if self.failure is None else type(self.failure).__name__,
         )
 
     def after(self, arm: Arm, error: ProviderError) -> Plan:
@@ -165,7 +159,7 @@ class Plan:
                     "model": arm.model,
                     "quality": round(float(self.prediction.quality[rank]), 6),
                     "quality_std": round(float(self.prediction.quality_std[rank]), 6),
-                    "output_tokens": round(float(self.tokens[index]), 1),
+                    "output_tokens": round(self.tokens[index], 1),
                     "expected": quoted.expected,
                     "upper": quoted.upper,
                     "output_cap": quoted.output_cap,
@@ -177,10 +171,12 @@ class Plan:
 
     def baseline(self) -> int | None:
         """Expected cost of the baseline tier's own answer: its tokens at its price."""
-        rank = TIERS.index(self.ladder.policy.baseline)
-        members = np.flatnonzero(self.ladder.tier == rank)
-        able = [i for i in members if self.options.barred[0, i] in (Bar.FREE, Bar.RULE)]
-        return self.quotes[(able or list(members))[0]].expected
+        members = self.ladder.baseline_arms
+        barred = self.options.barred[0].tolist()
+        for index in members:
+            if barred[index] in _ABLE:
+                return self.quotes[index].expected
+        return self.quotes[members[0]].expected
 
     def _refusal(self, choices: Choices, room: Room) -> Exception:
         final = choices.barred[0]
@@ -194,13 +190,16 @@ class Plan:
         if (final == Bar.OVER_REQUEST_CEILING).any():
             ceiling = self.ladder.objective.max_cost_per_request
             assert ceiling is not None
-            cheapest = min(
-                quote.upper
-                for quote, bar in zip(self.quotes, final, strict=True)
-                if bar == Bar.OVER_REQUEST_CEILING and quote.upper is not None
-            )
+            too_dear = [
+                (quote.upper, arm.model)
+                for quote, arm, bar in zip(self.quotes, self.ladder.arms, final, strict=True)
+                if bar == Bar.OVER_REQUEST_CEILING
+            ]
+            known = [upper for upper, _ in too_dear if upper is not None]
+            if not known:
+                return UnknownPrice(too_dear[0][1], "max_cost_per_request needs one")
             return BudgetExceeded(
-                "max_cost_per_request", needed=cheapest, used=0, held=0, limit=ceiling
+                "max_cost_per_request", needed=min(known), used=0, held=0, limit=ceiling
             )
         if self.failure is not None:
             return self.failure
@@ -224,29 +223,21 @@ def make_plan(
     rule = match(ladder.policy.rules, request, shape)
     if ladder.must_be_priced:
         _refuse_unbounded(request.params)
-    count = len(ladder.arms)
-    asked = asked_cap(request.params)
-    tokens = prediction.output_tokens[ladder.tier] * ladder.effort
-    quotes: list[Quote] = []
-    barred = np.zeros((1, count), dtype=np.uint8)
-    for index, arm in enumerate(ladder.arms):
-        able = ladder.capabilities[index]
-        deployment = ladder.policy.deployment(arm)
-        cap = output_cap(
-            asked,
-            deployment.max_output_tokens or ladder.policy.limits.max_output_tokens,
-            able.max_output_tokens,
-            able.room_for_answer(shape),
-        )
-        barred[0, index] = _bar(shape, able, rule is not None and arm.tier not in rule.tiers)
-        quotes.append(_quote(ladder, request, shape, arm, able, cap, float(tokens[index])))
+    prompt = room_for_prompt(shape)
+    rooms = [able.room_for_answer(prompt) for able in ladder.capabilities]
+    of_tier = prediction.output_tokens.tolist()
+    tokens = tuple([of_tier[rank] * effort for rank, effort in ladder.token_factors])
+    quotes = _quotes(ladder, request, shape, rooms, tokens)
+    money = [UNKNOWN if quoted.expected is None else quoted.expected for quoted in quotes]
+    money += [UNKNOWN if quoted.upper is None else quoted.upper for quoted in quotes]
+    expected, upper = np.array(money).reshape(2, 1, -1)
     options = Options(
-        quality=prediction.quality[None, ladder.tier],
-        expected=np.array([[UNKNOWN if q.expected is None else q.expected for q in quotes]]),
-        upper=np.array([[UNKNOWN if q.upper is None else q.upper for q in quotes]]),
-        barred=barred,
+        quality=prediction.quality.take(ladder.tier)[None],
+        expected=expected,
+        upper=upper,
+        barred=_bars(ladder, shape, rooms, rule),
         tier=ladder.tier,
-        baseline=TIERS.index(ladder.policy.baseline),
+        baseline=ladder.baseline,
     )
     return Plan(
         ladder=ladder,
@@ -255,7 +246,7 @@ def make_plan(
         features=features,
         prediction=prediction,
         tokens=tokens,
-        quotes=tuple(quotes),
+        quotes=quotes,
         options=options,
         rule=rule.name if rule else None,
     )
@@ -277,48 +268,69 @@ def budget_exceeded(room: Room, needed: int) -> BudgetExceeded:
     )
 
 
-def _bar(shape: Shape, able: Capabilities, ruled_out: bool) -> Bar:
-    for need, bar in NEEDS.items():
-        if need in shape.needs and need not in able.has:
-            return bar
-    if able.room_for_answer(shape) == 0:
-        return Bar.WINDOW_TOO_SMALL
-    return Bar.RULE if ruled_out else Bar.FREE
+def _bars(
+    ladder: Ladder, shape: Shape, rooms: Sequence[int | None], rule: Rule | None
+) -> NDArray[np.uint8]:
+    """Why each arm may not be chosen, whatever it costs: (1, A) codes of `Bar`."""
+    if not shape.needs and rule is None and 0 not in rooms:
+        return ladder.nothing_barred
+    barred = ladder.nothing_barred.copy()
+    for index, (arm, able) in enumerate(zip(ladder.arms, ladder.capabilities, strict=True)):
+        lacks = shape.needs - able.has
+        if lacks:
+            barred[0, index] = next(bar for need, bar in NEEDS.items() if need in lacks)
+        elif rooms[index] == 0:
+            barred[0, index] = Bar.WINDOW_TOO_SMALL
+        elif rule is not None and arm.tier not in rule.tiers:
+            barred[0, index] = Bar.RULE
+    return barred
 
 
-def _quote(
+def _quotes(
     ladder: Ladder,
     request: Request,
     shape: Shape,
-    arm: Arm,
-    able: Capabilities,
-    cap: int,
-    output_tokens: float,
-) -> Quote:
-    price = ladder.price(arm, request.now)
-    bound = input_bound(shape, able.context_window)
-    if price is None or bound is None:
-        return Quote(None, None, cap)
-    count = samples(request.params)
-    try:
-        return quote(
-            price,
-            input_tokens=min(shape.input_tokens, bound),
-            output_tokens=min(round(output_tokens), cap) * count,
-            input_bound=bound,
-            output_cap=cap,
-            images=shape.images,
-            samples=count,
-            audio=_has_audio(request, shape),
-            service_tier=ladder.service_tier(request, arm),
-            now=request.now,
-        )
-    except UnknownPrice:
-        return Quote(None, None, cap)
-
-
-def _has_audio(request: Request, shape: Shape) -> bool:
-    return bool(shape.audio_parts or request.params.get("audio"))
+    rooms: Sequence[int | None],
+    output_tokens: Sequence[float],
+) -> tuple[Quote, ...]:
+    """What each arm is expected to cost and may cost at most. `output_tokens`: of one answer."""
+    params = request.params
+    asked, count, tier = asked_cap(params), samples(params), asked_service_tier(params)
+    audio = bool(shape.audio_parts or params.get("audio"))
+    text = text_bound(shape)
+    quotes = []
+    for able, prices, longest, own_tier, room, expected in zip(
+        ladder.capabilities,
+        ladder.prices,
+        ladder.output_caps if asked is None else [min(asked, cap) for cap in ladder.output_caps],
+        ladder.service_tiers,
+        rooms,
+        output_tokens,
+        strict=True,
+    ):
+        cap = least(longest, room)
+        bound = least(text, able.context_window)
+        price = prices.at(request.now)
+        if price is None or bound is None:
+            quotes.append(Quote(None, None, cap))
+            continue
+        try:
+            quoted = quote(
+                price,
+                input_tokens=shape.input_tokens,  # `quote` keeps it within the bound
+                output_tokens=min(round(expected), cap) * count,
+                input_bound=bound,
+                output_cap=cap,
+                images=shape.images,
+                samples=count,
+                audio=audio,
+                service_tier=tier or own_tier,
+                now=request.now,
+            )
+        except UnknownPrice:
+            quoted = Quote(None, None, cap)
+        quotes.append(quoted)
+    return tuple(quotes)
 
 
 def _refuse_unbounded(params: Mapping[str, Any]) -> None:

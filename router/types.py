@@ -8,8 +8,9 @@ order of `TIERS`; arrays over arms are in the order of the policy's arms.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -199,24 +200,35 @@ class ArmView:
     rejected: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Decision:
     """The chosen arm, why, and every alternative. `baseline` is the expected nano-USD of the
-    baseline tier's own answer (its own predicted tokens at its own price), None if unknown."""
+    baseline tier's own answer (its own predicted tokens at its own price), None if unknown.
+
+    `reason` and `arms` are for people and for the log: `explain` makes them when first read.
+    """
 
     chosen: int  # index into `arms`
-    reason: str
-    arms: tuple[ArmView, ...]
+    arm: Arm
     baseline: int | None
-    rule: str | None = None
+    rule: str | None
+    explain: Callable[[], tuple[str, tuple[ArmView, ...]]] = field(repr=False, compare=False)
+
+    @cached_property
+    def _explained(self) -> tuple[str, tuple[ArmView, ...]]:
+        return self.explain()
+
+    @property
+    def reason(self) -> str:
+        return self._explained[0]
+
+    @property
+    def arms(self) -> tuple[ArmView, ...]:
+        return self._explained[1]
 
     @property
     def view(self) -> ArmView:
         return self.arms[self.chosen]
-
-    @property
-    def arm(self) -> Arm:
-        return self.view.arm
 
 
 # ── 6. what is reserved ────────────────────────────────────────────────────────────────────────

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -208,3 +209,103 @@ def test_raising_the_cost_weight_never_raises_the_expected_cost(
     dear = choose(known, Objective(cost_weight=low), room, priced=True).arm
     rows = np.arange(len(cheap))
     assert (known.expected[rows, cheap] <= known.expected[rows, dear]).all()
+
+
+# ── what the arrays do, said once more for one row in plain words ──────────────────────────────
+def plainly(made: Options, objective: Objective, left: int, row: int, *, priced: bool) -> int:
+    """The arm that the rules of `choose` name for one request; -1 for none."""
+    arms = [at for at in range(WIDTH) if made.barred[row, at] == Bar.FREE]
+    upper, quality = made.upper[row], made.quality[row]
+    if priced:
+        arms = [at for at in arms if upper[at] != UNKNOWN]
+    ceiling = objective.max_cost_per_request
+    if ceiling is not None:
+        arms = [at for at in arms if upper[at] != UNKNOWN and upper[at] <= ceiling]
+    usd = {at: made.expected[row, at] / 1e9 for at in arms if made.expected[row, at] != UNKNOWN}
+    usd = {at: usd.get(at, max(usd.values(), default=0.0)) for at in arms}
+
+    def utility(at: int) -> tuple[float, float]:
+        if objective.cost_weight is not None:
+            favour = objective.margin if made.tier[at] == made.baseline else 0.0
+            return 0.0, quality[at] - objective.cost_weight * usd[at] + favour
+        if ceiling is not None:
+            return 0.0, quality[at]
+        assert objective.keep_quality is not None
+        of_baseline = [quality[other] for other in arms if made.tier[other] == made.baseline]
+        promised = objective.keep_quality * max(of_baseline or [quality[other] for other in arms])
+        return (1.0, -usd[at]) if quality[at] >= promised else (0.0, quality[at] - 1e9)
+
+    worth = {at: utility(at) for at in arms}
+    arms = [at for at in arms if upper[at] <= left]
+    leaders = [at for at in arms if not any(made.tier[at] == made.tier[b] for b in arms if b < at)]
+    return max(leaders, key=lambda at: (worth[at], -at), default=-1)
+
+
+with_margin = st.builds(Objective, cost_weight=st.floats(0, 1e3), margin=st.floats(0, 1))
+
+
+@given(problems(), st.one_of(objectives, with_margin), st.booleans())
+def test_the_arrays_choose_what_the_rules_say_for_each_request(
+    problem: tuple[Options, Any], objective: Objective, priced: bool
+) -> None:
+    made, room = problem
+    choices = choose(made, objective, room, priced=priced)
+    for row, left in enumerate(room.tolist()):
+        assert choices.arm[row] == plainly(made, objective, left, row, priced=priced)
+
+
+# ── the margin of the baseline ─────────────────────────────────────────────────────────────────
+@given(problems())
+def test_a_margin_of_one_takes_the_baseline_wherever_it_is_free(
+    problem: tuple[Options, Any],
+) -> None:
+    made, room = problem
+    always = choose(made, Objective(cost_weight=0.0, margin=1.0), room, priced=True)
+    in_reach = (made.barred == Bar.FREE) & (made.upper != UNKNOWN) & (made.upper <= room[:, None])
+    free = in_reach[:, made.tier == made.baseline].any(axis=1)
+    assert (made.tier[always.arm[free]] == made.baseline).all()
+
+
+@given(problems(), st.floats(0, 1e6), st.floats(0.0, 1.0))
+def test_a_margin_moves_requests_to_the_baseline_and_nowhere_else(
+    problem: tuple[Options, Any], weight: float, margin: float
+) -> None:
+    made, room = problem
+    plain = choose(made, Objective(cost_weight=weight), room, priced=True)
+    favoured = choose(made, Objective(cost_weight=weight, margin=margin), room, priced=True)
+    moved = plain.arm != favoured.arm
+    assert (made.tier[favoured.arm[moved]] == made.baseline).all()
+    if margin == 0.0:
+        assert not moved.any()
+        assert (plain.utility == favoured.utility).all()
+
+
+def test_another_tier_must_be_better_than_the_baseline_by_more_than_the_margin() -> None:
+    made = options([0.5, 0.95, 0.5, 0.5, 0.9], [MILLI] * 5)
+    assert chosen(made, Objective(cost_weight=0.0)) == 1
+    assert chosen(made, Objective(cost_weight=0.0, margin=0.04)) == 1
+    assert chosen(made, Objective(cost_weight=0.0, margin=0.06)) == 4
+
+
+def test_a_choice_under_a_margin_says_so() -> None:
+    objective = Objective(cost_weight=0.0, margin=0.25)
+    choices = choose(LADDER, objective, NO_LIMIT, priced=True)
+    quotes = [Quote(int(cost), int(cost) * 10, 100) for cost in LADDER.expected[0]]
+    made = decision(ARMS, quotes, LADDER, choices, objective)
+    assert "preferred by 0.25" in made.reason
+    assert "preferred by 0.25" in str(made.arms[3].rejected)
+
+
+# ── reasons are made when they are read ────────────────────────────────────────────────────────
+def test_a_decision_explains_itself_once_and_survives_being_copied() -> None:
+    objective = Objective(cost_weight=20.0)
+    choices = choose(LADDER, objective, NO_LIMIT, priced=True)
+    quotes = [Quote(int(cost), int(cost) * 10, 100) for cost in LADDER.expected[0]]
+    made = decision(ARMS, quotes, LADDER, choices, objective, failure="RateLimited")
+    unread = deepcopy(made)
+    assert made.arms is made.arms
+    assert made.view is made.arms[made.chosen]
+    assert made.view.arm is made.arm
+    assert made.reason.endswith("fallback after RateLimited")
+    assert (unread.reason, unread.arms) == (made.reason, made.arms)
+    assert unread == made

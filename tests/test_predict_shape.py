@@ -1,5 +1,8 @@
 import os
+import re
+from fractions import Fraction
 from importlib.util import find_spec
+from math import floor
 from pathlib import Path
 
 import pytest
@@ -7,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.predict import extract, shape_of
-from router.predict.shape import estimate_tokens
+from router.predict.shape import (
+    CHARACTER_TOKENS,
+    TOKENS_PER_WORD,
+    count_words,
+    estimate_tokens,
+)
+from router.predict.text import BYTE_CLASS, utf8
 from router.types import Request
 
 _JSON = st.recursive(
@@ -152,3 +161,14 @@ def test_the_text_for_rules_is_bounded_and_keeps_head_and_tail():
     assert len(shape.last_user_text) <= 4001
     assert shape.last_user_text.startswith("start")
     assert shape.last_user_text.endswith("end")
+
+
+@given(_TEXT | st.text(st.characters(max_codepoint=127), max_size=300))
+@settings(max_examples=200, deadline=None)
+def test_the_token_estimate_is_the_exact_sum_of_its_coefficients(text):
+    encoded = utf8(text)
+    assert count_words(encoded) == len(re.findall(rb"[A-Za-z]+", encoded))
+    exact = sum(Fraction(str(CHARACTER_TOKENS[BYTE_CLASS[byte]])) for byte in encoded)
+    exact += count_words(encoded) * Fraction(str(TOKENS_PER_WORD))
+    nearest = floor(exact + Fraction(1, 2))
+    assert estimate_tokens(text) == min(len(encoded), max(1, nearest))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -405,6 +406,64 @@ def test_no_bill_within_the_bounds_exceeds_what_was_quoted(
     assert quoted.expected is not None
     assert 0 <= quoted.expected <= quoted.upper
     assert 0 <= cost(price, usage, service_tier=tier, now=settled_at) <= quoted.upper
+
+
+def corners(
+    entry: PriceEntry, bound: int, answers: int, audio: bool, tier: str | None
+) -> Iterator[Fraction]:
+    """Nano-USD of every way to bill `bound` and `answers` tokens in one bucket at one time."""
+    price = to_price(entry, "any/model")
+    factors = [Fraction(1), *price.multipliers.values()]
+    factor = max(factors) if tier == "auto" else price.multipliers.get(tier or "", Fraction(1))
+    for more_than, most, rates in price.bands():
+        if more_than and bound <= more_than:
+            continue
+        for then, hour in [
+            (rates, Fraction(1)),
+            *(
+                (window.rates or rates, window.multiplier or Fraction(1))
+                for window in price.off_peak
+            ),
+        ]:
+            prompt = [then.input, then.cache_read, then.cache_write_5m, then.cache_write_1h]
+            answer = [then.output, then.reasoning]
+            if audio:
+                prompt.append(then.audio_input or 0)
+                answer.append(then.audio_output or 0)
+            tokens = bound if most is None else min(bound, most)
+            charge = tokens * max(prompt) + answers * max(answer)
+            yield charge * factor * hour / 1_000_000
+
+
+@given(st.data(), entries(), tiers, moments)
+@settings(max_examples=300, deadline=None)
+def test_a_quote_is_the_bill_expected_and_the_dearest_bill_possible(
+    data: st.DataObject, entry: PriceEntry, tier: str | None, now: int
+) -> None:
+    price = to_price(entry, "any/model")
+    near = [above.tokens + step for above in entry.above for step in (0, 1)]
+    bound = data.draw(counts | st.sampled_from(near) if near else counts)
+    used = data.draw(st.integers(0, 2 * bound) | st.sampled_from([bound, *near]))
+    cap, samples, images = (data.draw(st.integers(low, 5000)) for low in (0, 1, 0))
+    output = data.draw(st.integers(0, 2 * cap * samples))
+    audio = data.draw(st.booleans())
+    quoted = quote(
+        price,
+        input_tokens=used,
+        output_tokens=output,
+        input_bound=bound,
+        output_cap=cap,
+        images=images,
+        samples=samples,
+        audio=audio,
+        service_tier=tier,
+        now=now,
+    )
+    likely = Usage(input=min(used, bound), output=min(output, cap * samples), images=images)
+    assert quoted.expected == cost(price, likely, service_tier=tier, now=now)
+    dearest = max(ceil(amount) for amount in corners(entry, bound, cap * samples, audio, tier))
+    assert quoted.upper == dearest + images * price.image + samples * price.request
+    assert quoted.output_cap == cap
 
 
 @given(rate_sets(), st.lists(counts, min_size=8, max_size=8))

@@ -7,7 +7,6 @@ the same decisions.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,11 +19,13 @@ if TYPE_CHECKING:
     from router.types import Floats, Ints
 
 UNKNOWN = -1  # an amount of money that is not known
-UNLIMITED = np.iinfo(np.int64).max
+UNLIMITED = int(np.iinfo(np.int64).max)
+_NANO_PER_USD = np.array(float(NANO_PER_USD))  # an array: numpy need not convert it each time
 
 
-class Bar(IntEnum):
-    """Why an arm may not be chosen; FREE means that it may."""
+class Bar:
+    """Why an arm may not be chosen; FREE means that it may. Plain integers, as arrays hold them:
+    numpy takes many times as long to compare with a member of an `IntEnum`."""
 
     FREE = 0
     NO_VISION = 1
@@ -44,11 +45,13 @@ class Bar(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """What a policy asks for; exactly one field is set.
+    """What a policy asks for; exactly one of the first three fields is set.
 
     `cost_weight`: how much probability of a good answer one US dollar is worth; the arm with the
     largest P(good) - cost_weight * expected USD wins (the linear utility of CARROT,
-    arXiv:2502.03261, and of cascade routing, arXiv:2410.10347).
+    arXiv:2502.03261, and of cascade routing, arXiv:2410.10347). `margin` goes with it: the baseline
+    tier's utility is raised by so much, so another tier must be better by more than that. At
+    cost_weight 0 and a margin of 1 the baseline tier is taken wherever it is free.
     `keep_quality`: the cheapest arm whose P(good) is at least this share of the baseline's.
     `max_cost_per_request`: the best P(good) among arms whose upper bound is at most this, in
     nano-USD.
@@ -57,6 +60,7 @@ class Objective:
     cost_weight: float | None = None
     keep_quality: float | None = None
     max_cost_per_request: int | None = None
+    margin: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,7 @@ class Options:
     """N requests by A arms, as decisions see them.
 
     `quality`: (N, A) P(good answer). `expected`: (N, A) expected cost, `upper`: (N, A) reserved
-    cost, both int64 nano-USD or UNKNOWN. `barred`: (N, A) codes of `Bar` known beforehand.
+    cost, both int64 nano-USD or both UNKNOWN. `barred`: (N, A) codes of `Bar` known beforehand.
     `tier`: (A,) tier index of each arm, ascending. `baseline`: index of the baseline tier.
     """
 
@@ -79,14 +83,19 @@ class Options:
 @dataclass(frozen=True, slots=True)
 class Choices:
     """What was chosen: `arm` (N,), -1 where every arm is barred; `utility` (N, A), in the
-    objective's own unit; `barred` (N, A), final; `propensity` (N, A), rows sum to 1 or are 0;
-    `downgraded` (N,), whether a budget kept the best arm from being chosen."""
+    objective's own unit; `barred` (N, A), final; `downgraded` (N,), whether a budget kept the best
+    arm from being chosen."""
 
     arm: Ints
     utility: Floats
     barred: NDArray[np.uint8]
-    propensity: Floats
     downgraded: NDArray[np.bool_]
+
+    @property
+    def propensity(self) -> Floats:
+        """(N, A) chance of each arm, rows sum to 1 or are 0: nothing is left to chance so far."""
+        taken: NDArray[np.bool_] = self.arm[:, None] == np.arange(self.utility.shape[1])
+        return taken.astype(np.float64)
 
 
 def choose(options: Options, objective: Objective, room: Ints, *, priced: bool) -> Choices:
@@ -96,32 +105,43 @@ def choose(options: Options, objective: Objective, room: Ints, *, priced: bool) 
     none does); `priced`, whether an arm without a known price is barred, as it is under a budget.
     Returns `Choices`. The first of equals wins, which is the lower tier.
     """
+    # A live request is one row, for which each array operation costs a microsecond whatever it
+    # does: what seldom applies (a bar, a second deployment in a tier) is asked for first.
     barred = options.barred.copy()
-    free = barred == Bar.FREE
-    if priced:
-        _bar(barred, free, options.upper == UNKNOWN, Bar.UNPRICED)
+    not_known = options.upper == UNKNOWN
+    unknown = not_known if np.count_nonzero(not_known) else None
+    if priced and unknown is not None:
+        _bar(barred, unknown, Bar.UNPRICED)
     if objective.max_cost_per_request is not None:
-        too_dear = (options.upper == UNKNOWN) | (options.upper > objective.max_cost_per_request)
-        _bar(barred, free, too_dear, Bar.OVER_REQUEST_CEILING)
+        too_dear = options.upper > objective.max_cost_per_request
+        _bar(barred, too_dear if unknown is None else too_dear | unknown, Bar.OVER_REQUEST_CEILING)
 
-    utility = _utility(options, objective, free)
-    best_without_budget = _best(utility, _leaders(free, options.tier))
-
-    _bar(barred, free, options.upper > room[:, None], Bar.OVER_BUDGET)
+    free = np.logical_not(barred)  # Bar.FREE is 0
+    utility = _utility(options, objective, free, unknown)
     leaders = _leaders(free, options.tier)
-    barred[free & ~leaders] = Bar.STANDBY
-    arm = _best(utility, leaders)
+    arm = best_without_budget = _best(utility, leaders)
 
-    propensity = np.zeros(options.quality.shape)
-    decided = np.flatnonzero(arm >= 0)
-    propensity[decided, arm[decided]] = 1.0
-    return Choices(arm, utility, barred, propensity, downgraded=arm != best_without_budget)
+    if _bar(barred, options.upper > room[:, None], Bar.OVER_BUDGET):
+        free = np.logical_not(barred)
+        leaders = _leaders(free, options.tier)
+        arm = _best(utility, leaders)
+    if leaders is not free:
+        barred[free & ~leaders] = Bar.STANDBY
+    return Choices(arm, utility, barred, downgraded=arm != best_without_budget)
 
 
-def _utility(options: Options, objective: Objective, free: NDArray[np.bool_]) -> Floats:
-    cost = _known_cost(options.expected, free)
+def _utility(
+    options: Options,
+    objective: Objective,
+    free: NDArray[np.bool_],
+    unknown: NDArray[np.bool_] | None,
+) -> Floats:
     if objective.cost_weight is not None:
-        return options.quality - objective.cost_weight * cost
+        cost = _known_cost(options.expected, free, unknown)
+        utility = options.quality - objective.cost_weight * cost
+        if objective.margin:
+            utility[:, options.tier == options.baseline] += objective.margin
+        return utility
     if objective.max_cost_per_request is not None:
         return options.quality
     assert objective.keep_quality is not None
@@ -131,37 +151,50 @@ def _utility(options: Options, objective: Objective, free: NDArray[np.bool_]) ->
     reference = np.where(np.isfinite(of_baseline), of_baseline, free_quality.max(axis=1))
     good_enough = options.quality >= objective.keep_quality * reference[:, None]
     # Good enough arms compete on price; the others only on quality, and always behind them.
+    cost = _known_cost(options.expected, free, unknown)
     return np.where(good_enough, -cost, options.quality - 1e9)
 
 
-def _known_cost(expected: Ints, free: NDArray[np.bool_]) -> Floats:
+def _known_cost(
+    expected: Ints, free: NDArray[np.bool_], unknown: NDArray[np.bool_] | None
+) -> Floats:
     """Expected USD; an unknown cost counts as the dearest known one, never as nothing."""
-    usd = expected / NANO_PER_USD
-    known = expected != UNKNOWN
-    if known.all():
+    usd: Floats = expected / _NANO_PER_USD
+    if unknown is None:
         return usd
-    dearest = np.where(known & free, usd, 0.0).max(axis=1, initial=0.0)
-    return np.where(known, usd, dearest[:, None])
+    dearest = np.where(free & ~unknown, usd, 0.0).max(axis=1, initial=0.0)
+    known: Floats = np.where(unknown, dearest[:, None], usd)
+    return known
 
 
-def _bar(
-    barred: NDArray[np.uint8], free: NDArray[np.bool_], where: NDArray[np.bool_], bar: Bar
-) -> None:
-    hit = free & where
-    barred[hit] = bar
-    free &= ~hit
+def _bar(barred: NDArray[np.uint8], where: NDArray[np.bool_], bar: int) -> bool:
+    """Bar the arms `where`, but for those that are barred already; say whether there are any."""
+    if not np.count_nonzero(where):
+        return False
+    barred[where & np.logical_not(barred)] = bar
+    return True
 
 
 def _leaders(free: NDArray[np.bool_], tier: Ints) -> NDArray[np.bool_]:
-    """The first free arm of each tier: a tier's deployments are in order of preference."""
-    leaders = free.copy()
-    for arm in range(1, len(tier)):
-        same_tier = np.flatnonzero(tier[:arm] == tier[arm])
-        if len(same_tier):
-            leaders[:, arm] &= ~free[:, same_tier].any(axis=1)
+    """The first free arm of each tier: a tier's deployments are in order of preference.
+
+    Returns `free` itself where no tier has two arms. Arms of one tier are neighbours.
+    """
+    tiers = tier.tolist()
+    leaders = free
+    for arm in range(1, len(tiers)):
+        if tiers[arm] == tiers[arm - 1]:
+            if leaders is free:
+                leaders = free.copy()
+            preferred = free[:, tiers.index(tiers[arm]) : arm]
+            leaders[:, arm] &= ~preferred.any(axis=1)
     return leaders
 
 
 def _best(utility: Floats, allowed: NDArray[np.bool_]) -> Ints:
+    best: Ints
+    if np.count_nonzero(allowed) == allowed.size:
+        best = utility.argmax(axis=1)
+        return best
     best = np.where(allowed, utility, -np.inf).argmax(axis=1)
     return np.where(allowed.any(axis=1), best, -1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from router.decide.choose import UNKNOWN, Bar, Choices, Objective, Options
 from router.money import NANO_PER_USD, format_usd
@@ -31,7 +32,7 @@ def rejections(
     """Return, for each arm, why it may not be chosen, or None where it may."""
     return [
         None
-        if (bar := Bar(choices.barred[row, index])) is Bar.FREE
+        if (bar := int(choices.barred[row, index])) == Bar.FREE
         else BAR_TEXT[bar].format(rule=rule, upper=format_usd(quotes[index].upper))
         for index in range(len(arms))
     ]
@@ -47,14 +48,33 @@ def decision(
     row: int = 0,
     rule: str | None = None,
     baseline: int | None = None,
+    failure: str | None = None,
 ) -> Decision:
     """Return one row of `choices`, which must have chosen an arm, as a `Decision`.
 
     Parameters: `quotes`, one for each arm; `rule`, the name of the rule that bound the choice;
-    `baseline`, expected nano-USD of the baseline tier's own answer.
+    `baseline`, expected nano-USD of the baseline tier's own answer; `failure`, the name of the
+    provider's error that this decision is a fallback after.
     """
     chosen = int(choices.arm[row])
+    explain = partial(_explain, arms, quotes, options, choices, objective, row, rule, failure)
+    return Decision(chosen, arms[chosen], baseline, rule, explain)
+
+
+def _explain(
+    arms: Sequence[Arm],
+    quotes: Sequence[Quote],
+    options: Options,
+    choices: Choices,
+    objective: Objective,
+    row: int,
+    rule: str | None,
+    failure: str | None,
+) -> tuple[str, tuple[ArmView, ...]]:
+    """The reason of a decision, and how each arm looked to it."""
+    chosen = int(choices.arm[row])
     barred = rejections(arms, quotes, choices, row, rule)
+    propensity = choices.propensity[row]
     views = []
     for index, arm in enumerate(arms):
         why = barred[index]
@@ -66,13 +86,14 @@ def decision(
                 quality=float(options.quality[row, index]),
                 quote=quotes[index],
                 utility=float(choices.utility[row, index]),
-                propensity=float(choices.propensity[row, index]),
+                propensity=float(propensity[index]),
                 rejected=why,
             )
         )
-    return Decision(
-        chosen, _reason(views, chosen, objective, choices, row, rule), tuple(views), baseline, rule
-    )
+    reason = _reason(views[chosen], objective, rule, downgraded=bool(choices.downgraded[row]))
+    if failure is not None:
+        reason += f"; fallback after {failure}"
+    return reason, tuple(views)
 
 
 def _less_useful(
@@ -86,7 +107,10 @@ def _less_useful(
         price = (
             "costs " + format_usd(extra) + " more" if extra > 0 else "saves " + format_usd(-extra)
         )
-        return f"P(good) {gain:+.3f}, but {price}: {_worth(gain, objective.cost_weight)}"
+        said = f"P(good) {gain:+.3f}, but {price}: {_worth(gain, objective.cost_weight)}"
+        if objective.margin and options.baseline in (options.tier[index], options.tier[chosen]):
+            said += f"; the baseline tier is preferred by {objective.margin:g}"
+        return said
     if objective.max_cost_per_request is not None:
         return f"P(good) {gain:+.3f}"
     if choices.utility[row, index] < -1e8:
@@ -101,17 +125,11 @@ def _worth(gain: float, cost_weight: float) -> str:
     return f"{'worth' if gain > 0 else 'the loss weighs'} {format_usd(worth)} under this policy"
 
 
-def _reason(
-    views: Sequence[ArmView],
-    chosen: int,
-    objective: Objective,
-    choices: Choices,
-    row: int,
-    rule: str | None,
-) -> str:
-    view = views[chosen]
+def _reason(view: ArmView, objective: Objective, rule: str | None, *, downgraded: bool) -> str:
     if objective.cost_weight is not None:
         goal = f"best value at cost_weight {objective.cost_weight:g}"
+        if objective.margin:
+            goal += f", the baseline tier preferred by {objective.margin:g}"
     elif objective.keep_quality is not None:
         goal = f"cheapest with P(good) at least {objective.keep_quality:g} of the baseline's"
     else:
@@ -122,6 +140,6 @@ def _reason(
     )
     if rule is not None:
         said += f"; rule {rule!r} applied"
-    if choices.downgraded[row]:
+    if downgraded:
         said += "; budget_downgrade: a better arm did not fit a budget"
     return said

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, overload
 
 from router.errors import InvalidRequest
 from router.types import Shape
@@ -23,21 +23,36 @@ CAP_FIELDS = ("max_completion_tokens", "max_tokens")
 MAX_SAMPLES = 128  # OpenAI's limit on `n`
 
 
-def input_bound(shape: Shape, context_window: int | None) -> int | None:
-    """Most tokens the prompt can be billed as; None where no bound is known.
+@overload
+def least(one: int, other: int | None) -> int: ...
+@overload
+def least(one: int | None, other: int | None) -> int | None: ...
+def least(one: int | None, other: int | None) -> int | None:
+    """The smaller of two bounds, of which either may be unknown (None)."""
+    if one is None:
+        return other
+    return one if other is None or one < other else other
 
-    Audio and files are bounded by the context window alone.
+
+def text_bound(shape: Shape) -> int | None:
+    """Most tokens that the prompt's text and images can be billed as.
+
+    None where it has audio or files, which the context window alone bounds.
     """
-    text = (
+    if shape.audio_parts or shape.file_parts:
+        return None
+    return (
         shape.input_bytes
         + shape.messages * TOKENS_PER_MESSAGE
         + TOKENS_PER_REQUEST
         + shape.images * TOKENS_PER_IMAGE
         + ("tools" in shape.needs) * TOKENS_FOR_TOOLS
     )
-    if shape.audio_parts or shape.file_parts:
-        return context_window
-    return text if context_window is None else min(text, context_window)
+
+
+def input_bound(shape: Shape, context_window: int | None) -> int | None:
+    """Most tokens the prompt can be billed as; None where no bound is known."""
+    return least(text_bound(shape), context_window)
 
 
 def asked_cap(params: Mapping[str, Any]) -> int | None:
@@ -45,7 +60,7 @@ def asked_cap(params: Mapping[str, Any]) -> int | None:
 
     Raises `InvalidRequest` unless it is a whole number above 0.
     """
-    caps = []
+    largest: int | None = None
     for name in CAP_FIELDS:
         value = params.get(name)
         if value is None:
@@ -54,13 +69,9 @@ def asked_cap(params: Mapping[str, Any]) -> int | None:
             raise InvalidRequest(
                 name, f"{value!r} is not an output cap", value=value, allowed="a whole number > 0"
             )
-        caps.append(value)
-    return max(caps, default=None)
-
-
-def output_cap(*caps: int | None) -> int:
-    """The cap that is reserved and sent: the least of those that are known."""
-    return min(cap for cap in caps if cap is not None)
+        if largest is None or value > largest:
+            largest = value
+    return largest
 
 
 def samples(params: Mapping[str, Any]) -> int:

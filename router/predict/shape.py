@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.predict.text import (
-    BYTE_TO_CLASS,
+    BYTE_CLASS,
     CLASSES,
     as_mapping,
     head_and_tail,
@@ -49,9 +49,11 @@ _TOKENS_PER_CHARACTER = {
     "emoji": 1.975,
 }
 CHARACTER_TOKENS: NDArray[np.float64] = np.array([_TOKENS_PER_CHARACTER[name] for name in CLASSES])
-_IS_LETTER: NDArray[np.bool_] = (
-    BYTE_TO_CLASS[:, CLASSES.index("lower")] + BYTE_TO_CLASS[:, CLASSES.index("upper")] > 0
-)
+# The same in thousandths of a token: whole numbers have one sum, in whatever order they are added.
+_MILLI_OF_BYTE: NDArray[np.int64] = np.rint(1000 * CHARACTER_TOKENS).astype(np.int64)[BYTE_CLASS]
+_MILLI_OF_WORD = round(1000 * TOKENS_PER_WORD)
+_LETTERS = (CLASSES.index("lower"), CLASSES.index("upper"))
+_IS_LETTER = bytes(int(byte_class in _LETTERS) for byte_class in BYTE_CLASS)  # for translate()
 
 # Parameters that reach the model as text of its prompt.
 _PROMPT_PARAMS = (
@@ -62,11 +64,15 @@ _PROMPT_PARAMS = (
     "response_format",
     "prediction",
 )
-_IMAGE_PARTS = frozenset({"image_url", "input_image", "image"})
-_AUDIO_PARTS = frozenset({"input_audio", "audio"})
-_FILE_PARTS = frozenset({"file", "input_file", "document"})
+# What a part's `type` may be, by medium.
+_MEDIA = {
+    "image": frozenset({"image_url", "input_image", "image"}),
+    "audio": frozenset({"input_audio", "audio"}),
+    "file": frozenset({"file", "input_file", "document"}),
+}
 # Keys under which a media part carries its bytes or where to fetch them: never prompt text.
 _PAYLOAD_KEYS = frozenset({"url", "data", "file_data", "image_url", "source", "bytes"})
+_NO_NEEDS: frozenset[str] = frozenset()
 
 
 def shape_of(
@@ -91,14 +97,14 @@ def shape_of(
         and `input_tokens` leaves them out too.
     """
     texts: list[str] = []
-    counts = {"image": 0, "audio": 0, "file": 0}
+    counts = dict.fromkeys(_MEDIA, 0)
     punctuation = 0
     last_user = ""
     total = 0
     uses_tools = False
-    for raw in messages if isinstance(messages, Sequence) else ():
+    for raw in messages if isinstance(messages, (list, tuple, Sequence)) else ():
         total += 1
-        message = as_mapping(raw)
+        message = raw if isinstance(raw, dict) else as_mapping(raw)
         content = message.get("content")
         role = message.get("role")
         if role == "user":
@@ -112,10 +118,11 @@ def shape_of(
         for key, value in message.items():
             if key not in ("role", "content") and value is not None:
                 punctuation += _read_json(value, texts)
-    for key in _PROMPT_PARAMS:
-        value = params.get(key)
-        if value is not None and not isinstance(value, str):
-            punctuation += _read_json(_schema_of(value), texts)
+    if params:
+        for key in _PROMPT_PARAMS:
+            value = params.get(key)
+            if value is not None and not isinstance(value, str):
+                punctuation += _read_json(_schema_of(value), texts)
     tokens, size = _measure("\n".join(texts))
     return Shape(
         input_tokens=tokens + punctuation // 3 + _TOKENS_PER_MESSAGE * total + _TOKENS_PER_REQUEST,
@@ -140,20 +147,22 @@ def estimate_tokens(text: str) -> int:
     return _measure(text)[0]
 
 
-def count_words(encoded: NDArray[np.uint8]) -> int:
+def count_words(encoded: bytes) -> int:
     """Count the runs of ASCII letters in UTF-8 bytes."""
-    letters = _IS_LETTER[encoded]
-    return int(letters[:1].sum()) + int(np.count_nonzero(letters[1:] > letters[:-1]))
+    # A run begins where a letter follows what is none; a space goes ahead of the first byte.
+    letters = np.frombuffer((b" " + encoded).translate(_IS_LETTER), dtype=np.uint8)
+    return int(np.count_nonzero(letters[1:] > letters[:-1]))
 
 
 def _measure(text: str) -> tuple[int, int]:
     """Return the estimated tokens and the UTF-8 bytes of `text`."""
-    encoded = np.frombuffer(utf8(text), dtype=np.uint8)
-    if not encoded.size:
+    encoded = utf8(text)
+    size = len(encoded)
+    if not size:
         return 0, 0
-    by_class = np.bincount(encoded, minlength=256) @ BYTE_TO_CLASS
-    tokens = float(by_class @ CHARACTER_TOKENS) + TOKENS_PER_WORD * count_words(encoded)
-    return min(encoded.size, max(1, round(tokens))), encoded.size
+    counts = np.bincount(np.frombuffer(encoded, dtype=np.uint8), minlength=256)
+    milli = int(counts @ _MILLI_OF_BYTE) + _MILLI_OF_WORD * count_words(encoded)
+    return min(size, max(1, (milli + 500) // 1000)), size
 
 
 def _read_part(part: Any, texts: list[str], counts: dict[str, int]) -> int:
@@ -163,7 +172,7 @@ def _read_part(part: Any, texts: list[str], counts: dict[str, int]) -> int:
         return 0
     part = as_mapping(part)
     kind = part.get("type")
-    for name, kinds in (("image", _IMAGE_PARTS), ("audio", _AUDIO_PARTS), ("file", _FILE_PARTS)):
+    for name, kinds in _MEDIA.items():
         if isinstance(kind, str) and kind in kinds:
             counts[name] += 1
             return _read_json(part, texts, skip=_PAYLOAD_KEYS)
@@ -221,6 +230,8 @@ def _schema_of(value: Any) -> Any:
 def _needs(
     params: Mapping[str, Any], counts: Mapping[str, int], uses_tools: bool
 ) -> frozenset[str]:
+    if not (params or uses_tools or any(counts.values())):
+        return _NO_NEEDS
     response_format = params.get("response_format")
     modalities = params.get("modalities")
     needs = {

@@ -9,12 +9,14 @@ Not in it: fees for web search, file search and cache storage, and regional surc
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeAlias
+from typing import Annotated, Any, Generic, NoReturn, TypeAlias, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -25,6 +27,8 @@ from router.types import Effort
 
 SHIPPED = Path(__file__).with_name("book.jsonl")
 STAMP_DIGITS = 12
+
+Value = TypeVar("Value")
 
 
 def _iso_date(value: object) -> object:
@@ -78,24 +82,46 @@ class BookEntry(PriceEntry):
         return datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
 
 
+@dataclass(frozen=True, slots=True)
+class Dated(Generic[Value]):
+    """Values that follow each other: `values[i]` holds from `starts[i]` (unix seconds) until the
+    next one starts; before the first there is none."""
+
+    starts: tuple[float, ...]
+    values: tuple[Value, ...]
+
+    def at(self, now: float) -> Value | None:
+        """The value that holds at `now`, unix seconds; of two with one start, the later."""
+        following = bisect_right(self.starts, now)
+        return self.values[following - 1] if following else None
+
+
+_NO_PRICES: Dated[Price] = Dated((), ())
+
+
 class PriceBook:
     """The entries of one book, found by model and time. `hash` stamps what was priced with it."""
 
     def __init__(self, entries: Iterable[BookEntry], digest: str):
         self.entries = tuple(entries)
         self.hash = digest[:STAMP_DIGITS]
-        self._history: dict[str, list[tuple[BookEntry, Price]]] = {}
+        by_model: dict[str, list[BookEntry]] = {}
         for entry in self.entries:
-            priced = (entry, to_price(entry, entry.model))
-            self._history.setdefault(entry.model, []).append(priced)
-        for history in self._history.values():
-            history.sort(key=lambda priced: priced[0].starts)  # stable: a later line wins its day
+            by_model.setdefault(entry.model, []).append(entry)
+        self._entries: dict[str, Dated[BookEntry]] = {}
+        self._prices: dict[str, Dated[Price]] = {}
+        for model, entries_of in by_model.items():
+            entries_of.sort(key=lambda entry: entry.starts)  # stable: a later line wins its day
+            starts = tuple(entry.starts for entry in entries_of)
+            self._entries[model] = Dated(starts, tuple(entries_of))
+            prices = tuple(to_price(entry, model) for entry in entries_of)
+            self._prices[model] = Dated(starts, prices)
         self._names = _names(self.entries)
 
     def entry(self, model: str, now: float) -> BookEntry | None:
         """The newest entry in effect at `now` (unix seconds); `model` as for `price`."""
-        found = self._at(model, now)
-        return found[0] if found else None
+        history = self._entries.get(self._names.get(model, model))
+        return history.at(now) if history else None
 
     def price(self, model: str, now: float) -> Price | None:
         """The price in effect at `now` (unix seconds), None where none is known.
@@ -103,23 +129,22 @@ class PriceBook:
         `model` is litellm's name for it ("openai/gpt-5.4-mini"), an alias, or either without the
         provider's prefix where that leaves no slash and names one model only.
         """
-        found = self._at(model, now)
-        return found[1] if found else None
+        return self.prices(model).at(now)
+
+    def prices(self, model: str) -> Dated[Price]:
+        """Every price of `model`, named as for `price`, from the day that it holds on."""
+        return self._prices.get(self._names.get(model, model), _NO_PRICES)
 
     def models(self, now: float) -> tuple[BookEntry, ...]:
         """The entry in effect at `now` of every model that has one, in the order of the book."""
         return tuple(
-            entry for model in self._history if (entry := self.entry(model, now)) is not None
+            entry for model in self._entries if (entry := self.entry(model, now)) is not None
         )
 
     def capabilities(self, model: str) -> Mapping[str, Any] | None:
         """What `model` can take by its newest entry, as named values; None for an unknown model."""
-        history = self._history.get(self._names.get(model, model))
-        return history[-1][0].capabilities.model_dump() if history else None
-
-    def _at(self, model: str, now: float) -> tuple[BookEntry, Price] | None:
-        history = self._history.get(self._names.get(model, model), ())
-        return next((priced for priced in reversed(history) if priced[0].starts <= now), None)
+        history = self._entries.get(self._names.get(model, model))
+        return history.values[-1].capabilities.model_dump() if history else None
 
 
 def _names(entries: Iterable[BookEntry]) -> dict[str, str]:

@@ -7,10 +7,11 @@ once, at the end, to whole nano-USD.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from fractions import Fraction
+from functools import cached_property
 from typing import Literal, TypeAlias, get_args
 from zoneinfo import ZoneInfo
 
@@ -23,6 +24,7 @@ DAYS: tuple[Day, ...] = get_args(Day)
 
 # What providers call their ordinary service; everything else needs a multiplier.
 _STANDARD = (None, "default", "standard", "standard_only")
+_ONE = Fraction(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,62 @@ class OffPeak:
 
 
 @dataclass(frozen=True, slots=True)
+class Line:
+    """What tokens cost at one time of day: `input` and `output` nano-USD per `per` tokens."""
+
+    input: int
+    output: int
+    per: int
+
+    @classmethod
+    def of(cls, input: int, output: int, factor: Fraction) -> Line:
+        """Multiply rates per million tokens out, and cancel: small whole numbers are left."""
+        numerator, denominator = factor.as_integer_ratio()
+        input, output, per = input * numerator, output * numerator, TOKENS_PER_PRICE * denominator
+        common = math.gcd(input, output, per)
+        return cls(input // common, output // common, per // common)
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """What tokens cost in prompts with more than `more_than` and at most `most` tokens.
+
+    Each has one line for ordinary hours and one for each off-peak window: `text`, in the buckets
+    of plain input and output; `dearest`, in the dearest bucket of text; `dearest_audio`, in the
+    dearest of all where tokens may be billed as audio, None where audio input has no rate.
+    """
+
+    more_than: int
+    most: int | None
+    text: tuple[Line, ...]
+    dearest: tuple[Line, ...]
+    dearest_audio: tuple[Line, ...] | None
+
+    @classmethod
+    def of(cls, more_than: int, most: int | None, times: Sequence[tuple[Rates, Fraction]]) -> Band:
+        """Multiply out the rates of each time of day and what they are multiplied by then."""
+        return cls(
+            more_than,
+            most,
+            text=tuple(Line.of(rates.input, rates.output, factor) for rates, factor in times),
+            dearest=tuple(
+                Line.of(rates.dearest_input(), rates.dearest_output(), factor)
+                for rates, factor in times
+            ),
+            dearest_audio=None
+            if any(rates.audio_input is None for rates, _ in times)
+            else tuple(
+                Line.of(
+                    max(rates.dearest_input(), rates.audio_input or 0),
+                    max(rates.dearest_output(), rates.audio_output or 0),
+                    factor,
+                )
+                for rates, factor in times
+            ),
+        )
+
+
+@dataclass(frozen=True)
 class Price:
     """The price of one model. `above` is (tokens, rates) in rising order of tokens: a prompt with
     more tokens than that is charged at those rates from its first token on, its answer too.
@@ -123,6 +181,22 @@ class Price:
         starts = [0, *(tokens for tokens, _ in self.above)]
         rates = [self.rates, *(rates for _, rates in self.above)]
         yield from zip(starts, [*starts[1:], None], rates, strict=True)
+
+    @cached_property
+    def tables(self) -> Mapping[str | None, tuple[Band, ...]]:
+        """What `quote` reads, by service tier: the bands, multiplied out once for all requests."""
+        tiers = (*_STANDARD, "auto", *self.multipliers)
+        return {tier: self._table(_multiplier(self, tier)) for tier in tiers}
+
+    def _table(self, multiplier: Fraction) -> tuple[Band, ...]:
+        return tuple(
+            Band.of(more_than, most, [(rates, multiplier), *self._off_peak(rates, multiplier)])
+            for more_than, most, rates in self.bands()
+        )
+
+    def _off_peak(self, rates: Rates, multiplier: Fraction) -> Iterator[tuple[Rates, Fraction]]:
+        for window in self.off_peak:
+            yield window.rates or rates, multiplier * (window.multiplier or 1)
 
 
 def cost(price: Price, usage: Usage, *, service_tier: str | None = None, now: float) -> int:
@@ -170,54 +244,43 @@ def quote(
     """
     if price is None:
         return Quote(None, None, output_cap)
-    upper = _upper(price, input_bound, output_cap * samples, images, samples, audio, service_tier)
-    likely = Usage(
-        input=min(math.ceil(input_tokens), input_bound),
-        output=min(math.ceil(output_tokens), output_cap * samples),
-        images=images,
-    )
-    return Quote(cost(price, likely, service_tier=service_tier, now=now), upper, output_cap)
-
-
-def _upper(
-    price: Price,
-    input_bound: int,
-    output_bound: int,
-    images: int,
-    requests: int,
-    audio: bool,
-    service_tier: str | None,
-) -> int:
-    # Within one band and one time of day a bill only grows with each count, and each token costs
-    # no more than the band's dearest bucket: its largest corner bounds it.
-    multiplier = _multiplier(price, service_tier)
-    flat = Usage(images=images, requests=requests)
-    bounds = []
-    for more_than, most, rates in price.bands():
-        if more_than and input_bound <= more_than:
+    table = price.tables.get(service_tier)
+    if table is None:
+        raise _unknown_service_tier(price, service_tier)
+    answers = output_cap * samples
+    prompt = min(math.ceil(input_tokens), input_bound)
+    answer = min(math.ceil(output_tokens), answers)
+    hour = _hour(price, now) if price.off_peak else 0
+    pictures = images * price.image
+    expected, upper = None, 0
+    for band in table:
+        if band.more_than and input_bound <= band.more_than:
             break
-        tokens = input_bound if most is None else min(input_bound, most)
-        for rates_then, factor in _times_of_day(price, rates):
-            charge = tokens * _dearest(price, rates_then, "input", audio)
-            charge += output_bound * _dearest(price, rates_then, "output", audio)
-            bounds.append(_total(price, charge, multiplier * factor, flat))
-    return max(bounds)
+        tokens = input_bound
+        if band.most is not None and band.most < input_bound:
+            tokens = band.most
+        if expected is None and prompt <= tokens:
+            line = band.text[hour]
+            expected = -(-(prompt * line.input + answer * line.output) // line.per)
+        # Within one band and one time of day a bill only grows with each count, and each token
+        # costs no more than the band's dearest bucket: its largest corner bounds it.
+        lines = band.dearest_audio if audio else band.dearest
+        if lines is None:
+            raise UnknownPrice(price.model, "it has no rate for audio input")
+        for line in lines:
+            corner = -(-(tokens * line.input + answers * line.output) // line.per)
+            if corner > upper:
+                upper = corner
+    assert expected is not None  # no prompt is longer than its bound
+    expected += pictures + price.request
+    upper += pictures + samples * price.request
+    return Quote(expected, upper, output_cap)
 
 
-def _times_of_day(price: Price, rates: Rates) -> Iterator[tuple[Rates, Fraction]]:
-    yield rates, Fraction(1)
-    for window in price.off_peak:
-        yield window.rates or rates, window.multiplier or Fraction(1)
-
-
-def _dearest(price: Price, rates: Rates, side: str, audio: bool) -> int:
-    text = rates.dearest_input() if side == "input" else rates.dearest_output()
-    if not audio:
-        return text
-    spoken = rates.audio_input if side == "input" else rates.audio_output
-    if spoken is None and side == "input":
-        raise UnknownPrice(price.model, "it has no rate for audio input")
-    return max(text, spoken or 0)
+def _hour(price: Price, now: float) -> int:
+    """Which line of a band holds: 0 at ordinary hours, else the number of the open window."""
+    windows = enumerate(price.off_peak, start=1)
+    return next((number for number, window in windows if window.contains(now)), 0)
 
 
 def _token_charge(price: Price, rates: Rates, usage: Usage) -> int:
@@ -250,12 +313,16 @@ def _total(price: Price, token_charge: int, multiplier: Fraction, usage: Usage) 
 
 def _multiplier(price: Price, service_tier: str | None) -> Fraction:
     if service_tier in _STANDARD:
-        return Fraction(1)
+        return _ONE
     if service_tier == "auto":  # the provider chooses; until its reply says which, the dearest
-        return max([Fraction(1), *price.multipliers.values()])
+        return max([_ONE, *price.multipliers.values()])
     if service_tier in price.multipliers:
         return price.multipliers[service_tier]
+    raise _unknown_service_tier(price, service_tier)
+
+
+def _unknown_service_tier(price: Price, service_tier: str | None) -> UnknownPrice:
     known = ", ".join(("default", *sorted(price.multipliers)))
-    raise UnknownPrice(
+    return UnknownPrice(
         price.model, f"it has no multiplier for service tier {service_tier!r} (known: {known})"
     )
