@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
+import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from scipy import sparse
 
-from router.predict.features import BUCKETS, DENSE_NAMES, extract
-from router.types import TIERS, Features, Request
+from router.predict.examples import Examples, join_examples, question_key
+from router.predict.features import extract_many
+from router.types import TIERS, Request
 
 # Which recorded model stands for which tier. A file that is absent here is left out on purpose:
 # llmrouter_uiuc's "largest" models lose to smaller ones by its graders' answer formats, routerarena
@@ -62,45 +61,26 @@ LADDERS: dict[str, dict[str, str]] = {
 }
 # Answers there are one letter, forced by a few-shot prompt: no guide to what a tier would write.
 _NO_TOKENS = frozenset({"routellm"})
-_OPTIONS = re.compile(r"\n\s*(?:options:|choices:|\(?a[.):]\s)", re.IGNORECASE)
 BELIEFS = "beliefs"  # the source of what we judged ourselves
-_NOT_WORD = re.compile(r"[\W_]+")
 
 
 @dataclass(frozen=True)
 class Rows:
-    """N questions. `score`, `tokens` and `cost` have shape (N, 4), NaN where nothing is known."""
+    """N questions: training examples, with source and dollars; `cost` (N, 4), NaN where unknown."""
 
     source: NDArray[np.str_]
-    task: NDArray[np.str_]
-    key: NDArray[np.str_]  # normalised question: equal keys are the same question
-    score: NDArray[np.float64]
-    input_tokens: NDArray[np.float64]
-    tokens: NDArray[np.float64]
+    examples: Examples
     cost: NDArray[np.float64]
-    features: tuple[Features, ...]
 
     def __len__(self) -> int:
         return len(self.source)
 
+    @property
+    def key(self) -> NDArray[np.str_]:
+        return self.examples.group
+
     def take(self, chosen: NDArray[Any]) -> Rows:
-        index = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
-        arrays = (self.source, self.task, self.key, self.score)
-        more = (self.input_tokens, self.tokens, self.cost)
-        return Rows(
-            *(array[index] for array in (*arrays, *more)), tuple(self.features[i] for i in index)
-        )
-
-
-def question_key(text: str) -> str:
-    """Normalise a question to compare across sources: its stem, without answer options."""
-    stem = _OPTIONS.split(text, maxsplit=1)[0]
-    return hashlib.sha256(_NOT_WORD.sub(" ", stem.lower()).strip().encode()).hexdigest()[:16]
-
-
-def fold_of(key: str, seed: int, folds: int) -> int:
-    """Deal a question to a fold; equal questions of all sources land in the same fold."""
-    return int(hashlib.sha256(f"{seed}:{key}".encode()).hexdigest()[:8], 16) % folds
+        return Rows(self.source[chosen], self.examples.take(chosen), self.cost[chosen])
 
 
 def load(folder: Path) -> Rows:
@@ -114,17 +94,20 @@ def load(folder: Path) -> Rows:
 
 def join(*parts: Rows) -> Rows:
     return Rows(
-        *(
-            np.concatenate([getattr(part, name) for part in parts])
-            for name in ("source", "task", "key", "score", "input_tokens", "tokens", "cost")
-        ),
-        tuple(feature for part in parts for feature in part.features),
+        np.concatenate([part.source for part in parts]),
+        join_examples([part.examples for part in parts]),
+        np.concatenate([part.cost for part in parts]),
     )
 
 
 def load_beliefs(path: Path) -> Rows:
-    """Read our own prompts with the regrets that we judged: labels by belief, not recorded."""
-    beliefs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    """Read our own prompts with the regrets that we judged: labels by belief, not recorded.
+
+    Each stands twice, the second time hastily typed: what is asked stays the same.
+    """
+    judged = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rng = random.Random(0)
+    beliefs = judged + [{**b, "text": _said_otherwise(b["text"], rng)} for b in judged]
     n = len(beliefs)
     frontier = np.array([[b["quality"]] for b in beliefs])
     regret = np.array([[*b["regret"], 0.0] for b in beliefs])
@@ -132,16 +115,26 @@ def load_beliefs(path: Path) -> Rows:
     requests = [
         Request("", [{"role": "user", "content": b["text"]}], _params(b), now=0.0) for b in beliefs
     ]
-    return Rows(
-        source=np.full(n, BELIEFS),
-        task=np.array([b["task"] for b in beliefs]),
-        key=np.array([question_key(b["text"]) for b in beliefs]),
+    examples = Examples(
+        features=extract_many(requests),
         score=frontier - regret,
+        output_tokens=unknown,
         input_tokens=np.full(n, np.nan),
-        tokens=unknown,
-        cost=unknown,
-        features=tuple(extract(request) for request in requests),
+        group=np.array([question_key(b["text"]) for b in judged] * 2),  # the two stay together
+        task=np.array([b["task"] for b in beliefs]),
+        weight=np.full(n, 0.5),
     )
+    return Rows(np.full(n, BELIEFS), examples, unknown)
+
+
+def _said_otherwise(text: str, rng: random.Random) -> str:
+    """The text in lower case without its last mark, with a letter dropped in one word in ten."""
+    words = text.lower().rstrip(".!?。？！").split(" ")
+    for i, word in enumerate(words):
+        if len(word) > 4 and word.isalpha() and rng.random() < 0.1:
+            at = rng.randrange(1, len(word))
+            words[i] = word[:at] + word[at + 1 :]
+    return " ".join(words)
 
 
 def _params(belief: dict[str, Any]) -> dict[str, Any]:
@@ -174,18 +167,16 @@ def _load_source(folder: Path, source: str) -> Rows:
             question["cost"][tier].append(row["cost_usd"])
     known = [q for q in questions.values() if q["score"][-1]]
     messages = [_messages(q["text"]) for q in known]
-    return Rows(
-        source=np.full(len(known), source),
-        task=np.array([q["task"] for q in known]),
-        key=np.array([question_key(m[-1]["content"]) for m in messages]),
+    examples = Examples(
+        features=extract_many([Request("", m, {}, now=0.0) for m in messages]),
         score=_means(known, "score"),
+        output_tokens=_means(known, "tokens"),
         input_tokens=np.array([q["input_tokens"] for q in known], dtype=np.float64),
-        tokens=_means(known, "tokens"),
-        cost=_means(known, "cost"),
-        features=tuple(
-            extract(Request(request_id="", messages=m, params={}, now=0.0)) for m in messages
-        ),
+        group=np.array([question_key(m[-1]["content"]) for m in messages]),
+        task=np.array([q["task"] for q in known]),
+        weight=np.ones(len(known)),
     )
+    return Rows(np.full(len(known), source), examples, _means(known, "cost"))
 
 
 def _messages(text: str) -> list[dict[str, str]]:
@@ -198,23 +189,4 @@ def _messages(text: str) -> list[dict[str, str]]:
 def _means(questions: list[dict[str, Any]], name: str) -> NDArray[np.float64]:
     return np.array(
         [[np.mean(values) if values else np.nan for values in q[name]] for q in questions]
-    )
-
-
-def dense_matrix(features: tuple[Features, ...]) -> NDArray[np.float64]:
-    if not features:
-        return np.zeros((0, len(DENSE_NAMES)))
-    return np.stack([one.dense for one in features]).astype(np.float64)
-
-
-def hashed_matrix(features: tuple[Features, ...]) -> sparse.csr_matrix:
-    ends = np.cumsum([0, *(one.buckets.size for one in features)])
-    return sparse.csr_matrix(
-        (
-            np.concatenate([one.weights for one in features]),
-            np.concatenate([one.buckets for one in features]),
-            ends,
-        ),
-        shape=(len(features), BUCKETS),
-        dtype=np.float32,
     )

@@ -5,6 +5,8 @@ RouterError
 │   ├── PolicyError               a policy file: file, key, value, allowed
 │   ├── UnknownPrice              no price for a model where one is needed: model, why
 │   ├── ModelFileError            a predictor file is corrupt, hostile or too large: path, why
+│   ├── OutcomeFileError          recorded outcomes cannot be read or used: path, problem
+│   ├── TrainingError             too little or unusable data to learn from: problem, rows
 │   └── CalibrationError          recorded queries cannot back a promise: problem, rows
 ├── InvalidRequest                the caller's request cannot be sent: field, value, allowed
 │   └── NoCapableDeployment       no deployment can take this request: rejected
@@ -79,6 +81,22 @@ class ModelFileError(ConfigurationError):
     def __init__(self, path: str, why: str):
         self.path, self.why = path, why
         super().__init__(f"model file {path}: {why}")
+
+
+class TrainingError(ConfigurationError):
+    """There is too little, or nothing usable, to learn from. Fields: `problem`, `rows`."""
+
+    def __init__(self, problem: str, rows: int):
+        self.problem, self.rows = problem, rows
+        super().__init__(f"training: {problem}; found {rows}")
+
+
+class OutcomeFileError(ConfigurationError):
+    """Recorded outcomes cannot be read or used. Fields: `path`, `problem`."""
+
+    def __init__(self, path: str, problem: str):
+        self.path, self.problem = path, problem
+        super().__init__(f"outcomes {path}: {problem}")
 
 
 class CalibrationError(ConfigurationError):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from router.attempts import Attempts, Routing, attach, routing_of
+from router.certified import with_certificate
 from router.effects import Send, Store, Wait, Walk, arun, run
 from router.errors import (
     BudgetExceeded,
@@ -74,7 +75,9 @@ class Router:
         self.prices = prices or load_book()
         self.predictor = predictor or _predictor_of(self.policy)
         self.store = store_url(store or self.policy.log.store)
-        self._ladder = Ladder.of(self.policy, self.prices, self.predictor.effort_tokens)
+        _refuse_unknown_tiers(self.policy, self.predictor)
+        ladder = Ladder.of(self.policy, self.prices, self.predictor.effort_tokens)
+        self._ladder, self.certificate = with_certificate(ladder, self.predictor, clock())
         self._clock = clock
         self._opening = threading.Lock()
         self._next_sweep = 0.0
@@ -266,3 +269,13 @@ def _predictor_of(policy: Policy) -> Predictor:
             str(policy.predictor_path), f"its sha256 is {predictor.hash}, the policy asks {wanted}"
         )
     return predictor
+
+
+def _refuse_unknown_tiers(policy: Policy, predictor: Predictor) -> None:
+    unknown = [tier for tier in policy.tiers.present if tier not in predictor.tiers]
+    if unknown:
+        raise ModelFileError(
+            str(policy.predictor_path or predictor.name),
+            f"it was trained on {', '.join(predictor.tiers)} and knows nothing of "
+            f"{', '.join(unknown)}: train it with outcomes of that tier, or leave the tier out",
+        )

@@ -53,10 +53,12 @@ from router.types import (
 )
 
 if TYPE_CHECKING:
+    from router.types import Floats
     from numpy.typing import NDArray
 
     from router.policy.rules import Rule
 
+LOWER_BOUND = 1.645  # standard errors below a prediction, which one in twenty falls short of
 # A baseline that only a rule keeps from being chosen is still what savings are measured against.
 _ABLE = (Bar.FREE, Bar.RULE)
 # Another deployment may do better after these; after any other the same request fails again.
@@ -102,6 +104,7 @@ class Plan:
             rule=self.rule,
             baseline=self.baseline(),
             failure=None if self.failure is None else type(self.failure).__name__,
+            novel=bool(self.prediction.novel),
         )
 
     def after(self, arm: Arm, error: ProviderError) -> Plan:
@@ -231,8 +234,9 @@ def make_plan(
     money = [UNKNOWN if quoted.expected is None else quoted.expected for quoted in quotes]
     money += [UNKNOWN if quoted.upper is None else quoted.upper for quoted in quotes]
     expected, upper = np.array(money).reshape(2, 1, -1)
+    quality = _cautious(prediction, ladder.baseline) if prediction.novel else prediction.quality
     options = Options(
-        quality=prediction.quality.take(ladder.tier)[None],
+        quality=quality.take(ladder.tier)[None],
         expected=expected,
         upper=upper,
         barred=_bars(ladder, shape, rooms, rule),
@@ -250,6 +254,13 @@ def make_plan(
         options=options,
         rule=rule.name if rule else None,
     )
+
+
+def _cautious(prediction: Prediction, baseline: int) -> Floats:
+    """P(good) of a request unlike anything in training: below the baseline, a lower bound."""
+    quality = prediction.quality.copy()
+    quality[:baseline] -= LOWER_BOUND * prediction.quality_std[:baseline]
+    return np.maximum(quality, 0.0)
 
 
 def budget_exceeded(room: Room, needed: int) -> BudgetExceeded:

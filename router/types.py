@@ -76,7 +76,7 @@ class Features:
     """Numbers that a predictor reads: named dense values and a sparse bag of hashed n-grams.
 
     `dense` has shape (D,), named by `router.predict.features.DENSE_NAMES`; `buckets` and `weights`
-    have shape (K,): the hashed n-grams' column indices and their weights.
+    have shape (K,): the hashed n-grams and how much each counts, 1 + ln(count).
     """
 
     dense: NDArray[np.float32]
@@ -89,14 +89,19 @@ class Features:
 class Prediction:
     """For each tier, in the order of `TIERS`: arrays of shape (4,), or (N, 4) for N requests.
 
-    `quality` is P(good answer), `quality_std` its standard error, `output_tokens` the expected and
-    `output_tokens_p95` the 95th percentile of billed output tokens, reasoning included.
+    `quality` is P(good answer), `quality_std` its standard error; both are NaN for a tier that the
+    predictor never learnt. `output_tokens` is the expected number of billed output tokens,
+    reasoning included, beside its quantiles. `novel`, a bool or (N,), says that the request is
+    unlike anything in training.
     """
 
     quality: Floats
     quality_std: Floats
     output_tokens: Floats
+    output_tokens_p50: Floats
+    output_tokens_p90: Floats
     output_tokens_p95: Floats
+    novel: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from router.predict import Predictor
 from router.predict.features import DENSE_NAMES
 from router.predict.model_file import ModelFile
 from router.predict.scorer import ARRAY_SHAPES, HEADS
-from router.types import Effort
+from router.types import TIERS, Effort
 from tests.provider import Provider
 
 PRICES = {
@@ -63,17 +63,35 @@ def ladder(url: str, **changes: Any) -> dict[str, Any]:
     }
 
 
+def plain_model(**changes: Any) -> ModelFile:
+    """A model that knows no word and of which only `changes` say anything."""
+    sizes: dict[int | str, int] = {"V": 0, "E": 1, "P": 1}
+    arrays = {
+        name: np.zeros([sizes.get(length, length) for length in shape])
+        for name, shape in ARRAY_SHAPES.items()
+    }
+    arrays["vocabulary"] = arrays["vocabulary"].astype(np.int32)
+    arrays["dense_scale"] += 1
+    arrays["mix"][1] = 1  # gains alone
+    arrays["level"][1] = arrays["gain"][0] = 1
+    arrays["novelty"][:] = -2  # nothing is novel
+    efforts = {effort: {"factor": 1.0} for effort in get_args(Effort)}
+    facts = {
+        "dense_names": list(DENSE_NAMES),
+        "effort_tokens": efforts,
+        "prior_rows": 1.0,
+        "temperature": 0.1,
+        "tiers": list(TIERS),
+    }
+    return ModelFile("steady", "0" * 64, facts, {**arrays, **changes})
+
+
 def steady_predictor() -> Predictor:
     """A real predictor of a plain model: each tier a tenth better, 100 tokens, for any prompt."""
-    arrays = {name: np.zeros(shape) for name, shape in ARRAY_SHAPES.items()}
-    arrays["dense_scale"] += 1
-    arrays["calibration"][:, 1] = 1
     heads = {"frontier_quality": 0.9, "nano_regret": 0.3, "mini_regret": 0.2, "mid_regret": 0.1}
     tokens = np.log(101)
-    arrays["intercept"] = np.array([heads.get(head, tokens) for head in HEADS])
-    efforts = {effort: {"factor": 1.0} for effort in get_args(Effort)}
-    facts = {"dense_names": list(DENSE_NAMES), "effort_tokens": efforts}
-    return Predictor(ModelFile("steady", "0" * 64, facts, arrays))
+    intercept = [tokens if head.endswith("_tokens") else heads.get(head, 0.0) for head in HEADS]
+    return Predictor(plain_model(intercept=np.array(intercept)))
 
 
 def only(tier: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ _COMMANDS = {
     "budget": "router.cli.budget",
     "chat": "router.cli.chat",
     "demo": "router.cli.demo",
+    "evaluate": "router.cli.evaluate",
     "explain": "router.cli.explain",
     "ledger": "router.cli.ledger",
     "policy": "router.cli.policy",

@@ -61,6 +61,7 @@ class Objective:
     keep_quality: float | None = None
     max_cost_per_request: int | None = None
     margin: float = 0.0
+    promise: str = ""  # what was certified with this weight and margin, in words
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,15 +49,17 @@ def decision(
     rule: str | None = None,
     baseline: int | None = None,
     failure: str | None = None,
+    novel: bool = False,
 ) -> Decision:
     """Return one row of `choices`, which must have chosen an arm, as a `Decision`.
 
     Parameters: `quotes`, one for each arm; `rule`, the name of the rule that bound the choice;
     `baseline`, expected nano-USD of the baseline tier's own answer; `failure`, the name of the
-    provider's error that this decision is a fallback after.
+    provider's error that this decision is a fallback after; `novel`, whether the request is unlike
+    anything in training, so that `options` hold lower bounds below the baseline.
     """
     chosen = int(choices.arm[row])
-    explain = partial(_explain, arms, quotes, options, choices, objective, row, rule, failure)
+    explain = partial(_explain, arms, quotes, options, choices, objective, row, rule, failure, novel)
     return Decision(chosen, arms[chosen], baseline, rule, explain)
 
 
@@ -70,6 +72,7 @@ def _explain(
     row: int,
     rule: str | None,
     failure: str | None,
+    novel: bool,
 ) -> tuple[str, tuple[ArmView, ...]]:
     """The reason of a decision, and how each arm looked to it."""
     chosen = int(choices.arm[row])
@@ -91,6 +94,8 @@ def _explain(
             )
         )
     reason = _reason(views[chosen], objective, rule, downgraded=bool(choices.downgraded[row]))
+    if novel:
+        reason += "; unlike anything in training, so cheaper tiers count by a lower bound"
     if failure is not None:
         reason += f"; fallback after {failure}"
     return reason, tuple(views)
@@ -127,9 +132,11 @@ def _worth(gain: float, cost_weight: float) -> str:
 
 def _reason(view: ArmView, objective: Objective, rule: str | None, *, downgraded: bool) -> str:
     if objective.cost_weight is not None:
-        goal = f"best value at cost_weight {objective.cost_weight:g}"
+        goal = f"best value at cost_weight {objective.cost_weight:.5g}"
         if objective.margin:
-            goal += f", the baseline tier preferred by {objective.margin:g}"
+            goal += f", the baseline tier preferred by {objective.margin:.3g}"
+        if objective.promise:
+            goal = f"{objective.promise}: {goal}"
     elif objective.keep_quality is not None:
         goal = f"cheapest with P(good) at least {objective.keep_quality:g} of the baseline's"
     else:

@@ -189,8 +189,11 @@ def _baseline(options: Sequence[_Option], policy: Policy) -> Iterator[Finding]:
 
 
 def _promises(policy: Policy) -> Iterator[Finding]:
-    if policy.objective.keep_quality is not None:
-        message = "keep_quality is applied to predicted quality; it is not certified"
+    if policy.objective.keep_quality is not None and policy.objective.confidence is None:
+        message = (
+            "without confidence, keep_quality compares predictions and promises nothing; with "
+            "confidence: 0.95 it is certified on the predictor's calibration queries"
+        )
         yield Finding("note", "objective.keep_quality", message)
 
 

@@ -76,11 +76,13 @@ class Objective(Part):
     )
     keep_quality: Annotated[Real, Field(gt=0, le=1)] | None = Field(
         default=None,
-        description="The cheapest arm whose predicted quality is at least this share of the "
-        "baseline's is taken.",
+        description="At least this share of the baseline's quality. Without confidence: the "
+        "cheapest arm whose predicted quality is at least that; with it, see there.",
     )
     confidence: Annotated[Real, Field(gt=0, lt=1)] | None = Field(
-        default=None, description="How sure keep_quality must be; only together with keep_quality."
+        default=None,
+        description="How sure keep_quality must be: the policy is then chosen on the predictor's "
+        "calibration queries, and is always-baseline where they cannot support it.",
     )
     max_cost_per_request: Usd | None = Field(
         default=None, description="The best arm that cannot cost more than this many USD is taken."
@@ -95,6 +97,9 @@ class Objective(Part):
             raise wrong(problem, "exactly one of " + ", ".join(kinds))
         if self.confidence is not None and self.keep_quality is None:
             raise wrong("there is no keep_quality", "only with keep_quality", "confidence")
+        if self.confidence is not None and self.keep_quality == 1:
+            raise wrong("1 cannot be certified: nothing is surely as good as the baseline itself",
+                        "below 1, with confidence", "keep_quality")  # fmt: skip
         return self
 
     @property

@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from router.errors import ModelFileError
 
 SCHEMA = 1
-MAX_TOTAL_BYTES = 32 * 1024 * 1024
+MAX_TOTAL_BYTES = 64 * 1024 * 1024
 MAX_JSON_BYTES = 256 * 1024
 _JSON_NAME = "model.json"
 _ARRAY_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_DTYPES = frozenset({"<f4", "<f8"})
+_DTYPES = frozenset({"<f4", "<f8", "<i4"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def save_model(
     Parameters
     ----------
     arrays
-        Float arrays by name; written little-endian, in C order.
+        Arrays of floats or 4-byte integers by name; written little-endian, in C order.
     facts
         JSON-ready facts: seed, trained_on, metrics, ….
 
@@ -64,7 +64,7 @@ def save_model(
         file = folder / f"{array_name}.npy"
         plain = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"))
         if plain.dtype.str not in _DTYPES or not np.isfinite(plain).all():
-            raise ModelFileError(str(file), "an array must hold finite 4- or 8-byte floats")
+            raise ModelFileError(str(file), "an array must hold finite 4- or 8-byte floats or 4-byte integers")
         buffer = io.BytesIO()
         np.lib.format.write_array(buffer, plain, allow_pickle=False)
         data = buffer.getvalue()

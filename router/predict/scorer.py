@@ -1,50 +1,90 @@
-"""Features → Prediction with numpy alone: linear heads, a few microseconds a request."""
+"""Features → Prediction with numpy alone: the same numbers as the estimators that were trained."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from router.errors import ModelFileError
-from router.predict.features import BUCKETS, DENSE_NAMES
+from router.predict.features import BUCKETS, DENSE_NAMES, FeatureBatch
 from router.predict.model_file import ModelFile, load_model
+from router.predict.vocabulary import Vocabulary, sums_of
 from router.types import TIERS, Features, Prediction
 
-# The columns of every weight matrix. Quality is learnt as the frontier's quality and each other
-# tier's regret (frontier's quality less its own), because the gain of a dearer tier predicts
-# better than difficulty does; then the logarithm of 1 + output tokens of each tier.
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from router.types import Floats
+
+DENSE_LIMIT = 3.0  # standardised dense values are clipped: no extrapolation far from training
+QUALITY_RANGE = (0.01, 0.99)
+TOKEN_SHARES = (0.5, 0.9, 0.95)
+_LOG_TOKENS_RANGE = (0.0, float(np.log(200_000)))
+_DEFAULT_MODEL = Path(__file__).with_name("default_model")
+_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
+_D, _T = len(DENSE_NAMES), len(TIERS)
+
+# The linear heads, in the order of the weights' columns: log odds of a good answer by tier; the
+# frontier's quality and the other tiers' regrets against it; the logarithm of 1 + output tokens.
 HEADS: tuple[str, ...] = (
+    *(f"{tier}_log_odds" for tier in TIERS),
     "frontier_quality",
     *(f"{tier}_regret" for tier in TIERS[:-1]),
     *(f"{tier}_log_tokens" for tier in TIERS),
 )
-DENSE_LIMIT = 3.0  # standardised dense values are clipped: no extrapolation far from training
-QUALITY_RANGE = (0.01, 0.99)
-_LOG_TOKENS_RANGE = (0.0, float(np.log(200_000)))
-_DEFAULT_MODEL = Path(__file__).with_name("default_model")
-_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
-
-_D, _H, _T = len(DENSE_NAMES), len(HEADS), len(TIERS)
-ARRAY_SHAPES: Mapping[str, tuple[int, ...]] = {
+_H = len(HEADS)
+# Shapes of a model's arrays: V known n-grams, E dimensions of the embedding, P prototypes.
+ARRAY_SHAPES: Mapping[str, tuple[int | str, ...]] = {
+    "vocabulary": ("V",),  # hashed n-grams, rising
+    "idf": ("V",),
+    "text_weights": ("V", _H),
+    "embedding": ("V", "E"),
     "dense_mean": (_D,),
     "dense_scale": (_D,),
     "dense_weights": (_D, _H),
-    "hashed_weights": (BUCKETS, _H),
     "intercept": (_H,),
-    "calibration": (_T, 2),  # intercept and slope of quality on raw quality
+    "prototypes": ("P", "E"),
+    "prototype_counts": ("P", _T),
+    "prototype_means": ("P", _T),
+    "prototype_prior": (_T,),
+    "mix": (3,),  # how much log odds, gains and neighbours count
+    "level": (2,),  # intercept and slope of the dearest tier's quality on the mix
+    "gain": (1,),  # slope of what it gains over the others, on the mix
+    "ability": (_T, 2),  # offset in log odds and its standard deviation, of a newer model
     "quality_noise": (_T,),  # standard deviation of a label about its prediction
-    "dense_variance": (_D, _D),  # covariance of the dense weights, in units of the noise
-    "hashed_variance": (BUCKETS,),  # variance of each hashed weight, in the same units
-    "token_residuals": (_T, 2),  # log of Duan's smearing factor; 95th percentile of residuals
+    "token_residuals": (_T, 1 + len(TOKEN_SHARES)),  # ln of Duan's smearing factor; quantiles
+    "novelty": (2,),  # share of known n-grams and likeness to a prototype, below which both are odd
+}
+# What a model may also carry: predictions and labels of queries that it was not trained on, for
+# promises about quality. Scores are -1 where nothing was recorded.
+CALIBRATION_SHAPES: Mapping[str, tuple[int | str, ...]] = {
+    "calibration_quality": ("M", _T),
+    "calibration_tokens": ("M", _T),
+    "calibration_input_tokens": ("M",),
+    "calibration_score": ("M", _T),
 }
 
 
+@dataclass(frozen=True, slots=True)
+class CalibrationRows:
+    """What a predictor says of M queries that it was not trained on, and how they went.
+
+    `quality`, `output_tokens` and `score` are (M, 4), a score NaN where none was recorded;
+    `input_tokens` is (M,).
+    """
+
+    quality: Floats
+    output_tokens: Floats
+    input_tokens: Floats
+    score: Floats
+
+
 class Predictor:
-    """P(good answer) and output tokens for each tier, from linear heads over the features.
+    """P(good answer) and output tokens for each tier.
 
     Parameters
     ----------
@@ -59,81 +99,147 @@ class Predictor:
 
     def __init__(self, model: ModelFile, path: str = "model"):
         _check(model, path)
+        self.model = model
         self.hash = model.hash
         self.name = f"{model.name}@{model.hash[:12]}"
         self.facts: Mapping[str, Any] = model.facts
+        self.tiers: tuple[str, ...] = tuple(model.facts["tiers"])
         self.effort_tokens: Mapping[str, float] = _effort_tokens(model, path)
-        arrays = model.arrays
-        self._mean = arrays["dense_mean"].astype(np.float64)
-        self._scale = arrays["dense_scale"].astype(np.float64)
-        self._dense_weights = arrays["dense_weights"].astype(np.float64)
-        self._hashed_weights = arrays["hashed_weights"]
-        self._intercept = arrays["intercept"].astype(np.float64)
-        self._calibration = arrays["calibration"].astype(np.float64)
-        self._noise = arrays["quality_noise"].astype(np.float64)
-        self._dense_variance = arrays["dense_variance"].astype(np.float64)
-        self._hashed_variance = arrays["hashed_variance"].astype(np.float64)
-        self._smearing, self._p95 = arrays["token_residuals"].astype(np.float64).T
+        a = {name: np.asarray(array) for name, array in model.arrays.items()}
+        self.vocabulary = Vocabulary(a["vocabulary"], a["idf"])
+        self._size = a["embedding"].shape[1]
+        self._text = np.ascontiguousarray(np.hstack([a["text_weights"], a["embedding"]]))
+        # (x - mean) / scale @ W, with the clip in between, in one multiplication and one shift.
+        self._inverse_scale = 1 / a["dense_scale"].astype(np.float64)
+        self._shift = a["dense_mean"] * self._inverse_scale
+        self._dense = a["dense_weights"].astype(np.float64)
+        self._intercept = a["intercept"].astype(np.float64)
+        self._prototypes = np.ascontiguousarray(a["prototypes"].T.astype(np.float64))
+        counts = a["prototype_counts"].astype(np.float64)
+        self._votes = np.hstack([counts * a["prototype_means"], counts])
+        prior_rows = float(model.facts["prior_rows"])
+        self._prior = np.concatenate(
+            [prior_rows * a["prototype_prior"].astype(np.float64), np.full(_T, prior_rows)]
+        )
+        self._temperature = float(model.facts["temperature"])
+        self._mix = a["mix"].astype(np.float64)
+        self._level = a["level"].astype(np.float64)
+        self._gain = float(a["gain"][0])
+        self._dearest = TIERS.index(self.tiers[-1])  # type: ignore[arg-type]
+        self._offset, self._offset_std = a["ability"].astype(np.float64).T
+        self._moved = bool(self._offset.any() or self._offset_std.any())
+        self._noise = a["quality_noise"].astype(np.float64)
+        residuals = a["token_residuals"].astype(np.float64)
+        self._residuals = residuals.T[:, None, :]  # (4, 1, T): the mean's, then the quantiles'
+        self._least_known, self._least_likeness = map(float, a["novelty"])
+        absent = np.array([tier not in self.tiers for tier in TIERS])
+        self._absent = absent if absent.any() else None
+
+    @property
+    def calibration(self) -> CalibrationRows:
+        """The queries that promises about quality are certified on; none in many models."""
+        empty = {name: np.zeros((0, _T)[: len(s)]) for name, s in CALIBRATION_SHAPES.items()}
+        a = {
+            name: np.asarray(self.model.arrays.get(name, array), dtype=np.float64)
+            for name, array in empty.items()
+        }
+        score = a["calibration_score"]
+        return CalibrationRows(
+            a["calibration_quality"],
+            a["calibration_tokens"],
+            a["calibration_input_tokens"],
+            np.where(score < 0, np.nan, score),
+        )
 
     def __call__(self, features: Features) -> Prediction:
         """Predict for one request: arrays of shape (4,) in the order of `TIERS`."""
-        dense = self._standardise(features.dense)
-        weights = features.weights
-        heads = (
-            self._intercept
-            + dense @ self._dense_weights
-            + weights @ self._hashed_weights[features.buckets]
+        columns, values, known = self.vocabulary.bag(features)
+        text = values.dot(self._text.take(columns, axis=0))
+        found = self._finish(text[None], features.dense[None], np.array([known]))
+        return Prediction(
+            found.quality[0],
+            found.quality_std[0],
+            found.output_tokens[0],
+            found.output_tokens_p50[0],
+            found.output_tokens_p90[0],
+            found.output_tokens_p95[0],
+            found.novel[0],
         )
-        spread = dense @ self._dense_variance @ dense
-        spread += (weights * weights) @ self._hashed_variance[features.buckets]
-        return self._finish(heads, np.asarray(spread))
 
-    def batch(self, features: Sequence[Features]) -> Prediction:
+    def batch(self, features: FeatureBatch) -> Prediction:
         """Predict for N requests: arrays of shape (N, 4); the same numbers as one by one."""
-        dense = np.zeros((0, _D))
-        if features:
-            dense = self._standardise(np.stack([row.dense for row in features]))
-        heads = self._intercept + dense @ self._dense_weights
-        spread = np.einsum("nd,de,ne->n", dense, self._dense_variance, dense, optimize=True)
-        for row, one in enumerate(features):
-            heads[row] += one.weights @ self._hashed_weights[one.buckets]
-            spread[row] += (one.weights * one.weights) @ self._hashed_variance[one.buckets]
-        return self._finish(heads, spread)
+        parts = []
+        for start in range(0, max(1, len(features)), _ROWS_AT_ONCE):
+            part = features[np.arange(start, min(len(features), start + _ROWS_AT_ONCE))]
+            bags = self.vocabulary.bags(part)
+            text = sums_of(self._text.take(bags.columns, axis=0) * bags.values[:, None], bags.starts)
+            parts.append(self._finish(text, part.dense, bags.known))
+        if len(parts) == 1:
+            return parts[0]
+        names = Prediction.__dataclass_fields__
+        return Prediction(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
 
-    def heads(self, features: Features) -> NDArray[np.float64]:
-        """The raw linear scores (8,) in the order of `HEADS`, before calibration and clipping."""
-        dense = self._standardise(features.dense)
-        scores: NDArray[np.float64] = (
-            self._intercept
-            + dense @ self._dense_weights
-            + features.weights @ self._hashed_weights[features.buckets]
-        )
+    def heads(self, features: FeatureBatch) -> Floats:
+        """The linear heads' scores (N, 12), in the order of `HEADS`."""
+        bags = self.vocabulary.bags(features)
+        text = sums_of(self._text.take(bags.columns, axis=0) * bags.values[:, None], bags.starts)
+        return self._linear(text, features.dense)
+
+    def _linear(self, text: NDArray[np.float32], dense: NDArray[np.float32]) -> Floats:
+        standard = dense * self._inverse_scale - self._shift
+        scores: Floats = _clip(standard, -DENSE_LIMIT, DENSE_LIMIT) @ self._dense
+        scores += self._intercept
+        scores += text[:, :_H]
         return scores
 
-    def _standardise(self, dense: NDArray[np.float32]) -> NDArray[np.float64]:
-        scaled: NDArray[np.float64] = (dense - self._mean) / self._scale
-        return _clip(scaled, -DENSE_LIMIT, DENSE_LIMIT)
+    def _finish(
+        self, text: NDArray[np.float32], dense: NDArray[np.float32], known: Floats
+    ) -> Prediction:
+        heads = self._linear(text, dense)
+        likeness, votes = self._neighbours(text[:, _H:])
+        near = votes[:, _T:]
+        odds = 1 / (1 + np.exp(-heads[:, :_T]))
+        gains = heads[:, _T : 2 * _T].copy()
+        gains[:, :-1] = heads[:, _T : _T + 1] - heads[:, _T + 1 : 2 * _T]
+        gains[:, -1] = heads[:, _T]
+        mixed = self._mix[0] * odds + self._mix[1] * gains + self._mix[2] * (votes[:, :_T] / near)
+        # The gain is what decides, so it is calibrated itself, and survives the level's clipping.
+        top = mixed[:, self._dearest, None]
+        level = _clip(self._level[0] + self._level[1] * top, *QUALITY_RANGE)
+        quality = _clip(level - self._gain * (top - mixed), *QUALITY_RANGE)
+        # As of a mean of so many labels as there were like requests in training.
+        deviation = self._noise / np.sqrt(near)
+        if self._moved:
+            quality, deviation = self._move(quality, deviation)
+        logs = _clip(heads[:, 2 * _T :] + self._residuals, *_LOG_TOKENS_RANGE)
+        expected, p50, p90, p95 = np.maximum(np.expm1(logs), 1.0)
+        novel = (known < self._least_known) & (likeness < self._least_likeness)
+        if self._absent is not None:
+            quality[:, self._absent] = np.nan
+            deviation[:, self._absent] = np.nan
+        return Prediction(quality, deviation, expected, p50, p90, p95, novel)
 
-    def _finish(self, heads: NDArray[np.float64], spread: NDArray[np.float64]) -> Prediction:
-        raw = np.empty_like(heads[..., :_T])
-        raw[..., -1] = heads[..., 0]
-        raw[..., :-1] = heads[..., :1] - heads[..., 1:_T]
-        quality = self._calibration[:, 0] + self._calibration[:, 1] * raw
-        deviation = self._noise * np.sqrt(np.maximum(spread, 0.0))[..., None]
-        log_tokens = _clip(heads[..., _T:], *_LOG_TOKENS_RANGE)
-        expected = np.expm1(_clip(log_tokens + self._smearing, *_LOG_TOKENS_RANGE))
-        high = np.expm1(_clip(log_tokens + self._p95, *_LOG_TOKENS_RANGE))
-        expected = np.maximum(expected, 1.0)
-        return Prediction(
-            quality=_clip(quality, *QUALITY_RANGE),
-            quality_std=deviation,
-            output_tokens=expected,
-            output_tokens_p95=np.maximum(high, expected),
-        )
+    def _neighbours(self, embedded: NDArray[np.float32]) -> tuple[Floats, Floats]:
+        """Return the likeness to the nearest prototype (N,), and the votes (N, 2T): sums of
+        labels by tier, then how many rows they are of."""
+        point = embedded.astype(np.float64)
+        length = np.sqrt(np.einsum("ne,ne->n", point, point))[:, None]
+        likeness = (point @ self._prototypes) / np.maximum(length, 1e-12)
+        kernel = np.exp((likeness - 1) / self._temperature)
+        return likeness.max(axis=1), kernel @ self._votes + self._prior
+
+    def _move(self, quality: Floats, deviation: Floats) -> tuple[Floats, Floats]:
+        """Shift P(good) by the ability of the model that now stands for a tier."""
+        odds = np.log(quality / (1 - quality)) + self._offset
+        moved = _clip(1 / (1 + np.exp(-odds)), *QUALITY_RANGE)
+        return moved, np.hypot(deviation, moved * (1 - moved) * self._offset_std)
 
 
-def _clip(values: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
-    """`np.clip`, three times as fast on four numbers."""
+_ROWS_AT_ONCE = 1024
+
+
+def _clip(values: Floats, low: float, high: float) -> Floats:
+    """`np.clip`, three times as fast on few numbers."""
     return np.minimum(np.maximum(values, low), high)
 
 
@@ -150,23 +256,43 @@ def load_predictor(path: str | Path | None = None) -> Predictor:
 
 
 def _check(model: ModelFile, path: str) -> None:
-    missing = sorted(ARRAY_SHAPES.keys() - model.arrays.keys())
-    unknown = sorted(model.arrays.keys() - ARRAY_SHAPES.keys())
-    if missing or unknown:
-        raise ModelFileError(path, f"arrays missing: {missing}, not known: {unknown}")
-    for name, shape in ARRAY_SHAPES.items():
-        found = model.arrays[name].shape
-        if found != shape:
-            raise ModelFileError(path, f"{name} has shape {found}, not {shape}")
     if model.facts.get("dense_names") != list(DENSE_NAMES):
         raise ModelFileError(
             path, "made for other features: its dense_names are not this version's"
         )
-    if not (model.arrays["dense_scale"] > 0).all():
+    carried = CALIBRATION_SHAPES if CALIBRATION_SHAPES.keys() & model.arrays.keys() else {}
+    shapes = {**ARRAY_SHAPES, **carried}
+    missing = sorted(shapes.keys() - model.arrays.keys())
+    unknown = sorted(model.arrays.keys() - shapes.keys())
+    if missing or unknown:
+        raise ModelFileError(path, f"arrays missing: {missing}, not known: {unknown}")
+    sizes: dict[int | str, int] = {}
+    for name, shape in shapes.items():
+        found = model.arrays[name].shape
+        wanted = tuple(
+            length if isinstance(length, int) else sizes.setdefault(length, actual)
+            for length, actual in zip(shape, found, strict=False)
+        )
+        if found != wanted or len(found) != len(shape):
+            raise ModelFileError(path, f"{name} has shape {found}, not {shape}")
+    arrays = model.arrays
+    if arrays["vocabulary"].dtype != np.int32:
+        raise ModelFileError(path, "vocabulary must hold 4-byte integers")
+    buckets = arrays["vocabulary"]
+    if buckets.size and (buckets[0] < 0 or buckets[-1] >= BUCKETS or (np.diff(buckets) <= 0).any()):
+        raise ModelFileError(path, f"vocabulary must be rising, from 0 to below {BUCKETS}")
+    if not (arrays["dense_scale"] > 0).all():
         raise ModelFileError(path, "dense_scale must be positive")
-    for name in ("quality_noise", "hashed_variance"):
-        if (model.arrays[name] < 0).any():
+    for name in ("idf", "quality_noise", "prototype_counts", "mix"):
+        if (arrays[name] < 0).any():
             raise ModelFileError(path, f"{name} must not be negative")
+    for name in ("temperature", "prior_rows"):
+        value = model.facts.get(name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e6:
+            raise ModelFileError(path, f"{name} must be a positive number, not {value!r}")
+    tiers = model.facts.get("tiers")
+    if not isinstance(tiers, list) or not tiers or tiers != [t for t in TIERS if t in tiers]:
+        raise ModelFileError(path, f"tiers must be a list of {', '.join(TIERS)}, in this order")
 
 
 def _effort_tokens(model: ModelFile, path: str) -> Mapping[str, float]:

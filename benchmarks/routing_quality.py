@@ -1,0 +1,106 @@
+"""Cost and quality of learned routing on recorded outcomes, by cross-validation.
+
+    python benchmarks/routing_quality.py [--outcomes DIR] [--only NAME …] [--seed N]
+
+What `router evaluate` prints, for the ladders of benchmarks/README.md; writes
+benchmarks/results/routing_quality.json. The figures with a cost weight that was chosen on other
+queries than it is judged on stand beside those that are read off the curve.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from predictor_data import LADDERS
+from train_predictor import ROOT, commit, machine, rounded
+
+from router.predict.examples import Examples
+from router.predict.model_file import ModelFile
+from router.predict.training import fit
+from router.replay import comparisons
+from router.replay.evaluate import evaluate
+from router.replay.outcomes import read_outcomes
+
+FEW_LABELS = 1500
+# name → source, beginning of the task, labelled rows of each training part (None for all)
+SETTINGS: dict[str, tuple[str, str, int | None]] = {
+    "routellm_mmlu": ("routellm", "mmlu", None),
+    "routellm_gsm8k": ("routellm", "gsm8k", None),
+    "routellm_mmlu_1500_labels": ("routellm", "mmlu", FEW_LABELS),
+    "mmlu_pro_a": ("mmlu_pro_a", "", None),
+    "zeroeval": ("zeroeval", "", None),
+    "paretobandit_val": ("paretobandit_val", "", None),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--outcomes", type=Path, default=ROOT / "../shared/outcomes")
+    parser.add_argument("--only", action="append", choices=sorted(SETTINGS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--draws", type=int, default=200)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/routing_quality.json")
+    options = parser.parse_args()
+    results: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
+    for name in options.only or SETTINGS:
+        started = time.perf_counter()
+        report = measured(name, options.outcomes, options.seed, options.draws)
+        report |= {
+            "seconds": time.perf_counter() - started,
+            "commit": commit(),
+            "machine": machine(),
+        }
+        results[name] = rounded(report)
+        options.out.write_text(json.dumps(results, indent=1) + "\n")
+        shown = {
+            key: report[key] for key in ("cost_pct_at_quality", "peak_quality_ratio", "aiq", "apgr")
+        }
+        print(name, rounded(shown), f"{report['seconds']:.0f} s", flush=True)
+
+
+def measured(name: str, folder: Path, seed: int, draws: int) -> dict[str, Any]:
+    """Evaluate one setting; curves are left out of what is kept."""
+    source, task, labels = SETTINGS[name]
+
+    def learner(examples: Examples, seed: int) -> ModelFile:
+        if labels is not None:
+            some = np.random.default_rng(seed).permutation(len(examples))[:labels]
+            examples = examples.take(some)
+        return fit(examples, seed)
+
+    with TemporaryDirectory() as place:
+        path = folder / f"{source}.parquet"
+        if task:  # a part of a file is a file of its own
+            table = pq.read_table(path)
+            path = Path(place) / path.name
+            pq.write_table(table.filter(pc.starts_with(table["task"], task)), path)
+        ladder = {tier: LADDERS[source][tier] for tier in LADDERS[source]}
+        found = evaluate(
+            read_outcomes(path, ladder),
+            seed=seed,
+            learner=learner,
+            draws=draws,
+            compare=comparisons.NAMES if labels is None else (),
+        ).report
+    found["outcomes"] = source
+    kept = ("outcomes", "ladder", "seed", "folds", "queries", "dropped", "cost_pct_at_quality",
+            "peak_quality_ratio", "aiq", "aiq_above_random_mix", "apgr", "cpt50", "cpt80",
+            "oracle_gap_closed", "intervals", "calibration", "honest")  # fmt: skip
+    figures = ("cost_pct_at_quality", "peak_quality_ratio", "aiq", "apgr", "oracle_gap_closed")
+    others = {
+        name: {key: other[key] for key in figures if key in other}
+        for name, other in found["comparisons"].items()
+    }
+    return {**{key: found[key] for key in kept if key in found}, "comparisons": others}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,439 @@
+"""Examples → a model file: three predictors of quality, stacked out of fold, and of tokens.
+
+scikit-learn does the fitting (the `train` extra); what comes out is arrays for the scorer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from router.errors import TrainingError
+from router.predict.effort import EFFORT_TOKENS
+from router.predict.examples import Examples, folds_of
+from router.predict.features import DENSE_NAMES, FeatureBatch
+from router.predict.model_file import ModelFile
+from router.predict.scorer import DENSE_LIMIT, HEADS, TOKEN_SHARES
+from router.predict.vocabulary import Vocabulary
+from router.types import TIERS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from scipy.sparse import csr_matrix
+
+    from router.predict.estimators import GainRidge, LogisticHeads, LogTokens, PrototypeNeighbors
+    from router.types import Floats
+
+LEAST_EXAMPLES = 60  # with scores of two tiers; of fewer, nothing can be held out
+INNER_FOLDS = 3
+# Chosen from on an inner fold; learnt on public outcomes that a factor of two hardly matters.
+PENALTIES = (0.15, 0.3, 0.6, 1.2)  # of LogisticHeads, C
+ALPHAS = (5.0, 10.0, 20.0, 40.0)  # of GainRidge
+_TOKEN_ALPHA = 10.0
+# Dense values stand beside a text of length 1: this makes all of them together weigh about as much.
+DENSE_SHARE = 0.1
+# Least standard deviations: a value that is rare in training must not explode in use.
+_LEAST_SCALE, _LEAST_SCALE_OF_SHARE = 0.1, 0.02
+_IDENTITY_ROWS = 100.0  # belief that predictions need no calibration
+_LEAST_SLOPE = 0.01  # gains that turn out worthless are shrunk, not reversed
+_NOVEL_SHARE = 0.05  # a request is novel that is among so few by words and by likeness both
+_UNKNOWN_TOKENS = 300.0  # an answer's length where no example has one; marked "assumed"
+_UNKNOWN_SPREAD = 1.0  # standard deviation of its logarithm
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Design:
+    """Examples as matrices: `text` (N, V) sparse, `dense` (N, D) standardised and clipped."""
+
+    examples: Examples
+    vocabulary: Vocabulary
+    mean: Floats
+    scale: Floats
+    text: csr_matrix
+    dense: Floats
+
+    @classmethod
+    def of(
+        cls, examples: Examples, weight: Floats | None = None, least: Floats | None = None
+    ) -> Design:
+        """Fit vocabulary and scale to the examples.
+
+        Parameters: `weight` (N,) in place of the examples' own, and `least` (D,) standard
+        deviations in place of `least_scales`, where given.
+        """
+        vocabulary = Vocabulary.fit(examples.features)
+        usual = examples.weight if weight is None else weight
+        raw = examples.features.dense.astype(np.float64)
+        mean = np.average(raw, axis=0, weights=usual)
+        spread = np.sqrt(np.average((raw - mean) ** 2, axis=0, weights=usual))
+        scale = np.maximum(spread, least_scales() if least is None else least)
+        return cls(
+            examples,
+            vocabulary,
+            mean,
+            scale,
+            text_matrix(vocabulary, examples.features),
+            np.clip((raw - mean) / scale, -DENSE_LIMIT, DENSE_LIMIT),
+        )
+
+    def take(self, chosen: NDArray[Any]) -> Design:
+        """The rows at `chosen`."""
+        parts = (self.vocabulary, self.mean, self.scale, self.text[chosen], self.dense[chosen])
+        return Design(self.examples.take(chosen), *parts)
+
+    @property
+    def both(self) -> csr_matrix:
+        """Text and dense values side by side."""
+        from scipy import sparse
+
+        return sparse.hstack([self.text, self.dense * DENSE_SHARE], format="csr")
+
+
+def least_scales() -> Floats:
+    """The least standard deviation of each dense feature, (D,)."""
+    return np.array(
+        [
+            _LEAST_SCALE_OF_SHARE if name.startswith("share_") else _LEAST_SCALE
+            for name in DENSE_NAMES
+        ]
+    )
+
+
+def text_matrix(vocabulary: Vocabulary, batch: FeatureBatch) -> csr_matrix:
+    """The weighted bags of N requests as a sparse matrix (N, V)."""
+    from scipy import sparse
+
+    bags = vocabulary.bags(batch)
+    shape = (len(batch), len(vocabulary))
+    return sparse.csr_matrix((bags.values, bags.columns, bags.starts), shape=shape)
+
+
+@dataclass(frozen=True)
+class Learners:
+    """Fitted predictors of quality."""
+
+    odds: LogisticHeads
+    gains: GainRidge
+    neighbours: PrototypeNeighbors
+
+    def predict(self, design: Design) -> Floats:
+        """Predicted quality of each learner, (3, N, T)."""
+        found = (
+            self.odds.predict(design.text),
+            self.gains.predict(design.both),
+            self.neighbours.predict(design.text),
+        )
+        return np.stack([column.reshape(len(design.examples), -1) for column in found])
+
+
+def fit(examples: Examples, seed: int = 0, progress: Progress | None = None) -> ModelFile:
+    """Train on recorded outcomes.
+
+    Penalties, the stack's weights, calibration and residuals come from folds of the examples
+    (whole groups) that a learner did not see; then everything is fitted to all examples.
+
+    Parameters
+    ----------
+    examples
+        At least `LEAST_EXAMPLES` rows with scores of two tiers.
+    seed
+        Deals the folds; the same examples and seed give the same model.
+    progress
+        Called with a few words before each step.
+
+    Raises
+    ------
+    TrainingError
+        If there is too little to learn from.
+    """
+    say = progress or (lambda step: None)
+    tiers = check(examples)
+    say("reading the texts")
+    design = Design.of(examples)
+    score = examples.score[:, tiers]
+    inner = list(inner_folds(examples, seed))
+    say("choosing penalties")
+    penalty, alpha = choose(design, score, inner[0])
+    held_out = np.full((3, *score.shape), np.nan)
+    for number, held in enumerate(inner):
+        say(f"held-out fold {number + 1} of {len(inner)}")
+        rest = design.take(~held)
+        found = learn(rest, score[~held], penalty, alpha, seed)
+        held_out[:, held] = found.predict(design.take(held))
+    say("stacking and calibrating")
+    mix = stack(held_out, score, examples.weight)
+    mixed = np.tensordot(mix, held_out, axes=1)
+    level, gain, noise = calibrate(mixed, score, examples.weight)
+    say("fitting to all examples")
+    learners = learn(design, score, penalty, alpha, seed)
+    tokens, residuals, assumed = fit_tokens(design, inner)
+    say("measuring what is usual")
+    arrays = {
+        **linear_arrays(design, learners, tokens, tiers),
+        "mix": mix,
+        "level": level,
+        "gain": np.array([gain]),
+        "ability": np.zeros((len(TIERS), 2)),
+        "quality_noise": spread_out(noise[:, None], tiers, (0.5,))[:, 0],
+        "token_residuals": residuals,
+        "novelty": novelty(examples, inner, learners.neighbours, design),
+    }
+    facts = {
+        "dense_names": list(DENSE_NAMES),
+        "effort_tokens": EFFORT_TOKENS,
+        "examples": len(examples),
+        "penalties": {"C": penalty, "alpha": alpha},
+        "prior_rows": learners.neighbours.prior_rows,
+        "seed": seed,
+        "temperature": learners.neighbours.temperature,
+        "tiers": [tier for tier, known in zip(TIERS, tiers, strict=True) if known],
+        "tokens_assumed": assumed,
+    }
+    return ModelFile("trained", "0" * 64, facts, in_single_precision(arrays))
+
+
+def check(examples: Examples) -> NDArray[np.bool_]:
+    """Return which tiers there is something to learn about; raise where that is too little."""
+    tiers = examples.tiers
+    if tiers.sum() < 2:
+        raise TrainingError("scores of at least two tiers are needed", int(tiers.sum()))
+    rows = int((np.isfinite(examples.score).sum(axis=1) > 0).sum())
+    if rows < LEAST_EXAMPLES:
+        raise TrainingError(f"at least {LEAST_EXAMPLES} scored examples are needed", rows)
+    known = examples.score[np.isfinite(examples.score)]
+    if (known < 0).any() or (known > 1).any():
+        raise TrainingError("scores must lie between 0 and 1", rows)
+    return tiers
+
+
+def inner_folds(examples: Examples, seed: int) -> Iterator[NDArray[np.bool_]]:
+    """Deal the examples to folds, by group; yield each as a mask."""
+    deal = folds_of(examples.group, INNER_FOLDS, seed + 1)
+    for fold in range(INNER_FOLDS):
+        if (deal == fold).any() and (deal != fold).any():
+            yield deal == fold
+
+
+def learn(design: Design, score: Floats, penalty: float, alpha: float, seed: int) -> Learners:
+    """Fit the three learners to scores (N, T)."""
+    from router.predict.estimators import GainRidge, LogisticHeads, PrototypeNeighbors
+
+    weight = design.examples.weight
+    return Learners(
+        LogisticHeads(C=penalty).fit(design.text, score, weight),
+        GainRidge(alpha=alpha).fit(design.both, score, weight),
+        PrototypeNeighbors(random_state=seed).fit(design.text, score, weight),
+    )
+
+
+def choose(design: Design, score: Floats, held: NDArray[np.bool_]) -> tuple[float, float]:
+    """Choose the penalties with the least squared error of gains on one held-out fold."""
+    from router.predict.estimators import GainRidge, LogisticHeads
+
+    rest, test = design.take(~held), design.take(held)
+    weight, wanted = rest.examples.weight, gains_of(score[held])
+
+    def error(found: Floats) -> float:
+        return float(np.nanmean((gains_of(found) - wanted) ** 2))
+
+    odds = [
+        error(LogisticHeads(C=c).fit(rest.text, score[~held], weight).predict(test.text))
+        for c in PENALTIES
+    ]
+    rest_both, test_both = rest.both, test.both
+    gains = [
+        error(GainRidge(alpha=a).fit(rest_both, score[~held], weight).predict(test_both))
+        for a in ALPHAS
+    ]
+    return PENALTIES[int(np.argmin(odds))], ALPHAS[int(np.argmin(gains))]
+
+
+def gains_of(quality: Floats) -> Floats:
+    """What the last tier gains over each other one, (…, T - 1)."""
+    return quality[..., -1:] - quality[..., :-1]
+
+
+def stack(held_out: Floats, score: Floats, weight: Floats) -> Floats:
+    """Weigh the learners (3,) by their held-out gains, all tiers together."""
+    from router.predict.estimators import SimplexStacking
+
+    wanted = gains_of(score)
+    known = np.isfinite(wanted)
+    found = np.stack([gains_of(column)[known] for column in held_out], axis=1)
+    mass = np.broadcast_to(weight[:, None], wanted.shape)[known]
+    if not known.any():  # no example has two tiers: nothing to weigh by
+        return np.full(len(held_out), 1 / len(held_out))
+    weights: Floats = SimplexStacking().fit(found, wanted[known], mass).weights_
+    return weights
+
+
+def calibrate(mixed: Floats, score: Floats, weight: Floats) -> tuple[Floats, float, Floats]:
+    """Fit held-out predictions to labels: a line for the last tier's level (2,), and one slope for
+    its gains over all others, so that no gain passes another; with them the spread of labels
+    about quality (T,)."""
+    level = _line(mixed[:, -1], score[:, -1], weight)
+    wanted, found = gains_of(score), gains_of(mixed)
+    known = np.isfinite(wanted) & np.isfinite(found)
+    mass = np.where(known, weight[:, None], 0.0)
+    # About each tier's own mean: the slope is for differences between requests.
+    wanted, found = (
+        np.where(known, gain - _means(np.where(known, gain, np.nan), weight), 0.0)
+        for gain in (wanted, found)
+    )
+    spread = float((mass * found**2).sum())
+    more = _IDENTITY_ROWS / max(1.0, float(mass.sum())) * spread
+    slope = (float((mass * found * wanted).sum()) + more) / (spread + more) if spread else 1.0
+    slope = max(_LEAST_SLOPE, slope)
+    quality = level[0] + level[1] * mixed[:, -1:] - slope * (mixed[:, -1:] - mixed)
+    return level, slope, np.sqrt(_means((score - quality) ** 2, weight))
+
+
+def _line(x: Floats, y: Floats, weight: Floats) -> Floats:
+    """Fit intercept and slope, drawn towards the identity as by `_IDENTITY_ROWS` more rows."""
+    known = np.isfinite(x) & np.isfinite(y)
+    if not known.any():
+        return np.array([0.0, 1.0])
+    x, y, mass = x[known], y[known], weight[known]
+    centre, mean = np.average(x, weights=mass), np.average(y, weights=mass)
+    spread = np.average((x - centre) ** 2, weights=mass)
+    along = np.average((x - centre) * (y - mean), weights=mass)
+    more = _IDENTITY_ROWS / mass.sum()
+    slope = max(0.0, (along + more * spread) / ((1 + more) * spread)) if spread > 0 else 1.0
+    return np.array([mean - slope * centre, slope])
+
+
+def _means(values: Floats, weight: Floats) -> Floats:
+    known = np.isfinite(values)
+    mass = known * weight[:, None]
+    found: Floats = np.where(known, values * mass, 0).sum(axis=0) / np.maximum(
+        mass.sum(axis=0), 1e-12
+    )
+    return found
+
+
+def fit_tokens(
+    design: Design, inner: list[NDArray[np.bool_]]
+) -> tuple[LogTokens, Floats, list[str]]:
+    """Fit output tokens; return the heads, residuals (4, 1 + shares) and the tiers without data.
+
+    A tier without recorded lengths takes the mean of those that have them, or, where none has,
+    a wide guess.
+    """
+    from router.predict.estimators import LogTokens
+    from router.predict.estimators.log_tokens import residual_quantiles
+
+    examples, x = design.examples, design.both
+    tokens = examples.output_tokens.copy()
+    known = np.isfinite(tokens)
+    assumed = ~known.any(axis=0)
+    if assumed.any() and not assumed.all():
+        rows = known.any(axis=1)
+        shared = np.expm1(np.nanmean(np.log1p(tokens[rows]), axis=1))
+        tokens[np.ix_(rows, assumed)] = shared[:, None]
+    elif assumed.all():
+        tokens[:] = _UNKNOWN_TOKENS
+    logs = np.log1p(tokens)
+    held_out = np.full(logs.shape, np.nan)
+    for held in inner:
+        if not np.isfinite(logs[~held]).any():
+            continue
+        heads = LogTokens(_TOKEN_ALPHA).fit(x[~held], tokens[~held], examples.weight[~held])
+        held_out[held] = heads.predict_log(x[held])
+    residuals = np.zeros((len(TIERS), 1 + len(TOKEN_SHARES)))
+    for tier in range(len(TIERS)):
+        left = (logs - held_out)[:, tier]
+        left = left[np.isfinite(left)]
+        if assumed.all() or not left.size:
+            spread = _UNKNOWN_SPREAD * np.array([0.5, 0.0, 1.2816, 1.6449])  # of a normal
+            residuals[tier] = spread
+        else:
+            smearing = np.log(np.mean(np.exp(left)))  # Duan 1983
+            residuals[tier] = smearing, *residual_quantiles(left, TOKEN_SHARES)
+    fitted = LogTokens(_TOKEN_ALPHA).fit(x, tokens, examples.weight)
+    return fitted, residuals, [t for t, a in zip(TIERS, assumed, strict=True) if a]
+
+
+def linear_arrays(
+    design: Design,
+    learners: Learners,
+    tokens: LogTokens,
+    tiers: NDArray[np.bool_],
+    dense_share: float = DENSE_SHARE,
+) -> dict[str, Floats]:
+    """Lay the learners' weights out as the scorer reads them.
+
+    Columns beyond text and dense values, which only training has, are left out.
+    """
+    every = slice(2 * len(TIERS), None)
+    text_size, count = len(design.vocabulary), len(TIERS)
+    columns = np.flatnonzero(tiers)
+    dense_columns = slice(text_size, text_size + len(DENSE_NAMES))
+    text = np.zeros((text_size, len(HEADS)))
+    dense = np.zeros((len(DENSE_NAMES), len(HEADS)))
+    intercept = np.zeros(len(HEADS))
+    text[:, columns] = learners.odds.coef_.T
+    intercept[columns] = learners.odds.intercept_
+    # The dearest tier that is known stands in the frontier's column.
+    gains = count + np.concatenate([[0], 1 + columns[:-1]])
+    text[:, gains] = learners.gains.coef_[:, :text_size].T
+    dense[:, gains] = learners.gains.coef_[:, dense_columns].T * dense_share
+    intercept[gains] = learners.gains.intercept_
+    text[:, every] = tokens.coef_[:, :text_size].T
+    dense[:, every] = tokens.coef_[:, dense_columns].T * dense_share
+    intercept[every] = tokens.intercept_
+    near = learners.neighbours
+    return {
+        "vocabulary": design.vocabulary.buckets,
+        "idf": design.vocabulary.idf,
+        "text_weights": text,
+        "embedding": near.components_,
+        "dense_mean": design.mean,
+        "dense_scale": design.scale,
+        "dense_weights": dense,
+        "intercept": intercept,
+        "prototypes": near.prototypes_,
+        "prototype_counts": spread_out(near.counts_.T, tiers, (0.0,)).T,
+        "prototype_means": spread_out(near.means_.T, tiers, (0.0,)).T,
+        "prototype_prior": spread_out(near.prior_[:, None], tiers, (0.0,))[:, 0],
+    }
+
+
+def novelty(
+    examples: Examples,
+    inner: list[NDArray[np.bool_]],
+    neighbours: PrototypeNeighbors,
+    design: Design,
+) -> Floats:
+    """Return the least share of known n-grams and the least likeness that are still usual.
+
+    The known share is that of examples whose n-grams took no part in the vocabulary.
+    """
+    known = np.concatenate(
+        [
+            Vocabulary.fit(examples.features[~held]).bags(examples.features[held]).known
+            for held in inner
+        ]
+    )
+    likeness = (neighbours.embed(design.text) @ neighbours.prototypes_.T).max(axis=1)
+    return np.array([np.quantile(known, _NOVEL_SHARE), np.quantile(likeness, _NOVEL_SHARE)])
+
+
+def spread_out(rows: Floats, tiers: NDArray[np.bool_], otherwise: tuple[float, ...]) -> Floats:
+    """Give the rows of known tiers their places among all tiers."""
+    found = np.empty((len(TIERS), rows.shape[1]))
+    found[:] = otherwise if len(otherwise) == rows.shape[1] else otherwise[0]
+    found[tiers] = rows
+    return found
+
+
+def in_single_precision(arrays: dict[str, Any]) -> dict[str, NDArray[Any]]:
+    """Arrays as they are stored: 4-byte floats, and 4-byte integers for the vocabulary."""
+    return {
+        name: np.asarray(array, dtype=np.int32 if name == "vocabulary" else np.float32)
+        for name, array in arrays.items()
+    }

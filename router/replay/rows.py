@@ -1,0 +1,188 @@
+"""An outcome file's rows, as columns: Parquet or JSONL in, checked numbers and text out.
+
+The column `response` is never read: an answer cannot influence what is not told of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.errors import OutcomeFileError
+from router.replay.ladder import missing_models
+
+if TYPE_CHECKING:
+    from router.types import Floats, Tier
+
+NUMBERS = (
+    "score",
+    "input_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "cached_tokens",
+    "cost_usd",
+)
+_TEXTS = ("query_id", "task", "prompt", "messages", "model")
+_WANTED = (*_TEXTS, *NUMBERS, "contaminated")
+TRAIN_EXTRA = "pip install 'tiered-router[train]'"
+
+
+@dataclass(frozen=True, slots=True)
+class RawRows:
+    """The R rows of a ladder's models. `numbers` has all of `NUMBERS`, NaN where not given."""
+
+    query_id: list[str]
+    task: list[str]
+    prompt: list[Any]
+    messages: list[Any]
+    model: list[str]
+    numbers: Mapping[str, Floats]
+    contaminated: int  # rows that were left out as such
+
+    def __len__(self) -> int:
+        return len(self.query_id)
+
+
+def read_rows(path: str | Path, ladder: Mapping[Tier, str]) -> RawRows:
+    """Read the rows of the ladder's models.
+
+    Raises `OutcomeFileError` naming the file, column, row and value at fault and what to do.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise OutcomeFileError(str(path), "no such file")
+    jsonl = file.suffix.lower() in (".jsonl", ".ndjson", ".json")
+    columns, count = _read_jsonl(file) if jsonl else _read_parquet(file, ladder)
+    for name in ("query_id", "model"):
+        if name not in columns:
+            raise OutcomeFileError(str(path), f"column {name!r} is missing; {_columns_are()}")
+    if "prompt" not in columns and "messages" not in columns:
+        raise OutcomeFileError(
+            str(path), f"it has neither a column 'prompt' nor 'messages'; {_columns_are()}"
+        )
+    models = columns["model"]
+    problem = missing_models(ladder, sorted({str(m) for m in models if m is not None}))
+    if problem:
+        raise OutcomeFileError(str(path), problem)
+    wanted = set(ladder.values())
+    soiled = columns.get("contaminated")
+    mine = [row for row in range(count) if models[row] in wanted]
+    kept = [row for row in mine if soiled is None or soiled[row] is not True]
+
+    def column(name: str) -> list[Any]:
+        values = columns.get(name)
+        return [None] * len(kept) if values is None else [values[row] for row in kept]
+
+    return RawRows(
+        query_id=[
+            _text(path, "query_id", value, row)
+            for row, value in zip(kept, column("query_id"), strict=True)
+        ],
+        task=["" if value is None else str(value) for value in column("task")],
+        prompt=column("prompt"),
+        messages=column("messages"),
+        model=column("model"),
+        numbers={name: _numbers(path, name, column(name), kept) for name in NUMBERS},
+        contaminated=len(mine) - len(kept),
+    )
+
+
+def _columns_are() -> str:
+    return f"an outcome file has one row per (query, model) with {', '.join(_TEXTS)}, score, …"
+
+
+def _read_parquet(file: Path, ladder: Mapping[Tier, str]) -> tuple[dict[str, list[Any]], int]:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise OutcomeFileError(str(file), f"reading Parquet needs pyarrow: {TRAIN_EXTRA}") from None
+    try:
+        opened = pq.ParquetFile(file)
+        present = [name for name in _WANTED if name in opened.schema_arrow.names]
+        if "model" in present:
+            names = opened.read(columns=["model"]).column("model").unique().to_pylist()
+            problem = missing_models(
+                ladder, sorted(str(name) for name in names if name is not None)
+            )
+            if problem:
+                raise OutcomeFileError(str(file), problem)
+            table = pq.read_table(
+                file, columns=present, filters=[("model", "in", list(ladder.values()))]
+            )
+        else:
+            table = opened.read(columns=present)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, OutcomeFileError):
+            raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise OutcomeFileError(str(file), f"not a readable Parquet file: {reason}") from error
+    return {name: table.column(name).to_pylist() for name in present}, table.num_rows
+
+
+def _read_jsonl(file: Path) -> tuple[dict[str, list[Any]], int]:
+    rows: list[dict[str, Any]] = []
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OutcomeFileError(str(file), f"cannot be read as UTF-8 text: {error}") from error
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise OutcomeFileError(
+                str(file), f"line {number} is not JSON ({error}); one object a line is needed"
+            ) from None
+        if not isinstance(row, dict):
+            raise OutcomeFileError(str(file), f"line {number} is not a JSON object")
+        rows.append(row)
+    if not rows:
+        raise OutcomeFileError(str(file), "it has no rows")
+    given = set().union(*rows)
+    return {name: [row.get(name) for row in rows] for name in _WANTED if name in given}, len(rows)
+
+
+def _text(path: str | Path, name: str, value: Any, row: int) -> str:
+    if value is None or value == "":
+        raise OutcomeFileError(str(path), f"row {row + 1}: {name} is empty; every row needs one")
+    return str(value)
+
+
+def _numbers(path: str | Path, name: str, values: Sequence[Any], rows: Iterable[int]) -> Floats:
+    """Check one column: finite numbers of 0 or more, of at most 1 for a score; None is NaN."""
+    found = np.full(len(values), np.nan)
+    for at, (row, value) in enumerate(zip(rows, values, strict=True)):
+        if value is None or value != value:
+            continue
+        if not isinstance(value, (int, float)):
+            raise OutcomeFileError(
+                str(path), f"row {row + 1}: {name} is {value!r}, not a number; write it unquoted"
+            )
+        found[at] = value
+    high = 1.0 if name == "score" else np.inf
+    wrong = np.flatnonzero((found < 0) | (found > high) | np.isinf(found))
+    if wrong.size:
+        row, value = list(rows)[wrong[0]], found[wrong[0]]
+        allowed = "0 to 1; divide it by the largest score" if name == "score" else "0 or more"
+        raise OutcomeFileError(
+            str(path), f"row {row + 1}: {name} is {value:g}; allowed is {allowed}"
+        )
+    return found
+
+
+def averaged(values: Floats, at: tuple[NDArray[np.int64], NDArray[np.int64]], n: int) -> Floats:
+    """Average `values` (R,) into (n, 4) cells; a cell without a known value is NaN."""
+    known = np.isfinite(values)
+    total, count = np.zeros((n, 4)), np.zeros((n, 4))
+    cell = (at[0][known], at[1][known])
+    np.add.at(total, cell, values[known])
+    np.add.at(count, cell, 1)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)

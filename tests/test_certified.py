@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from router import Router
+from router.errors import PolicyError
+from router.predict import Predictor
+from tests.conftest import HELLO, ladder, plain_model, steady_predictor
+
+PROMISE = {"objective": {"keep_quality": 0.95, "confidence": 0.95}}
+
+
+def predictor(rows: int, *, alike: float, seed: int = 0) -> Predictor:
+    """A steady predictor with calibration queries on which all tiers answer alike so often."""
+    rng = np.random.default_rng(seed)
+    good = (rng.random((rows, 1)) < 0.9) * 1.0
+    other = (rng.random((rows, 4)) < 0.5) * 1.0
+    score = np.where(rng.random((rows, 4)) < alike, good, other)
+    score[:, 3:] = good
+    quality = np.tile([0.6, 0.7, 0.8, 0.9], (rows, 1))
+    steady = steady_predictor().model
+    return Predictor(
+        plain_model(
+            intercept=steady.arrays["intercept"],
+            calibration_quality=quality,
+            calibration_tokens=np.full((rows, 4), 100.0),
+            calibration_input_tokens=np.full(rows, 50.0),
+            calibration_score=score,
+        )
+    )
+
+
+def router(predictor: Predictor, **changes) -> Router:
+    policy = ladder("http://127.0.0.1:1/v1", **{**PROMISE, **changes})
+    return Router(policy, store="sqlite://", predictor=predictor)
+
+
+def test_a_promise_that_the_data_support_moves_traffic_off_the_baseline():
+    found = router(predictor(2000, alike=0.99))
+    assert found.certificate is not None
+    assert found.certificate.share_moved == 1.0
+    decision = found.explain(HELLO)
+    assert decision.arm.tier == "nano"
+    assert "keeping 0.95 of the baseline's quality with confidence 0.95" in decision.reason
+
+
+def test_a_promise_that_the_data_contradict_stays_at_the_baseline():
+    found = router(predictor(2000, alike=0.5))
+    assert found.certificate is not None
+    assert found.certificate.share_moved == 0
+    assert found.explain(HELLO).arm.tier == "frontier"
+
+
+def test_without_calibration_queries_the_router_says_so_and_stays_at_the_baseline():
+    found = router(steady_predictor())
+    assert found.certificate is not None
+    assert found.certificate.queries == 0
+    assert "0 calibration queries" in found.certificate.reason
+    decision = found.explain(HELLO)
+    assert decision.arm.tier == "frontier"
+    assert "0 calibration queries" in decision.reason
+
+
+def test_few_queries_certify_nothing_though_they_all_agree():
+    assert router(predictor(20, alike=1.0)).explain(HELLO).arm.tier == "frontier"
+
+
+def test_queries_without_every_score_do_not_count():
+    whole = predictor(2000, alike=0.99)
+    score = whole.model.arrays["calibration_score"].copy()
+    score[:500, 1] = -1
+    arrays = {**whole.model.arrays, "calibration_score": score}
+    found = router(Predictor(plain_model(**arrays)))
+    assert found.certificate is not None
+    assert found.certificate.queries == 1500
+
+
+def test_a_policy_without_confidence_has_no_certificate():
+    found = router(steady_predictor(), objective={"keep_quality": 0.95})
+    assert found.certificate is None
+
+
+def test_a_promise_needs_the_price_of_every_tier():
+    policy = ladder("http://127.0.0.1:1/v1", **PROMISE)
+    del policy["tiers"]["mid"][0]["price"]
+    with pytest.raises(PolicyError, match="needs the price of 'openai/t-mid'") as caught:
+        Router(policy, store="sqlite://", predictor=predictor(100, alike=0.9))
+    assert caught.value.key == "tiers.mid.0"
+
+
+def test_a_whole_promise_is_refused_since_nothing_surely_equals_the_baseline():
+    with pytest.raises(PolicyError, match="keep_quality"):
+        router(steady_predictor(), objective={"keep_quality": 1, "confidence": 0.95})
