@@ -30,19 +30,23 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from predictor_data import LADDERS, fold_of, question_key
+from predictor_data import LADDERS
 from scipy.stats import beta
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import Ridge
 from train_predictor import ROOT, commit, machine, rounded
 
 from router.decide.betting import betting_p_value, fixed_sequence
 from router.decide.certify import Certificate, argmax_utility, certify, path
+from router.predict import extract_many
+from router.predict.examples import Examples, folds_of, question_key
+from router.predict.scorer import Predictor
+from router.predict.training import fit
+from router.types import TIERS, Request
 
 FOLDS = 5
 CONFIDENCE, EPSILON, ROWS = 0.95, 0.02, 2000
 DELTA = 1 - CONFIDENCE
 KEEPS = (0.96, 0.98, 0.99)
+_TIERS_OF = {2: [1, 3], 4: [0, 1, 2, 3]}  # size of a ladder → positions of its tiers
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -73,7 +77,7 @@ def main() -> None:
             "calibration_rows": f"{ROWS}, or half of the rows where those are fewer",
             "commit": commit(),
             "machine": machine(),
-            "predictor": "tf-idf of words and word pairs, ridge on regrets, out of 5 folds",
+            "predictor": "router.predict.training.fit, out of 5 folds",
         },
         "promises": {},
     }
@@ -119,25 +123,28 @@ def load(folder: Path, source: str, prefix: str) -> Outcomes:
 
 def out_of_fold(outcomes: Outcomes, seed: int) -> Floats:
     """Predicted quality (N, A), each question by a model that was trained on other questions."""
-    fold = np.array([fold_of(question_key(text), seed, FOLDS) for text in outcomes.text])
+    n, ladder = outcomes.score.shape
+    tiers = _TIERS_OF[ladder]
+    score = np.full((n, len(TIERS)), np.nan)
+    score[:, tiers] = outcomes.score
+    examples = Examples(
+        features=extract_many(
+            [Request("", [{"role": "user", "content": text}], {}, now=0.0) for text in outcomes.text]
+        ),
+        score=score,
+        output_tokens=np.full(score.shape, np.nan),
+        input_tokens=np.full(n, np.nan),
+        group=np.array([question_key(text) for text in outcomes.text]),
+        task=np.full(n, ""),
+        weight=np.ones(n),
+    )
+    fold = folds_of(examples.group, FOLDS, seed)
     quality = np.empty(outcomes.score.shape)
     for held in range(FOLDS):
-        train, test = np.flatnonzero(fold != held), np.flatnonzero(fold == held)
-        quality[test] = fit_predict(
-            [outcomes.text[i] for i in train],
-            outcomes.score[train],
-            [outcomes.text[i] for i in test],
-        )
+        model = Predictor(fit(examples.take(fold != held), seed))
+        test = np.flatnonzero(fold == held)
+        quality[test] = model.batch(examples.features[test]).quality[:, tiers]
     return quality
-
-
-def fit_predict(train: list[str], score: Floats, test: list[str]) -> Floats:
-    """The benchmark's own predictor: the frontier's quality, less each tier's regret."""
-    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2)
-    targets = np.column_stack([score[:, -1:] - score[:, :-1], score[:, -1]])
-    ridge = Ridge(alpha=10, solver="sparse_cg").fit(words.fit_transform(train), targets)
-    found = ridge.predict(words.transform(test))
-    return np.clip(np.column_stack([found[:, -1:] - found[:, :-1], found[:, -1]]), 0, 1)
 
 
 def expected_cost(outcomes: Outcomes) -> Floats:

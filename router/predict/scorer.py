@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 DENSE_LIMIT = 3.0  # standardised dense values are clipped: no extrapolation far from training
 QUALITY_RANGE = (0.01, 0.99)
 TOKEN_SHARES = (0.5, 0.9, 0.95)
-_LOG_TOKENS_RANGE = (0.0, float(np.log(200_000)))
+_MOST_LOG_TOKENS = float(np.log(200_000))
 _DEFAULT_MODEL = Path(__file__).with_name("default_model")
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 _D, _T = len(DENSE_NAMES), len(TIERS)
@@ -107,33 +107,41 @@ class Predictor:
         self.effort_tokens: Mapping[str, float] = _effort_tokens(model, path)
         a = {name: np.asarray(array) for name, array in model.arrays.items()}
         self.vocabulary = Vocabulary(a["vocabulary"], a["idf"])
-        self._size = a["embedding"].shape[1]
-        self._text = np.ascontiguousarray(np.hstack([a["text_weights"], a["embedding"]]))
-        # (x - mean) / scale @ W, with the clip in between, in one multiplication and one shift.
-        self._inverse_scale = 1 / a["dense_scale"].astype(np.float64)
-        self._shift = a["dense_mean"] * self._inverse_scale
-        self._dense = a["dense_weights"].astype(np.float64)
-        self._intercept = a["intercept"].astype(np.float64)
-        self._prototypes = np.ascontiguousarray(a["prototypes"].T.astype(np.float64))
-        counts = a["prototype_counts"].astype(np.float64)
-        self._votes = np.hstack([counts * a["prototype_means"], counts])
-        prior_rows = float(model.facts["prior_rows"])
-        self._prior = np.concatenate(
-            [prior_rows * a["prototype_prior"].astype(np.float64), np.full(_T, prior_rows)]
-        )
-        self._temperature = float(model.facts["temperature"])
         self._mix = a["mix"].astype(np.float64)
+        # Everything linear is multiplied out once: standardising, regrets to levels, the mix.
+        scale = 1 / a["dense_scale"].astype(np.float64)
+        self._inverse_scale, self._shift = scale, a["dense_mean"] * scale
+        self._dense = self._levels(a["dense_weights"].astype(np.float64))
+        self._intercept = self._levels(a["intercept"].astype(np.float64))
+        text = self._levels(a["text_weights"].astype(np.float64))
+        self._text = np.hstack([text, a["embedding"]]).astype(np.float32)
+        self._temperature = float(model.facts["temperature"])
+        self._prototypes = np.ascontiguousarray(a["prototypes"].T.astype(np.float64))
+        prior_rows = float(model.facts["prior_rows"])
+        counts = a["prototype_counts"].astype(np.float64)
+        self._votes = np.hstack([self._mix[2] * counts * a["prototype_means"], counts])
+        prior = self._mix[2] * prior_rows * a["prototype_prior"].astype(np.float64)
+        self._prior = np.concatenate([prior, np.full(_T, prior_rows)])
         self._level = a["level"].astype(np.float64)
         self._gain = float(a["gain"][0])
-        self._dearest = TIERS.index(self.tiers[-1])  # type: ignore[arg-type]
+        self._dearest = TIERS.index(self.tiers[-1])
         self._offset, self._offset_std = a["ability"].astype(np.float64).T
         self._moved = bool(self._offset.any() or self._offset_std.any())
         self._noise = a["quality_noise"].astype(np.float64)
-        residuals = a["token_residuals"].astype(np.float64)
-        self._residuals = residuals.T[:, None, :]  # (4, 1, T): the mean's, then the quantiles'
-        self._least_known, self._least_likeness = map(float, a["novelty"])
+        self._residuals = a["token_residuals"].astype(np.float64).T[:, None, :]  # (4, 1, T)
+        self._least_known, least_likeness = map(float, a["novelty"])
+        self._least_kernel = np.exp((least_likeness - 1) / self._temperature)
         absent = np.array([tier not in self.tiers for tier in TIERS])
         self._absent = absent if absent.any() else None
+
+    def _levels(self, weights: Floats) -> Floats:
+        """Turn the columns of the gains into levels, and weigh them as the mix does."""
+        found = weights.copy()
+        top = weights[..., _T : _T + 1]
+        found[..., _T : 2 * _T - 1] = top - weights[..., _T + 1 : 2 * _T]
+        found[..., 2 * _T - 1 : 2 * _T] = top
+        found[..., _T : 2 * _T] *= self._mix[1]
+        return found
 
     @property
     def calibration(self) -> CalibrationRows:
@@ -179,30 +187,18 @@ class Predictor:
         names = Prediction.__dataclass_fields__
         return Prediction(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
 
-    def heads(self, features: FeatureBatch) -> Floats:
-        """The linear heads' scores (N, 12), in the order of `HEADS`."""
-        bags = self.vocabulary.bags(features)
-        text = sums_of(self._text.take(bags.columns, axis=0) * bags.values[:, None], bags.starts)
-        return self._linear(text, features.dense)
-
-    def _linear(self, text: NDArray[np.float32], dense: NDArray[np.float32]) -> Floats:
-        standard = dense * self._inverse_scale - self._shift
-        scores: Floats = _clip(standard, -DENSE_LIMIT, DENSE_LIMIT) @ self._dense
-        scores += self._intercept
-        scores += text[:, :_H]
-        return scores
-
     def _finish(
         self, text: NDArray[np.float32], dense: NDArray[np.float32], known: Floats
     ) -> Prediction:
-        heads = self._linear(text, dense)
-        likeness, votes = self._neighbours(text[:, _H:])
+        standard = dense * self._inverse_scale - self._shift
+        linear = _clip(standard, -DENSE_LIMIT, DENSE_LIMIT) @ self._dense
+        linear += self._intercept
+        linear += text[:, :_H]
+        nearest, votes = self._neighbours(text[:, _H:])
         near = votes[:, _T:]
-        odds = 1 / (1 + np.exp(-heads[:, :_T]))
-        gains = heads[:, _T : 2 * _T].copy()
-        gains[:, :-1] = heads[:, _T : _T + 1] - heads[:, _T + 1 : 2 * _T]
-        gains[:, -1] = heads[:, _T]
-        mixed = self._mix[0] * odds + self._mix[1] * gains + self._mix[2] * (votes[:, :_T] / near)
+        mixed = linear[:, _T : 2 * _T] + votes[:, :_T] / near
+        if self._mix[0]:
+            mixed += self._mix[0] / (1 + np.exp(-linear[:, :_T]))
         # The gain is what decides, so it is calibrated itself, and survives the level's clipping.
         top = mixed[:, self._dearest, None]
         level = _clip(self._level[0] + self._level[1] * top, *QUALITY_RANGE)
@@ -211,22 +207,24 @@ class Predictor:
         deviation = self._noise / np.sqrt(near)
         if self._moved:
             quality, deviation = self._move(quality, deviation)
-        logs = _clip(heads[:, 2 * _T :] + self._residuals, *_LOG_TOKENS_RANGE)
+        logs = np.minimum(linear[:, 2 * _T :] + self._residuals, _MOST_LOG_TOKENS)
         expected, p50, p90, p95 = np.maximum(np.expm1(logs), 1.0)
-        novel = (known < self._least_known) & (likeness < self._least_likeness)
+        novel = (known < self._least_known) & (nearest < self._least_kernel)
         if self._absent is not None:
             quality[:, self._absent] = np.nan
             deviation[:, self._absent] = np.nan
         return Prediction(quality, deviation, expected, p50, p90, p95, novel)
 
     def _neighbours(self, embedded: NDArray[np.float32]) -> tuple[Floats, Floats]:
-        """Return the likeness to the nearest prototype (N,), and the votes (N, 2T): sums of
-        labels by tier, then how many rows they are of."""
+        """Return the kernel of the nearest prototype (N,), and the votes (N, 2T): sums of labels
+        by tier, weighed as the mix does, then how many rows they are of."""
         point = embedded.astype(np.float64)
-        length = np.sqrt(np.einsum("ne,ne->n", point, point))[:, None]
-        likeness = (point @ self._prototypes) / np.maximum(length, 1e-12)
-        kernel = np.exp((likeness - 1) / self._temperature)
-        return likeness.max(axis=1), kernel @ self._votes + self._prior
+        length = np.sqrt((point * point).sum(axis=1, keepdims=True))
+        point /= np.maximum(length, 1e-12) * self._temperature
+        kernel = point @ self._prototypes
+        kernel -= 1 / self._temperature
+        np.exp(kernel, out=kernel)
+        return kernel.max(axis=1), kernel @ self._votes + self._prior
 
     def _move(self, quality: Floats, deviation: Floats) -> tuple[Floats, Floats]:
         """Shift P(good) by the ability of the model that now stands for a tier."""
