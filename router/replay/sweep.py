@@ -32,12 +32,15 @@ class Sweep:
 def cost_weights(expected: Floats, points: int) -> Floats:
     """The grid of cost weights, in quality per dollar: 0, then logarithmic over 8 decades.
 
-    Its middle is one over the mean expected cost of a query's dearest tier, so that it depends on
+    Three times as dense in the middle, where most decisions turn, as an even one. Its middle is
+    one over the mean expected cost of a query's dearest tier, so that it depends on
     prices and prompts alone. `expected` (N, K) has no unknowns; `points` is at least 2.
     """
     dearest = float(expected.max(axis=1).mean())
     scale = 1.0 / dearest if dearest > 0 else 1.0
-    return np.concatenate([[0.0], scale * np.logspace(-_DECADES, _DECADES, points - 1)])
+    even = np.linspace(-1, 1, points - 1)
+    decades = _DECADES * (even + 2 * even**3) / 3
+    return np.concatenate([[0.0], scale * 10.0**decades])
 
 
 def choose_tiers(quality: Floats, expected: Floats, weights: Floats, columns: list[int]) -> Ints:
