@@ -161,11 +161,17 @@ def rows_with(**changes: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        (rows_with(score=7.5), "row 3: score is 7.5; allowed is 0 to 1; divide it"),
-        (rows_with(score="good"), "row 3: score is 'good', not a number"),
-        (rows_with(cost_usd=-1), "row 3: cost_usd is -1; allowed is 0 or more"),
-        (rows_with(output_tokens=float("inf")), "row 3: output_tokens is inf"),
-        (rows_with(query_id=None), "row 3: query_id is empty"),
+        (
+            rows_with(score=7.5),
+            "query 'q1', model 'tiny-1': score is 7.5; allowed is 0 to 1; divide it",
+        ),
+        (rows_with(score="good"), "query 'q1', model 'tiny-1': score is 'good', not a number"),
+        (
+            rows_with(cost_usd=-1),
+            "query 'q1', model 'tiny-1': cost_usd is -1; allowed is 0 or more",
+        ),
+        (rows_with(output_tokens=float("inf")), "query 'q1', model 'tiny-1': output_tokens is inf"),
+        (rows_with(query_id=None), "query_id is empty in a row of model 'tiny-1'"),
         ([{**r, "prompt": None} for r in make_rows(2, TWO)], "query 'q0': prompt and messages"),
         (
             [{**r, "messages": [{"content": "x"}]} for r in make_rows(1, TWO)],

@@ -278,7 +278,8 @@ def _intervals(report: Mapping[str, Any], levels: list[str], two: bool) -> list[
     found = report["intervals"]
 
     def span(ends: list[float | None] | None, form: str) -> str:
-        return "" if ends is None else f"{_number(ends[0], form)}-{_number(ends[1], form)}"
+        # An end that no resample reaches is infinitely dear.
+        return "" if ends is None else "-".join("∞" if e is None else form.format(e) for e in ends)
 
     cells = ["", *(span(found["cost_pct_at_quality"][level], "{:.1f}") for level in levels)]
     cells += [

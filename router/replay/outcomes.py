@@ -76,7 +76,7 @@ def read_outcomes(
     prices in effect at `now` (unix seconds). Rows marked `contaminated` are left out. Whether a
     query is kept never depends on its scores, tokens or cost.
 
-    Raises `OutcomeFileError` naming the file, the row and column at fault, and what to do.
+    Raises `OutcomeFileError` naming the file, the query and column at fault, and what to do.
     """
     rows = read_rows(path, ladder)
     tier_of = {model: TIERS.index(tier) for tier, model in ladder.items()}

@@ -6,7 +6,7 @@ The column `response` is never read: an answer cannot influence what is not told
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +52,7 @@ class RawRows:
 def read_rows(path: str | Path, ladder: Mapping[Tier, str]) -> RawRows:
     """Read the rows of the ladder's models.
 
-    Raises `OutcomeFileError` naming the file, column, row and value at fault and what to do.
+    Raises `OutcomeFileError` naming the file, query, column and value at fault and what to do.
     """
     file = Path(path)
     if not file.is_file():
@@ -79,18 +79,25 @@ def read_rows(path: str | Path, ladder: Mapping[Tier, str]) -> RawRows:
         values = columns.get(name)
         return [None] * len(kept) if values is None else [values[row] for row in kept]
 
+    ids, names = column("query_id"), column("model")
+    if any(value is None or value == "" for value in ids):
+        raise OutcomeFileError(
+            str(path), f"query_id is empty in a row of model {names[_empty(ids)]!r}; give every one"
+        )
+    where = [f"query {query!r}, model {name!r}" for query, name in zip(ids, names, strict=True)]
     return RawRows(
-        query_id=[
-            _text(path, "query_id", value, row)
-            for row, value in zip(kept, column("query_id"), strict=True)
-        ],
+        query_id=[str(value) for value in ids],
         task=["" if value is None else str(value) for value in column("task")],
         prompt=column("prompt"),
         messages=column("messages"),
-        model=column("model"),
-        numbers={name: _numbers(path, name, column(name), kept) for name in NUMBERS},
+        model=names,
+        numbers={name: _numbers(path, name, column(name), where) for name in NUMBERS},
         contaminated=len(mine) - len(kept),
     )
+
+
+def _empty(values: Sequence[Any]) -> int:
+    return next(at for at, value in enumerate(values) if value is None or value == "")
 
 
 def _columns_are() -> str:
@@ -150,30 +157,24 @@ def _read_jsonl(file: Path) -> tuple[dict[str, list[Any]], int]:
     return {name: [row.get(name) for row in rows] for name in _WANTED if name in given}, len(rows)
 
 
-def _text(path: str | Path, name: str, value: Any, row: int) -> str:
-    if value is None or value == "":
-        raise OutcomeFileError(str(path), f"row {row + 1}: {name} is empty; every row needs one")
-    return str(value)
-
-
-def _numbers(path: str | Path, name: str, values: Sequence[Any], rows: Iterable[int]) -> Floats:
+def _numbers(path: str | Path, name: str, values: Sequence[Any], where: Sequence[str]) -> Floats:
     """Check one column: finite numbers of 0 or more, of at most 1 for a score; None is NaN."""
     found = np.full(len(values), np.nan)
-    for at, (row, value) in enumerate(zip(rows, values, strict=True)):
+    for at, value in enumerate(values):
         if value is None or value != value:
             continue
         if not isinstance(value, (int, float)):
             raise OutcomeFileError(
-                str(path), f"row {row + 1}: {name} is {value!r}, not a number; write it unquoted"
+                str(path), f"{where[at]}: {name} is {value!r}, not a number; write it unquoted"
             )
         found[at] = value
     high = 1.0 if name == "score" else np.inf
     wrong = np.flatnonzero((found < 0) | (found > high) | np.isinf(found))
     if wrong.size:
-        row, value = list(rows)[wrong[0]], found[wrong[0]]
+        at = int(wrong[0])
         allowed = "0 to 1; divide it by the largest score" if name == "score" else "0 or more"
         raise OutcomeFileError(
-            str(path), f"row {row + 1}: {name} is {value:g}; allowed is {allowed}"
+            str(path), f"{where[at]}: {name} is {found[at]:g}; allowed is {allowed}"
         )
     return found
 
