@@ -155,6 +155,7 @@ def test_decisions_with_a_model_are_the_same_bytes_without_scores(
         written.append((tmp_path / f"{name}.parquet").read_bytes())
         assert (found.report["cost_pct_at_quality"]["0.90"] is None) == bool(hidden)
         assert found.report["curve"][0]["expected_usd"] > 0
+        assert any("memory, not skill" in note for note in found.report["notes"]) != bool(hidden)
     assert written[0] == written[1]
 
 

@@ -116,6 +116,10 @@ def evaluate(
         decided = _cross_validated(outcomes, folds, sweep, seed, learner, compare, progress)
     else:
         decided = _with_model(outcomes, model, sweep, book, now, compare, progress)
+        if outcomes.has_score:
+            notes.append(
+                "if the model was trained on these queries, its figures show memory, not skill"
+            )
         if any(name in compare for name in _NEED_TRAINING):
             notes.append("nothing is trained with a model: no " + ", ".join(_NEED_TRAINING))
     router = decided.sweeps["router"]
