@@ -15,7 +15,7 @@ from router.types import TIERS, Prediction
 
 MODELS = {"nano": "tiny-1", "mini": "small-2", "mid": "middle-3", "frontier": "large-4"}
 PRICES = {"nano": (0.1, 0.4), "mini": (0.4, 1.6), "mid": (2.0, 8.0), "frontier": (10.0, 40.0)}
-_SKILL = {"nano": 0.2, "mini": 0.5, "mid": 0.8, "frontier": 0.95}
+_SKILL = {"nano": 0.2, "mini": 0.35, "mid": 0.5, "frontier": 0.95}
 _SUBJECTS = ("cats", "rain", "bread", "trains", "gardens", "songs", "maps", "clocks", "boats")
 _HARD = (
     "Prove the theorem about {s} {n}, step by step, and derive every bound.",

@@ -185,10 +185,9 @@ def _cross_validated(
 
 
 def _default_learner() -> Learner:
-    from importlib import import_module
+    from router.predict.training import fit  # scikit-learn loads with it
 
-    learner: Learner = import_module("router.predict.training").fit
-    return learner
+    return fit
 
 
 def _with_model(

@@ -201,7 +201,7 @@ class CrossValidation:
 _ABOUT = {
     "router": "the router",
     "length": "a longer prompt goes to a dearer tier",
-    "shuffled_labels": "the same learner on labels that were shuffled",
+    "shuffled_labels": "the same learner on labels that were shuffled, once",
     "task_table": "mean score and cost of the recorded task",
     "knn": "mean score and cost of the 100 nearest prompts",
 }
