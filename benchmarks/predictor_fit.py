@@ -10,6 +10,7 @@ from predictor_data import BELIEFS, Rows, join
 from scipy import sparse
 
 from router.predict import training
+from router.predict.design import Design
 from router.predict.effort import EFFORT_TOKENS
 from router.predict.estimators import GainRidge, LogisticHeads, LogTokens, PrototypeNeighbors
 from router.predict.estimators.gain_ridge import levels
@@ -17,7 +18,7 @@ from router.predict.estimators.log_tokens import residual_quantiles
 from router.predict.features import DENSE_NAMES
 from router.predict.model_file import ModelFile
 from router.predict.scorer import TOKEN_SHARES
-from router.predict.training import Design, Learners
+from router.predict.training import Learners
 from router.types import TIERS
 
 Floats = NDArray[np.float64]
@@ -53,12 +54,16 @@ def fit(rows: Rows, beliefs: Rows, seed: int, recipe: Recipe = Recipe()) -> Mode
     weight = weights_of(rows, recipe)
     score, tokens = rows.examples.score, shared_tokens(rows)
     level, miss, left = (np.full(score.shape, np.nan) for _ in range(3))
+    likeness = np.zeros(len(rows))
     for held in inner:
         gains, lengths = _solve(design, rows, ~held, weight, score, tokens, recipe)
         x = _columns(design, recipe)[held]
         own = gains.coef_[:, : x.shape[1]]  # without the sources' offsets
         level[held] = levels(x @ own.T + gains.intercept_)
         left[held] = np.log1p(tokens[held]) - lengths.predict_log(x)
+        others = PrototypeNeighbors(random_state=seed)
+        others.fit(design.text[~held], score[~held], weight[~held])
+        likeness[held] = others.likeness(design.text[held])
         miss[held] = score[held] - gains.predict(_with_sources(design, rows, recipe)[held])
     gains, lengths = _solve(design, rows, np.ones(len(rows), bool), weight, score, tokens, recipe)
     near = PrototypeNeighbors(random_state=seed).fit(design.text, score, weight)
@@ -81,7 +86,7 @@ def fit(rows: Rows, beliefs: Rows, seed: int, recipe: Recipe = Recipe()) -> Mode
         "token_residuals": np.tile(
             [smearing, *residual_quantiles(residual, TOKEN_SHARES)], (len(TIERS), 1)
         ),
-        "novelty": training.novelty(rows.examples, inner, near, design),
+        "novelty": training.novelty(rows.examples, inner, likeness),
     }
     facts = {
         "dense_names": list(DENSE_NAMES),

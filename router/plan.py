@@ -53,10 +53,10 @@ from router.types import (
 )
 
 if TYPE_CHECKING:
-    from router.types import Floats
     from numpy.typing import NDArray
 
     from router.policy.rules import Rule
+    from router.types import Floats
 
 LOWER_BOUND = 1.645  # standard errors below a prediction, which one in twenty falls short of
 # A baseline that only a rule keeps from being chosen is still what savings are measured against.

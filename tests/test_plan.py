@@ -26,7 +26,10 @@ EVEN = Prediction(
     quality=np.array([0.6, 0.7, 0.8, 0.9]),
     quality_std=np.full(4, 0.1),
     output_tokens=np.full(4, 80.4),
+    output_tokens_p50=np.full(4, 70.0),
+    output_tokens_p90=np.full(4, 150.0),
     output_tokens_p95=np.full(4, 200.0),
+    novel=np.array(False),
 )
 MIDNIGHT = 1_798_761_600.0  # 2027-01-01T00:00Z
 

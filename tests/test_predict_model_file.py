@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from router.errors import ModelFileError
-from router.predict import load_predictor
+from router.predict import load_predictor, model_file
 from router.predict.model_file import MAX_JSON_BYTES, MAX_TOTAL_BYTES, load_model, save_model
 
 
@@ -55,6 +55,14 @@ def test_what_was_saved_is_loaded_and_the_hash_names_it(folder):
     assert not model.arrays["first"].flags.writeable
 
 
+def test_four_byte_integers_are_kept_as_they_are(tmp_path):
+    for dtype in ("<i4", ">i4"):
+        save_model(tmp_path, "small", {"first": np.array([3, -1, 2**31 - 1], dtype=dtype)}, {})
+        found = load_model(tmp_path).arrays["first"]
+        assert found.dtype.str == "<i4"
+        assert found.tolist() == [3, -1, 2**31 - 1]
+
+
 def test_saving_the_same_model_twice_gives_the_same_hash(tmp_path):
     arrays = {"first": np.ones((2, 2), order="F")}
     hashes = {save_model(tmp_path / name, "small", arrays, {}) for name in ("a", "b")}
@@ -93,6 +101,7 @@ def test_a_file_longer_than_declared_is_refused(folder):
     [
         (npy(np.zeros((3, 2))), "shape"),
         (npy(np.zeros((2, 3), dtype=np.int64)), "dtype"),
+        (npy(np.zeros((2, 3), dtype=np.int32)), "dtype"),
         (npy(np.asfortranarray(np.ones((2, 3)))), "C order"),
         (npy(np.ones((2, 3)), version=(2, 0)), "version"),
         (npy(np.full((2, 3), np.nan)), "finite"),
@@ -166,6 +175,19 @@ def test_a_model_json_that_cannot_be_trusted_is_refused(folder, text, reason):
 def test_files_that_exceed_the_limit_together_are_refused_unread(folder):
     rewrite(folder, lambda d: d["arrays"]["second"].update(bytes=MAX_TOTAL_BYTES + 1))
     refused(folder, "second.npy", "exceed")
+
+
+def test_files_that_exceed_the_limit_only_together_are_refused(folder, monkeypatch):
+    sizes = [path.stat().st_size for path in folder.iterdir()]
+    monkeypatch.setattr(model_file, "MAX_TOTAL_BYTES", sum(sizes))
+    assert load_model(folder).name == "small"
+    monkeypatch.setattr(model_file, "MAX_TOTAL_BYTES", sum(sizes) - 1)
+    refused(folder, "second.npy", "exceed")
+
+
+def test_the_shipped_model_is_far_below_the_limit():
+    folder = Path(model_file.__file__).with_name("default_model")
+    assert sum(path.stat().st_size for path in folder.iterdir()) < MAX_TOTAL_BYTES / 2
 
 
 def test_a_pipe_in_place_of_a_file_is_refused_without_waiting(folder):

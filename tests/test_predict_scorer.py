@@ -1,118 +1,209 @@
+"""The scorer gives the estimators' numbers with numpy alone, and refuses what it cannot read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
-from scipy import sparse
-from sklearn.linear_model import Ridge
 
 from router.errors import ModelFileError
 from router.predict import Predictor, extract, load_predictor
-from router.predict.features import BUCKETS, DENSE_NAMES
+from router.predict.design import Design, text_matrix
+from router.predict.features import BUCKETS, DENSE_NAMES, FeatureBatch
 from router.predict.model_file import ModelFile
 from router.predict.scorer import ARRAY_SHAPES, DENSE_LIMIT, HEADS
-from router.types import Request
+from router.predict.training import fit, fit_tokens, inner_folds, learn
+from router.types import TIERS, Features, Request
+from tests.conftest import plain_model
+from tests.training_kit import batch_of, planted, trained, with_score
 
-_TEXTS = [
-    f"{verb} the {noun} {number} times, then {verb} it again."
-    for verb in ("prove", "translate", "count", "paint", "compute")
-    for noun in ("theorem", "letter", "sheep", "integral", "fence")
-    for number in range(4)
-]
+NAMES = ("quality", "quality_std", "output_tokens", "output_tokens_p50", "output_tokens_p90")
+ALL = (*NAMES, "output_tokens_p95", "novel")
+NEW = batch_of(
+    *planted(40, seed=1).texts, "", "hello", "ꙮ ᚠᚢᚦ", "What is 2 + 2?\n" * 300, "prove $x^2$ {};"
+)
 
 
-def features(text, system=None):
+def features(text: str, system: str | None = None) -> Features:
     messages = [{"role": "system", "content": system}] if system else []
     return extract(Request("r", [*messages, {"role": "user", "content": text}], {}, now=0.0))
 
 
-def plain_model(**arrays):
-    """A model whose arrays do nothing but pass raw scores on."""
-    made = {name: np.zeros(shape) for name, shape in ARRAY_SHAPES.items()}
-    made["dense_scale"] += 1
-    made["calibration"][:, 1] = 1
-    facts = {
-        "dense_names": list(DENSE_NAMES),
-        "effort_tokens": {
-            effort: {"factor": 1.0}
-            for effort in ("none", "minimal", "low", "medium", "high", "xhigh")
-        },
-    }
-    return ModelFile("small", "0" * 64, facts, made | arrays)
+def with_heads(**scores: float) -> Predictor:
+    intercept = np.array([scores.get(head, 0.0) for head in HEADS])
+    return Predictor(plain_model(intercept=intercept))
 
 
-def test_the_scorer_gives_scikit_learns_numbers():
-    rng = np.random.default_rng(0)
-    found = [features(text) for text in _TEXTS]
-    raw = np.stack([f.dense for f in found]).astype(np.float64)
-    mean, scale = raw.mean(axis=0), raw.std(axis=0) + 0.1
-    hashed = sparse.csr_matrix(
-        (
-            np.concatenate([f.weights for f in found]),
-            np.concatenate([f.buckets for f in found]),
-            np.cumsum([0, *(f.buckets.size for f in found)]),
-        ),
-        shape=(len(found), BUCKETS),
+# ── scikit-learn's numbers ─────────────────────────────────────────────────────────────────────
+def design_of(batch: FeatureBatch, like: Design) -> Design:
+    """New requests as the matrices that the estimators read."""
+    dense = np.clip((batch.dense - like.mean) / like.scale, -DENSE_LIMIT, DENSE_LIMIT)
+    rows = np.zeros(len(batch), dtype=int)
+    examples = replace(like.examples.take(rows), features=batch)
+    text = text_matrix(like.vocabulary, batch)
+    return Design(examples, like.vocabulary, like.mean, like.scale, text, dense)
+
+
+@pytest.mark.parametrize("absent", [[], [1, 3]])
+def test_the_scorer_gives_scikit_learns_numbers(absent: list[int]) -> None:
+    examples = planted().examples
+    score = examples.score.copy()
+    score[:, absent] = np.nan
+    examples = with_score(examples, score)
+    model = fit(examples) if absent else trained()
+    present = [tier for tier in range(4) if tier not in absent]
+    # Fitting is deterministic: these are the estimators that the model's arrays came from.
+    fitted = Design.of(examples)
+    penalties = model.facts["penalties"]
+    learners = learn(fitted, score[:, present], penalties["C"], penalties["alpha"], 0)
+    tokens, residuals, _ = fit_tokens(fitted, list(inner_folds(examples, 0)))
+    new = design_of(NEW, fitted)
+    predictor = Predictor(model)
+
+    logs = tokens.predict_log(new.both)
+    found = predictor.batch(NEW)
+    mixed = np.tensordot(model.arrays["mix"].astype(float), learners.predict(new), axes=1)
+    intercept, slope = model.arrays["level"].astype(float)
+    top = mixed[:, -1:]
+    level = np.clip(intercept + slope * top, 0.01, 0.99)
+    quality = np.clip(level - float(model.arrays["gain"][0]) * (top - mixed), 0.01, 0.99)
+    assert np.abs(found.quality[:, present] - quality).max() <= 1e-5
+    expected = np.maximum(np.expm1(logs[:, None] + residuals.T), 1)  # (N, 4 numbers, T)
+    for place, name in enumerate(ALL[2:6]):
+        assert getattr(found, name) == pytest.approx(expected[:, place], rel=1e-4)
+
+
+def test_each_learner_alone_is_read_as_it_predicts() -> None:
+    examples, model = planted().examples, trained()
+    fitted = Design.of(examples)
+    penalties = model.facts["penalties"]
+    learners = learn(fitted, examples.score, penalties["C"], penalties["alpha"], 0)
+    wanted = np.clip(learners.predict(design_of(NEW, fitted)), 0.01, 0.99)
+    plain = {"level": np.array([0.0, 1.0]), "gain": np.ones(1)}
+    for place, mix in enumerate(np.eye(3)):
+        alone = replace(model, arrays={**model.arrays, **plain, "mix": mix})
+        found = Predictor(alone).batch(NEW).quality
+        # A level outside the range is clipped before the gains are taken from it.
+        inside = np.abs(learners.predict(design_of(NEW, fitted))[place, :, -1] - 0.5) <= 0.49
+        assert inside.sum() > 20
+        assert np.abs(found - wanted[place])[inside].max() <= 1e-5
+
+
+@pytest.mark.parametrize("load", [trained, lambda: load_predictor().model])
+def test_a_batch_gives_the_same_numbers_as_one_by_one(load: Callable[[], ModelFile]) -> None:
+    predictor = Predictor(load())
+    batch = predictor.batch(NEW)
+    for row in range(len(NEW)):
+        single = predictor(NEW[row])
+        for name in ALL:
+            assert getattr(batch, name)[row] == pytest.approx(getattr(single, name), rel=1e-5)
+    empty = predictor.batch(NEW[np.arange(0)])
+    assert empty.quality.shape == empty.output_tokens_p90.shape == (0, 4)
+    assert empty.novel.shape == (0,)
+
+
+def test_a_batch_larger_than_what_is_scored_at_once_keeps_its_order() -> None:
+    predictor = Predictor(trained())
+    order = np.arange(2500) % len(NEW)
+    long, short = predictor.batch(NEW[order]), predictor.batch(NEW)
+    for name in ALL:
+        assert getattr(long, name) == pytest.approx(getattr(short, name)[order], rel=1e-5)
+
+
+# ── what the numbers mean ──────────────────────────────────────────────────────────────────────
+def test_regrets_are_taken_from_the_frontiers_quality_and_tokens_are_smeared() -> None:
+    heads = {"frontier_quality": 0.9, "nano_regret": 0.4, "mini_regret": 0.2, "mid_regret": 0.1}
+    logs = {f"{t}_log_tokens": np.log1p(10.0 * (i + 1)) for i, t in enumerate(TIERS)}
+    model = with_heads(**heads, **logs).model
+    residuals = np.tile(np.log([2.0, 1.0, 3.0, 4.0]), (4, 1))
+    prediction = Predictor(replace(model, arrays={**model.arrays, "token_residuals": residuals}))(
+        features("anything")
     )
-    dense = np.clip((raw - mean) / scale, -DENSE_LIMIT, DENSE_LIMIT)
-    x = sparse.hstack([sparse.csr_matrix(dense), hashed]).tocsr()
-    y = rng.normal(size=(len(found), len(HEADS))) + dense[:, :1]
-    ridge = Ridge(alpha=1.0).fit(x, y)
-    d = len(DENSE_NAMES)
-    predictor = Predictor(
-        plain_model(
-            dense_mean=mean,
-            dense_scale=scale,
-            dense_weights=ridge.coef_[:, :d].T,
-            hashed_weights=ridge.coef_[:, d:].T,
-            intercept=ridge.intercept_,
-        )
-    )
-    numpy_scores = np.stack([predictor.heads(f) for f in found])
-    assert np.abs(numpy_scores - ridge.predict(x)).max() <= 1e-6
-
-
-def test_regrets_are_taken_from_the_frontiers_quality_and_tokens_are_smeared():
-    predictor = Predictor(
-        plain_model(
-            intercept=np.array([0.9, 0.4, 0.2, 0.1, *np.log1p([10.0, 20.0, 30.0, 40.0])]),
-            token_residuals=np.tile([np.log(2.0), np.log(3.0)], (4, 1)),
-        )
-    )
-    prediction = predictor(features("anything"))
     assert prediction.quality == pytest.approx([0.5, 0.7, 0.8, 0.9])
     assert prediction.output_tokens == pytest.approx([21.0, 41.0, 61.0, 81.0])
-    assert prediction.output_tokens_p95 == pytest.approx([32.0, 62.0, 92.0, 122.0])
+    assert prediction.output_tokens_p50 == pytest.approx([10.0, 20.0, 30.0, 40.0])
+    assert prediction.output_tokens_p90 == pytest.approx([32.0, 62.0, 92.0, 122.0])
+    assert prediction.output_tokens_p95 == pytest.approx([43.0, 83.0, 123.0, 163.0])
 
 
-def test_quality_stays_between_one_and_ninety_nine_percent():
-    predictor = Predictor(plain_model(intercept=np.array([5.0, 9.0, 0, 0, 1, 1, 1, 1])))
-    assert predictor(features("x")).quality == pytest.approx([0.01, 0.99, 0.99, 0.99])
+def test_quality_stays_between_one_and_ninety_nine_percent() -> None:
+    low = with_heads(frontier_quality=0.5, nano_regret=9.0, mini_regret=-9.0)(features("x"))
+    assert low.quality == pytest.approx([0.01, 0.99, 0.5, 0.5])
+    for predictor in (Predictor(trained()), load_predictor()):
+        quality = predictor.batch(NEW).quality
+        assert quality.min() >= 0.01
+        assert quality.max() <= 0.99
 
 
-def test_a_batch_gives_the_same_numbers_as_one_by_one():
-    predictor = load_predictor()
-    found = [features(text) for text in (*_TEXTS[:20], "", "你好")]
-    batch = predictor.batch(found)
-    for row, one in enumerate(found):
-        single = predictor(one)
-        for name in ("quality", "quality_std", "output_tokens", "output_tokens_p95"):
-            assert getattr(batch, name)[row] == pytest.approx(getattr(single, name), rel=1e-9)
-    assert predictor.batch([]).quality.shape == (0, 4)
+def test_quantiles_of_tokens_are_in_order() -> None:
+    for predictor in (Predictor(trained()), load_predictor()):
+        found = predictor.batch(NEW)
+        assert (found.output_tokens_p50 >= 1).all()
+        assert (found.output_tokens_p50 <= found.output_tokens_p90).all()
+        assert (found.output_tokens_p90 <= found.output_tokens_p95).all()
 
 
-def test_the_shipped_model_predicts_plausible_numbers_for_every_tier():
+def test_of_a_tier_that_was_not_trained_nothing_is_known() -> None:
+    model = trained()
+    facts = {**model.facts, "tiers": ["nano", "mid", "frontier"]}
+    found = Predictor(replace(model, facts=facts)).batch(NEW)
+    known = Predictor(model).batch(NEW)
+    for name in ("quality", "quality_std"):
+        assert np.isnan(getattr(found, name)[:, 1]).all()
+        assert (getattr(found, name)[:, [0, 2, 3]] == getattr(known, name)[:, [0, 2, 3]]).all()
+
+
+@pytest.mark.parametrize("load", [trained, lambda: load_predictor().model])
+def test_what_is_unlike_training_is_novel(load: Callable[[], ModelFile]) -> None:
+    predictor = Predictor(load())
+    strange = batch_of("ꙮ ᚠᚢᚦ ꙮꙮ ᛗᚨᚾ ꙮ ᚱᚢᚾ", "xqzv wkpfj zzgh qwrtp vbnmx", "ⴰⵣⵓⵍ ⴼⵍⵍⴰⵡⵏ")
+    assert predictor.batch(strange).novel.all()
+
+
+def test_what_was_trained_on_is_not_novel() -> None:
+    assert not Predictor(trained()).batch(planted().examples.features).novel.any()
+    usual = load_predictor().batch(
+        batch_of("What is the capital of France?", "Write a Python function that sorts a list.")
+    )
+    assert not usual.novel.any()
+
+
+@pytest.mark.parametrize("shift", [-1.0, 0.8])
+def test_a_moved_ability_shifts_its_tier_alone_and_widens_its_error(shift: float) -> None:
+    model = trained()
+    ability = np.zeros((4, 2))
+    ability[1] = shift, 0.5
+    before = Predictor(model).batch(NEW)
+    after = Predictor(replace(model, arrays={**model.arrays, "ability": ability})).batch(NEW)
+    others = [0, 2, 3]
+    assert after.quality[:, others] == pytest.approx(before.quality[:, others])
+    assert after.quality_std[:, others] == pytest.approx(before.quality_std[:, others])
+    odds = before.quality[:, 1] / (1 - before.quality[:, 1]) * np.exp(shift)
+    moved = np.clip(odds / (1 + odds), 0.01, 0.99)
+    assert after.quality[:, 1] == pytest.approx(moved)
+    added = after.quality_std[:, 1] ** 2 - before.quality_std[:, 1] ** 2
+    assert added == pytest.approx((0.5 * moved * (1 - moved)) ** 2)
+
+
+# ── the model that is shipped ──────────────────────────────────────────────────────────────────
+def test_the_shipped_model_predicts_plausible_numbers_for_every_tier() -> None:
     prediction = load_predictor()(features("What is the boiling point of water at sea level?"))
-    assert ((prediction.quality >= 0.01) & (prediction.quality <= 0.99)).all()
-    assert (prediction.quality_std > 0).all()
-    assert (prediction.output_tokens >= 1).all()
-    assert (prediction.output_tokens_p95 >= prediction.output_tokens).all()
     assert prediction.quality.shape == (4,)
+    assert np.isfinite(prediction.quality).all()
+    assert (prediction.quality_std > 0).all()
+    assert (prediction.output_tokens < 5000).all()
+    assert not prediction.novel
 
 
-def test_the_shipped_model_asks_more_of_dear_tiers_for_proofs_than_for_greetings():
+def test_the_shipped_model_asks_more_of_dear_tiers_for_proofs_than_for_greetings() -> None:
     predictor = load_predictor()
 
-    def gain(text):
+    def gain(text: str) -> float:
         quality = predictor(features(text)).quality
-        return quality[3] - quality[0]
+        return float(quality[3] - quality[0])
 
     proof = "Prove that for every prime p > 3 the number p^2 - 1 is divisible by 24."
     contest = (
@@ -125,52 +216,121 @@ def test_the_shipped_model_asks_more_of_dear_tiers_for_proofs_than_for_greetings
         assert gain(easy) < 0.6 * hard
 
 
-def test_a_system_prompt_of_two_thousand_tokens_does_not_move_quality():
+def test_a_system_prompt_of_two_thousand_tokens_does_not_move_quality() -> None:
     predictor = load_predictor()
     padding = "Answer as the friendly clerk of a garden centre would. " * 180
-    for text in _TEXTS[::9]:
-        moved = (
-            predictor(features(text, system=padding)).quality - predictor(features(text)).quality
-        )
-        assert np.abs(moved).max() <= 0.01
+    for text in planted(8, seed=1).texts:
+        with_padding = predictor(features(text, system=padding)).quality
+        assert np.abs(with_padding - predictor(features(text)).quality).max() <= 0.01
 
 
-def test_what_was_not_seen_in_training_is_more_uncertain():
+def test_what_was_not_seen_in_training_is_more_uncertain() -> None:
     predictor = load_predictor()
     known = predictor(features("What is the value of x if 3x + 5 = 20? Show the solution."))
     strange = predictor(features("ꙮ ᚠᚢᚦ ꙮꙮ ᛗᚨᚾ ꙮ ᚱᚢᚾ"))
     assert (strange.quality_std > known.quality_std).all()
 
 
-def test_reasoning_effort_multiplies_tokens_and_none_leaves_them():
-    factors = list(load_predictor().effort_tokens.values())
-    assert list(load_predictor().effort_tokens) == [
-        "none",
-        "minimal",
-        "low",
-        "medium",
-        "high",
-        "xhigh",
-    ]
-    assert factors[0] == 1.0
-    assert factors == sorted(factors)
+def test_reasoning_effort_multiplies_tokens_and_none_leaves_them() -> None:
+    factors = load_predictor().effort_tokens
+    assert list(factors) == ["none", "minimal", "low", "medium", "high", "xhigh"]
+    assert factors["none"] == 1.0
+    assert list(factors.values()) == sorted(factors.values())
+
+
+# ── refusals ───────────────────────────────────────────────────────────────────────────────────
+def _arrays(**changes: Any) -> Callable[[ModelFile], None]:
+    return lambda model: model.arrays.update(changes)  # type: ignore[attr-defined]
+
+
+def _facts(**changes: Any) -> Callable[[ModelFile], None]:
+    return lambda model: model.facts.update(changes)  # type: ignore[attr-defined]
+
+
+def _terms(*buckets: Any, dtype: Any = np.int32) -> Callable[[ModelFile], None]:
+    return _arrays(
+        vocabulary=np.array(buckets, dtype=dtype),
+        idf=np.ones(len(buckets)),
+        text_weights=np.zeros((len(buckets), len(HEADS))),
+        embedding=np.zeros((len(buckets), 1)),
+    )
+
+
+def test_the_plain_model_of_these_tests_is_accepted_with_terms() -> None:
+    model = plain_model()
+    _terms(0, 5, BUCKETS - 1)(model)
+    assert Predictor(model)(features("x")).quality.shape == (4,)
+
+
+@pytest.mark.parametrize("name", ARRAY_SHAPES)
+def test_a_model_without_one_of_its_arrays_is_refused(name: str) -> None:
+    model = plain_model()
+    del model.arrays[name]  # type: ignore[attr-defined]
+    with pytest.raises(ModelFileError, match=rf"missing: \['{name}'\]") as caught:
+        Predictor(model, "here")
+    assert caught.value.path == "here"
+
+
+@pytest.mark.parametrize("name", ARRAY_SHAPES)
+def test_a_model_with_an_array_of_another_shape_is_refused(name: str) -> None:
+    kept = plain_model().arrays[name]
+    for shape in ((*kept.shape, 1), kept.shape[:-1], (*kept.shape[:-1], kept.shape[-1] + 1)):
+        model = plain_model(**{name: np.zeros(shape, dtype=kept.dtype)})
+        with pytest.raises(ModelFileError, match="has shape"):
+            Predictor(model)
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda m: m.arrays.pop("intercept"), "missing"),
-        (lambda m: m.arrays.update(extra=np.zeros(1)), "not known"),
-        (lambda m: m.arrays.update(intercept=np.zeros(3)), "shape"),
-        (lambda m: m.arrays.update(dense_scale=np.zeros(len(DENSE_NAMES))), "positive"),
-        (lambda m: m.arrays.update(quality_noise=-np.ones(4)), "negative"),
-        (lambda m: m.facts.update(dense_names=["other"]), "other features"),
-        (lambda m: m.facts.pop("effort_tokens"), "effort_tokens"),
-        (lambda m: m.facts["effort_tokens"].update(low={"factor": "much"}), "effort_tokens.low"),
+        (_arrays(extra=np.zeros(1)), "not known: .*extra"),
+        (_arrays(calibration_quality=np.zeros((3, 4))), "missing: .*calibration_score"),
+        (_arrays(idf=np.ones(3)), "idf has shape"),
+        (_arrays(embedding=np.zeros((0, 7))), "prototypes has shape"),
+        (_arrays(prototype_means=np.zeros((2, 4))), "prototype_means has shape"),
+        (_terms(5, 3), "rising"),
+        (_terms(3, 3), "rising"),
+        (_terms(-1, 3), "rising"),
+        (_terms(3, BUCKETS), "rising"),
+        (_terms(3.0, 5.0, dtype=np.float32), "integers"),
+        (_arrays(dense_scale=np.zeros(len(DENSE_NAMES))), "dense_scale must be positive"),
+        (_arrays(quality_noise=-np.ones(4)), "quality_noise must not be negative"),
+        (_arrays(prototype_counts=-np.ones((1, 4))), "prototype_counts must not"),
+        (_arrays(mix=np.array([1.0, -0.1, 0.1])), "mix must not be negative"),
+        (_facts(dense_names=["other"]), "other features"),
+        (_facts(dense_names=None), "other features"),
+        (_facts(tiers=[]), "tiers"),
+        (_facts(tiers=None), "tiers"),
+        (_facts(tiers=["mini", "nano"]), "tiers"),
+        (_facts(tiers=["nano", "nano"]), "tiers"),
+        (_facts(tiers=["nano", "giant"]), "tiers"),
+        (_facts(tiers="nano"), "tiers"),
+        *[
+            (_facts(**{name: value}), f"{name} must be a positive number")
+            for name in ("temperature", "prior_rows")
+            for value in (0, -1.0, None, True, "1", float("nan"), float("inf"))
+        ],
+        (_facts(effort_tokens=None), "effort_tokens.none"),
+        (_facts(effort_tokens={"none": {"factor": 1}}), "effort_tokens.minimal"),
+        *[
+            (_facts(effort_tokens={"none": {"factor": factor}}), "effort_tokens.none")
+            for factor in (0, -1, "much", None, True, float("nan"), 1e9)
+        ],
     ],
 )
-def test_a_model_that_does_not_fit_this_version_is_refused(change, reason):
+def test_a_model_that_does_not_fit_this_version_is_refused(
+    change: Callable[[ModelFile], None], reason: str
+) -> None:
     model = plain_model()
     change(model)
-    with pytest.raises(ModelFileError, match=reason):
+    with pytest.raises(ModelFileError, match=reason) as caught:
         Predictor(model, "here")
+    assert caught.value.path == "here"
+
+
+def test_a_negative_document_frequency_is_refused() -> None:
+    model = plain_model()
+    _terms(3)(model)
+    _arrays(idf=-np.ones(1))(model)
+    with pytest.raises(ModelFileError, match="idf must not be negative"):
+        Predictor(model)

@@ -59,7 +59,9 @@ def decision(
     anything in training, so that `options` hold lower bounds below the baseline.
     """
     chosen = int(choices.arm[row])
-    explain = partial(_explain, arms, quotes, options, choices, objective, row, rule, failure, novel)
+    explain = partial(
+        _explain, arms, quotes, options, choices, objective, row, rule, failure, novel
+    )
     return Decision(chosen, arms[chosen], baseline, rule, explain)
 
 

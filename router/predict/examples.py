@@ -45,7 +45,7 @@ class Examples:
     @property
     def tiers(self) -> NDArray[np.bool_]:
         """Which tiers have any score, (4,)."""
-        known: NDArray[np.bool_] = np.isfinite(self.score).any(axis=0)
+        known: NDArray[np.bool_] = np.any(np.isfinite(self.score), axis=0)
         return known
 
     def take(self, chosen: NDArray[Any]) -> Examples:

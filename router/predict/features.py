@@ -226,9 +226,7 @@ class FeatureBatch:
         starts = np.concatenate([[0], np.cumsum(sizes)])
         # Position in the new arrays less its row's start there, plus its row's start here.
         source = np.arange(starts[-1]) + np.repeat(self.starts[chosen] - starts[:-1], sizes)
-        return FeatureBatch(
-            self.dense[chosen], starts, self.buckets[source], self.weights[source]
-        )
+        return FeatureBatch(self.dense[chosen], starts, self.buckets[source], self.weights[source])
 
 
 def join(batches: Sequence[FeatureBatch]) -> FeatureBatch:
@@ -310,7 +308,9 @@ def _read(request: Request) -> tuple[bytes, list[Any]]:
         view = view.translate(_PLAIN_MARKS)
     lowered = view.lower()
     raw = utf8(view)
-    counts = (np.bincount(np.frombuffer(raw, dtype=np.uint8), minlength=256) @ _SYMBOL_TABLE).tolist()
+    counts = (
+        np.bincount(np.frombuffer(raw, dtype=np.uint8), minlength=256) @ _SYMBOL_TABLE
+    ).tolist()
     lines = "\n" + view
     params = request.params
     schema = params.get("response_format")
@@ -339,7 +339,7 @@ def _read(request: Request) -> tuple[bytes, list[Any]]:
         ],
     ]
     # Spaces on both sides, enough to read a beginning beyond the last word's end.
-    return b" %b    " % utf8(lowered)[: _LONGEST_TEXT], facts
+    return b" %b    " % utf8(lowered)[:_LONGEST_TEXT], facts
 
 
 def _dense(facts: list[Any], cues: list[float], words: int, long_words: float) -> list[float]:

@@ -64,7 +64,9 @@ def save_model(
         file = folder / f"{array_name}.npy"
         plain = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"))
         if plain.dtype.str not in _DTYPES or not np.isfinite(plain).all():
-            raise ModelFileError(str(file), "an array must hold finite 4- or 8-byte floats or 4-byte integers")
+            raise ModelFileError(
+                str(file), "an array must hold finite 4- or 8-byte floats or 4-byte integers"
+            )
         buffer = io.BytesIO()
         np.lib.format.write_array(buffer, plain, allow_pickle=False)
         data = buffer.getvalue()
@@ -109,7 +111,7 @@ def load_model(path: str | Path) -> ModelFile:
         if not _ARRAY_NAME.fullmatch(array_name):
             raise ModelFileError(str(json_path), f"not an array's name: {array_name[:80]!r}")
         array = _read_array(folder / f"{array_name}.npy", json_path, entry, room)
-        room -= array.nbytes
+        room -= entry["bytes"]
         arrays[array_name] = array
     return ModelFile(name, hashlib.sha256(data).hexdigest(), document, arrays)
 

@@ -180,7 +180,9 @@ class Predictor:
         for start in range(0, max(1, len(features)), _ROWS_AT_ONCE):
             part = features[np.arange(start, min(len(features), start + _ROWS_AT_ONCE))]
             bags = self.vocabulary.bags(part)
-            text = sums_of(self._text.take(bags.columns, axis=0) * bags.values[:, None], bags.starts)
+            text = sums_of(
+                self._text.take(bags.columns, axis=0) * bags.values[:, None], bags.starts
+            )
             parts.append(self._finish(text, part.dense, bags.known))
         if len(parts) == 1:
             return parts[0]
@@ -299,7 +301,11 @@ def _effort_tokens(model: ModelFile, path: str) -> Mapping[str, float]:
     for effort in _EFFORTS:
         entry = entries.get(effort) if isinstance(entries, dict) else None
         factor = entry.get("factor") if isinstance(entry, dict) else None
-        if not isinstance(factor, (int, float)) or not 0 < factor <= 1000:
+        if (
+            isinstance(factor, bool)
+            or not isinstance(factor, (int, float))
+            or not 0 < factor <= 1000
+        ):
             raise ModelFileError(path, f"effort_tokens.{effort}.factor must be a positive number")
         factors[effort] = float(factor)
     return factors

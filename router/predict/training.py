@@ -12,105 +12,35 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from router.errors import TrainingError
+from router.predict.design import DENSE_SHARE, Design
 from router.predict.effort import EFFORT_TOKENS
 from router.predict.examples import Examples, folds_of
-from router.predict.features import DENSE_NAMES, FeatureBatch
+from router.predict.features import DENSE_NAMES
 from router.predict.model_file import ModelFile
-from router.predict.scorer import DENSE_LIMIT, HEADS, TOKEN_SHARES
+from router.predict.scorer import HEADS, TOKEN_SHARES
 from router.predict.vocabulary import Vocabulary
 from router.types import TIERS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from scipy.sparse import csr_matrix
 
     from router.predict.estimators import GainRidge, LogisticHeads, LogTokens, PrototypeNeighbors
     from router.types import Floats
 
-LEAST_EXAMPLES = 60  # with scores of two tiers; of fewer, nothing can be held out
+LEAST_EXAMPLES = 60  # with a score; of fewer, nothing can be held out
 INNER_FOLDS = 3
 # Chosen from on an inner fold; learnt on public outcomes that a factor of two hardly matters.
 PENALTIES = (0.15, 0.3, 0.6, 1.2)  # of LogisticHeads, C
 ALPHAS = (5.0, 10.0, 20.0, 40.0)  # of GainRidge
 _TOKEN_ALPHA = 10.0
-# Dense values stand beside a text of length 1: this makes all of them together weigh about as much.
-DENSE_SHARE = 0.1
-# Least standard deviations: a value that is rare in training must not explode in use.
-_LEAST_SCALE, _LEAST_SCALE_OF_SHARE = 0.1, 0.02
 _IDENTITY_ROWS = 100.0  # belief that predictions need no calibration
 _LEAST_SLOPE = 0.01  # gains that turn out worthless are shrunk, not reversed
 _NOVEL_SHARE = 0.05  # a request is novel that is among so few by words and by likeness both
+_ROUNDING = 1e-5  # what is just as usual must not fall short of it by single precision
 _UNKNOWN_TOKENS = 300.0  # an answer's length where no example has one; marked "assumed"
 _UNKNOWN_SPREAD = 1.0  # standard deviation of its logarithm
 
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Design:
-    """Examples as matrices: `text` (N, V) sparse, `dense` (N, D) standardised and clipped."""
-
-    examples: Examples
-    vocabulary: Vocabulary
-    mean: Floats
-    scale: Floats
-    text: csr_matrix
-    dense: Floats
-
-    @classmethod
-    def of(
-        cls, examples: Examples, weight: Floats | None = None, least: Floats | None = None
-    ) -> Design:
-        """Fit vocabulary and scale to the examples.
-
-        Parameters: `weight` (N,) in place of the examples' own, and `least` (D,) standard
-        deviations in place of `least_scales`, where given.
-        """
-        vocabulary = Vocabulary.fit(examples.features)
-        usual = examples.weight if weight is None else weight
-        raw = examples.features.dense.astype(np.float64)
-        mean = np.average(raw, axis=0, weights=usual)
-        spread = np.sqrt(np.average((raw - mean) ** 2, axis=0, weights=usual))
-        scale = np.maximum(spread, least_scales() if least is None else least)
-        return cls(
-            examples,
-            vocabulary,
-            mean,
-            scale,
-            text_matrix(vocabulary, examples.features),
-            np.clip((raw - mean) / scale, -DENSE_LIMIT, DENSE_LIMIT),
-        )
-
-    def take(self, chosen: NDArray[Any]) -> Design:
-        """The rows at `chosen`."""
-        parts = (self.vocabulary, self.mean, self.scale, self.text[chosen], self.dense[chosen])
-        return Design(self.examples.take(chosen), *parts)
-
-    @property
-    def both(self) -> csr_matrix:
-        """Text and dense values side by side."""
-        from scipy import sparse
-
-        return sparse.hstack([self.text, self.dense * DENSE_SHARE], format="csr")
-
-
-def least_scales() -> Floats:
-    """The least standard deviation of each dense feature, (D,)."""
-    return np.array(
-        [
-            _LEAST_SCALE_OF_SHARE if name.startswith("share_") else _LEAST_SCALE
-            for name in DENSE_NAMES
-        ]
-    )
-
-
-def text_matrix(vocabulary: Vocabulary, batch: FeatureBatch) -> csr_matrix:
-    """The weighted bags of N requests as a sparse matrix (N, V)."""
-    from scipy import sparse
-
-    bags = vocabulary.bags(batch)
-    shape = (len(batch), len(vocabulary))
-    return sparse.csr_matrix((bags.values, bags.columns, bags.starts), shape=shape)
 
 
 @dataclass(frozen=True)
@@ -140,7 +70,7 @@ def fit(examples: Examples, seed: int = 0, progress: Progress | None = None) -> 
     Parameters
     ----------
     examples
-        At least `LEAST_EXAMPLES` rows with scores of two tiers.
+        At least `LEAST_EXAMPLES` rows with a score, of two tiers or more, of several groups.
     seed
         Deals the folds; the same examples and seed give the same model.
     progress
@@ -157,14 +87,20 @@ def fit(examples: Examples, seed: int = 0, progress: Progress | None = None) -> 
     design = Design.of(examples)
     score = examples.score[:, tiers]
     inner = list(inner_folds(examples, seed))
+    if not inner:
+        groups = len(np.unique(examples.group))
+        raise TrainingError("different questions are needed, so that some can be held out", groups)
     say("choosing penalties")
     penalty, alpha = choose(design, score, inner[0])
     held_out = np.full((3, *score.shape), np.nan)
+    likeness = np.zeros(len(examples))
     for number, held in enumerate(inner):
         say(f"held-out fold {number + 1} of {len(inner)}")
         rest = design.take(~held)
         found = learn(rest, score[~held], penalty, alpha, seed)
-        held_out[:, held] = found.predict(design.take(held))
+        test = design.take(held)
+        held_out[:, held] = found.predict(test)
+        likeness[held] = found.neighbours.likeness(test.text)
     say("stacking and calibrating")
     mix = stack(held_out, score, examples.weight)
     mixed = np.tensordot(mix, held_out, axes=1)
@@ -181,7 +117,7 @@ def fit(examples: Examples, seed: int = 0, progress: Progress | None = None) -> 
         "ability": np.zeros((len(TIERS), 2)),
         "quality_noise": spread_out(noise[:, None], tiers, (0.5,))[:, 0],
         "token_residuals": residuals,
-        "novelty": novelty(examples, inner, learners.neighbours, design),
+        "novelty": novelty(examples, inner, likeness),
     }
     facts = {
         "dense_names": list(DENSE_NAMES),
@@ -205,7 +141,7 @@ def check(examples: Examples) -> NDArray[np.bool_]:
     rows = int((np.isfinite(examples.score).sum(axis=1) > 0).sum())
     if rows < LEAST_EXAMPLES:
         raise TrainingError(f"at least {LEAST_EXAMPLES} scored examples are needed", rows)
-    known = examples.score[np.isfinite(examples.score)]
+    known = examples.score[~np.isnan(examples.score)]
     if (known < 0).any() or (known > 1).any():
         raise TrainingError("scores must lie between 0 and 1", rows)
     return tiers
@@ -237,6 +173,8 @@ def choose(design: Design, score: Floats, held: NDArray[np.bool_]) -> tuple[floa
 
     rest, test = design.take(~held), design.take(held)
     weight, wanted = rest.examples.weight, gains_of(score[held])
+    if not np.isfinite(wanted).any():  # no example has two tiers: nothing to choose by
+        return PENALTIES[len(PENALTIES) // 2], ALPHAS[len(ALPHAS) // 2]
 
     def error(found: Floats) -> float:
         return float(np.nanmean((gains_of(found) - wanted) ** 2))
@@ -280,11 +218,8 @@ def calibrate(mixed: Floats, score: Floats, weight: Floats) -> tuple[Floats, flo
     wanted, found = gains_of(score), gains_of(mixed)
     known = np.isfinite(wanted) & np.isfinite(found)
     mass = np.where(known, weight[:, None], 0.0)
-    # About each tier's own mean: the slope is for differences between requests.
-    wanted, found = (
-        np.where(known, gain - _means(np.where(known, gain, np.nan), weight), 0.0)
-        for gain in (wanted, found)
-    )
+    # Not about each tier's mean: one slope scales the means too, and must not inflate them.
+    wanted, found = np.where(known, wanted, 0.0), np.where(known, found, 0.0)
     spread = float((mass * found**2).sum())
     more = _IDENTITY_ROWS / max(1.0, float(mass.sum())) * spread
     slope = (float((mass * found * wanted).sum()) + more) / (spread + more) if spread else 1.0
@@ -330,7 +265,7 @@ def fit_tokens(
     examples, x = design.examples, design.both
     tokens = examples.output_tokens.copy()
     known = np.isfinite(tokens)
-    assumed = ~known.any(axis=0)
+    assumed = ~np.any(known, axis=0)
     if assumed.any() and not assumed.all():
         rows = known.any(axis=1)
         shared = np.expm1(np.nanmean(np.log1p(tokens[rows]), axis=1))
@@ -355,7 +290,7 @@ def fit_tokens(
             smearing = np.log(np.mean(np.exp(left)))  # Duan 1983
             residuals[tier] = smearing, *residual_quantiles(left, TOKEN_SHARES)
     fitted = LogTokens(_TOKEN_ALPHA).fit(x, tokens, examples.weight)
-    return fitted, residuals, [t for t, a in zip(TIERS, assumed, strict=True) if a]
+    return fitted, residuals, [t for t, a in zip(TIERS, np.atleast_1d(assumed), strict=True) if a]
 
 
 def linear_arrays(
@@ -403,15 +338,11 @@ def linear_arrays(
     }
 
 
-def novelty(
-    examples: Examples,
-    inner: list[NDArray[np.bool_]],
-    neighbours: PrototypeNeighbors,
-    design: Design,
-) -> Floats:
+def novelty(examples: Examples, inner: list[NDArray[np.bool_]], likeness: Floats) -> Floats:
     """Return the least share of known n-grams and the least likeness that are still usual.
 
-    The known share is that of examples whose n-grams took no part in the vocabulary.
+    Both are of examples that took no part in vocabulary and prototypes, `likeness` (N,) to the
+    nearest prototype: what was fitted to is always more alike.
     """
     known = np.concatenate(
         [
@@ -419,8 +350,8 @@ def novelty(
             for held in inner
         ]
     )
-    likeness = (neighbours.embed(design.text) @ neighbours.prototypes_.T).max(axis=1)
-    return np.array([np.quantile(known, _NOVEL_SHARE), np.quantile(likeness, _NOVEL_SHARE)])
+    usual = np.array([np.quantile(known, _NOVEL_SHARE), np.quantile(likeness, _NOVEL_SHARE)])
+    return usual - _ROUNDING
 
 
 def spread_out(rows: Floats, tiers: NDArray[np.bool_], otherwise: tuple[float, ...]) -> Floats:

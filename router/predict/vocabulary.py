@@ -82,7 +82,7 @@ class Vocabulary:
         values = batch.weights[known] * self.idf[columns]
         size = np.diff(starts)
         length = np.sqrt(sums_of(values[:, None] ** 2, starts)[:, 0])
-        values = values / np.repeat(np.where(length > 0, length, 1), size).astype(np.float32)
+        values /= np.repeat(np.where(length > 0, length, 1), size)
         share = size / np.maximum(1, np.diff(batch.starts))
         return Bags(starts, columns, values, share)
 

@@ -19,8 +19,8 @@ class PrototypeNeighbors(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
     Rows are embedded by a truncated singular value decomposition and scaled to length 1; k-means
     makes prototypes, each with the number and the mean label of its rows. A prediction is the mean
-    of labels, each prototype weighing as many rows as it has, times exp((cosine - 1) / temperature),
-    with the overall mean as `prior_rows` more rows.
+    of labels, each prototype weighing as many rows as it has, times exp((cosine - 1) /
+    temperature), with the overall mean as `prior_rows` more rows.
 
     Parameters
     ----------
@@ -86,6 +86,11 @@ class PrototypeNeighbors(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         embedded: Floats = normalize(np.asarray(x @ self.components_))
         return embedded
 
+    def likeness(self, x: Any) -> Floats:
+        """Cosine to the most alike prototype, (N,)."""
+        nearest: Floats = (self.embed(x) @ self.prototypes_.T).max(axis=1)
+        return nearest
+
     def predict(self, X: Any) -> Floats:  # noqa: N803
         """Expected labels, (N,) or (N, T)."""
         check_is_fitted(self)
@@ -93,9 +98,7 @@ class PrototypeNeighbors(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         kernel = np.exp((likeness - 1) / self.temperature)
         near = kernel @ self.counts_
         sums = kernel @ (self.counts_ * self.means_)
-        return shaped(
-            self, (sums + self.prior_rows * self.prior_) / (near + self.prior_rows)
-        )
+        return shaped(self, (sums + self.prior_rows * self.prior_) / (near + self.prior_rows))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -38,11 +38,9 @@ class SimplexStacking(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         spread = float(np.average(apart.mean(axis=1), weights=weight[known])) or 1.0
         prior = np.sqrt(self.prior_rows * spread)
         # A row that outweighs all others makes the weights sum to 1.
-        sure = 1e3 * np.sqrt(1 + float(weight @ np.mean(x**2, axis=1)))
+        sure = 1e3 * np.sqrt(1 + float(weight[known] @ np.mean(x[known] ** 2, axis=1)))
         system = np.vstack([x[known] * root, prior * np.eye(count), np.full((1, count), sure)])
-        wanted = np.concatenate(
-            [y[known, 0] * root[:, 0], np.full(count, prior / count), [sure]]
-        )
+        wanted = np.concatenate([y[known, 0] * root[:, 0], np.full(count, prior / count), [sure]])
         found, _ = nnls(system, wanted)
         self.weights_ = found / found.sum()
         return self
