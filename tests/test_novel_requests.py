@@ -30,7 +30,7 @@ def predictor_of(tiers: tuple[str, ...] = ("nano", "mini", "mid", "frontier")) -
         embedding=np.ones((known.size, 1)),
         intercept=np.array([scores.get(head, 0.0) for head in HEADS]),
         quality_noise=np.full(4, 0.4),
-        novelty=np.array([0.3, -2.0]),
+        novelty=np.array([0.3, 0.5]),
     )
     return Predictor(replace(model, facts={**model.facts, "tiers": list(tiers)}))
 

@@ -21,6 +21,7 @@ _COMMANDS = {
     "policy": "router.cli.policy",
     "prices": "router.cli.prices",
     "report": "router.cli.report",
+    "train": "router.cli.train",
 }
 
 

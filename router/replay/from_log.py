@@ -1,0 +1,277 @@
+"""A log's labelled requests → training rows, and a correction of the shipped model by them.
+
+Each request has a label of one answer, so what a dearer tier would have gained is not observed:
+what can be learnt is by how much each tier's predicted quality is off.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from router.errors import TrainingError
+from router.log.base import Log, LoggedRequest
+from router.predict.examples import Examples, folds_of, question_key
+from router.predict.features import DENSE_NAMES, FeatureBatch, extract, join
+from router.predict.model_file import ModelFile
+from router.predict.scorer import Predictor
+from router.predict.text import text_of
+from router.predict.training import LEAST_EXAMPLES
+from router.replay.ability import log_loss, moved, offset_of, with_ability
+from router.replay.curves import resamples
+from router.replay.gain_area import interval
+from router.replay.train import DRAWS, need_learner
+from router.types import TIERS, Request
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from router.types import Floats
+
+LEAST_LABELLED = 20
+FOLDS = 5
+_FOLDS = 404
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedRows:
+    """N labelled requests: examples with the score of the one tier that answered.
+
+    `quality` (N, 4) is what the shipped model predicts of them: the logged prediction where this
+    very model made it, since without the prompt's text it cannot be made again as well.
+    `with_text` counts rows whose policy kept the prompt, `unusable` labelled ones without an
+    accepted answer or with the features of another version.
+    """
+
+    examples: Examples
+    quality: Floats
+    with_text: int
+    unusable: int
+
+
+@dataclass(frozen=True, slots=True)
+class TierCorrection:
+    """By how much a tier's predicted quality was off, in log odds."""
+
+    labels: int
+    offset: float
+    standard_error: float
+    predicted: float  # mean P(good) of the shipped model
+    observed: float  # mean label
+
+
+@dataclass(frozen=True, slots=True)
+class Corrected:
+    """The shipped model with a correction for each tier that has labels.
+
+    Log loss and Brier score are cross-validated; `improvement_interval` is the 95% interval of how
+    much less the new model's log loss is. `promoted` only if it lies above 0.
+    """
+
+    model: ModelFile
+    rows: int
+    with_text: int
+    unusable: int
+    tiers: dict[str, TierCorrection]
+    log_loss: tuple[float, float]  # new, shipped
+    brier: tuple[float, float]
+    improvement_interval: tuple[float, float]
+
+    @property
+    def promoted(self) -> bool:
+        """Whether the correction helps for certain."""
+        return self.improvement_interval[0] > 0
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in plain words."""
+        new, old = self.log_loss
+        low, high = self.improvement_interval
+        verdict = (
+            "predicts which answers are good better than the shipped one"
+            if self.promoted
+            else "is not shown to predict which answers are good better than the shipped one"
+        )
+        return (
+            f"On your {self.rows:,} labelled requests, each left out in turn, the corrected model "
+            f"{verdict}: log loss {new:.3f} against {old:.3f} (less by {old - new:.3f}, 95% "
+            f"interval {low:.3f} to {high:.3f}), Brier score {self.brier[0]:.3f} against "
+            f"{self.brier[1]:.3f}."
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """All figures, ready for JSON."""
+        return {
+            "rows": self.rows,
+            "with_text": self.with_text,
+            "unusable": self.unusable,
+            "tiers": {
+                tier: {name: getattr(one, name) for name in TierCorrection.__slots__}
+                for tier, one in self.tiers.items()
+            },
+            "log_loss": dict(zip(("new", "shipped"), self.log_loss, strict=True)),
+            "brier": dict(zip(("new", "shipped"), self.brier, strict=True)),
+            "improvement_interval": list(self.improvement_interval),
+            "promoted": self.promoted,
+            "sentence": self.sentence,
+        }
+
+
+def read_log(log: Log, shipped: Predictor) -> LoggedRows:
+    """Read every labelled request of a log.
+
+    Raises `TrainingError` where there is none, or too few to learn from.
+    """
+    labelled = {row.request_id: row for row in log.requests() if row.label is not None}
+    if not labelled:
+        raise TrainingError(
+            "the log has no labelled request; label answers by router.feedback(request_id, score)",
+            0,
+        )
+    accepted = {
+        attempt.request_id: attempt
+        for attempt in log.attempts()
+        if attempt.request_id in labelled
+        and attempt.number == labelled[attempt.request_id].accepted
+    }
+    batches: list[FeatureBatch] = []
+    logged: list[dict[str, float]] = []
+    group, task, with_text = [], [], 0
+    score, tokens, input_tokens = [], [], []
+    for request_id, row in labelled.items():
+        attempt, features = accepted.get(request_id), _features(row)
+        if attempt is None or attempt.tier not in TIERS or features is None:
+            continue
+        column = TIERS.index(attempt.tier)
+        text = _asked(row)
+        with_text += text is not None
+        batches.append(features)
+        group.append(question_key(text) if text else request_id)
+        task.append(row.tags[0] if row.tags else "")
+        score.append(_only(column, row.label))
+        tokens.append(_only(column, attempt.output_tokens))
+        input_tokens.append(float(row.features.get("input_tokens") or np.nan))
+        logged.append(_predicted(row) if row.predictor == shipped.name else {})
+    if len(batches) < LEAST_LABELLED:
+        raise TrainingError(
+            f"at least {LEAST_LABELLED} labelled, answered requests are needed", len(batches)
+        )
+    examples = Examples(
+        join(batches),
+        np.array(score),
+        np.array(tokens),
+        np.array(input_tokens),
+        np.array(group),
+        np.array(task),
+        np.ones(len(batches)),
+    )
+    quality = shipped.batch(examples.features).quality
+    for at, known in enumerate(logged):
+        for tier, value in known.items():
+            quality[at, TIERS.index(tier)] = value
+    return LoggedRows(examples, quality, with_text, len(labelled) - len(batches))
+
+
+def _features(row: LoggedRequest) -> FeatureBatch | None:
+    """The logged dense features, with the bag of the prompt where its text was kept."""
+    values = [row.features.get(name) for name in DENSE_NAMES]
+    if not all(isinstance(value, int | float) for value in values):
+        return None
+    buckets, weights = np.zeros(0, np.int32), np.zeros(0, np.float32)
+    if row.content:
+        found = extract(Request("", json.loads(row.content), {}, now=row.time))
+        buckets, weights = found.buckets, found.weights
+    dense = np.array([values], dtype=np.float32)
+    return FeatureBatch(dense, np.array([0, len(buckets)], np.int64), buckets, weights)
+
+
+def _asked(row: LoggedRequest) -> str | None:
+    """The last user turn, where the policy kept it."""
+    if not row.content:
+        return None
+    turns = [m for m in json.loads(row.content) if m.get("role") == "user"]
+    return text_of(turns[-1].get("content")) if turns else None
+
+
+def _predicted(row: LoggedRequest) -> dict[str, float]:
+    """P(good) of each tier as it was logged."""
+    return {
+        view["tier"]: view["quality"]
+        for view in row.decision
+        if view.get("tier") in TIERS and isinstance(view.get("quality"), int | float)
+    }
+
+
+def _only(column: int, value: float | None) -> list[float]:
+    cells = [float("nan")] * len(TIERS)
+    if value is not None:
+        cells[column] = float(value)
+    return cells
+
+
+def merged(rows: LoggedRows) -> Examples | None:
+    """One row a question, with the mean label of each tier that answered it; None unless at least
+    `LEAST_EXAMPLES` questions have labels of two tiers, which a full fit needs."""
+    examples = rows.examples
+    names, first, member = np.unique(examples.group, return_index=True, return_inverse=True)
+    score = _means(examples.score, member, len(names))
+    if (np.isfinite(score).sum(axis=1) >= 2).sum() < LEAST_EXAMPLES:
+        return None
+    one = examples.take(first)
+    tokens = _means(examples.output_tokens, member, len(names))
+    return Examples(one.features, score, tokens, one.input_tokens, one.group, one.task, one.weight)
+
+
+def _means(values: Floats, member: NDArray[np.int64], count: int) -> Floats:
+    known = np.isfinite(values)
+    total, number = np.zeros((count, len(TIERS))), np.zeros((count, len(TIERS)))
+    np.add.at(total, member, np.where(known, values, 0))
+    np.add.at(number, member, known)
+    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+
+
+def correct(
+    rows: LoggedRows, shipped: Predictor, *, seed: int = 0, draws: int = DRAWS
+) -> Corrected:
+    """Fit each tier's offset from the shipped model's log odds, judged by cross-validation.
+
+    Raises `ConfigurationError` where scikit-learn is missing.
+    """
+    need_learner()
+    examples = rows.examples
+    deal = folds_of(examples.group, FOLDS, seed + _FOLDS)
+    at, tier = np.nonzero(np.isfinite(examples.score) & np.isfinite(rows.quality))
+    label, before = examples.score[at, tier], rows.quality[at, tier]
+    after = before.copy()
+    tiers: dict[str, TierCorrection] = {}
+    offsets: dict[int, tuple[float, float]] = {}
+    for column in np.unique(tier).tolist():
+        mine = tier == column
+        for fold in range(FOLDS):
+            held = mine & (deal[at] == fold)
+            rest = mine & ~held
+            if held.any() and rest.any():
+                after[held] = moved(before[held], offset_of(before[rest], label[rest])[0])
+        offset, error = offset_of(before[mine], label[mine])
+        # The shipped model's own offset stays; the quality above has it already.
+        own = float(shipped.model.arrays["ability"][column, 0])
+        offsets[column] = (own + offset, error)
+        tiers[TIERS[column]] = TierCorrection(
+            int(mine.sum()), offset, error, float(before[mine].mean()), float(label[mine].mean())
+        )
+    new, old = log_loss(after, label), log_loss(before, label)
+    drawn = resamples(examples.group[at], draws, seed).astype(np.float64)
+    facts = {"base": shipped.name, "labelled_requests": len(label), "seed": seed}
+    return Corrected(
+        model=with_ability(shipped.model, "corrected", offsets, facts),
+        rows=len(label),
+        with_text=rows.with_text,
+        unusable=rows.unusable,
+        tiers=tiers,
+        log_loss=(float(new.mean()), float(old.mean())),
+        brier=(float(((after - label) ** 2).mean()), float(((before - label) ** 2).mean())),
+        improvement_interval=interval(drawn @ (old - new) / drawn.sum(axis=1)),
+    )
