@@ -129,7 +129,10 @@ def out_of_fold(outcomes: Outcomes, seed: int) -> Floats:
     score[:, tiers] = outcomes.score
     examples = Examples(
         features=extract_many(
-            [Request("", [{"role": "user", "content": text}], {}, now=0.0) for text in outcomes.text]
+            [
+                Request("", [{"role": "user", "content": text}], {}, now=0.0)
+                for text in outcomes.text
+            ]
         ),
         score=score,
         output_tokens=np.full(score.shape, np.nan),

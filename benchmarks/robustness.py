@@ -34,9 +34,11 @@ def typing_errors(text: str, rng: random.Random) -> str:
     longer = [i for i, word in enumerate(words) if len(word) > 3 and word.isalpha()]
     if not longer:
         return text
-    for i in rng.sample(longer, max(1, round(_TYPING_ERRORS * len(words)))) if len(
-        longer
-    ) > 1 else longer:
+    for i in (
+        rng.sample(longer, max(1, round(_TYPING_ERRORS * len(words))))
+        if len(longer) > 1
+        else longer
+    ):
         word = words[i]
         at = rng.randrange(1, len(word) - 1)
         kind = rng.choice(("swap", "drop", "double"))

@@ -26,7 +26,8 @@ from router.predict.examples import Examples
 from router.predict.model_file import ModelFile
 from router.predict.training import fit
 from router.replay import comparisons
-from router.replay.evaluate import evaluate
+from router.replay.curves import two_tiers
+from router.replay.evaluate import Evaluation, evaluate
 from router.replay.outcomes import read_outcomes
 
 FEW_LABELS = 1500
@@ -47,7 +48,9 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=sorted(SETTINGS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--draws", type=int, default=200)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/routing_quality.json")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "benchmarks/results/routing_quality.json"
+    )
     options = parser.parse_args()
     results: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
     for name in options.only or SETTINGS:
@@ -62,7 +65,7 @@ def main() -> None:
         options.out.write_text(json.dumps(results, indent=1) + "\n")
         shown = {
             key: report[key] for key in ("cost_pct_at_quality", "peak_quality_ratio", "aiq", "apgr")
-        }
+        } | {"apgr_of_folds": report["apgr_of_folds"]}
         print(name, rounded(shown), f"{report['seconds']:.0f} s", flush=True)
 
 
@@ -83,16 +86,18 @@ def measured(name: str, folder: Path, seed: int, draws: int) -> dict[str, Any]:
             path = Path(place) / path.name
             pq.write_table(table.filter(pc.starts_with(table["task"], task)), path)
         ladder = {tier: LADDERS[source][tier] for tier in LADDERS[source]}
-        found = evaluate(
+        evaluation = evaluate(
             read_outcomes(path, ladder),
             seed=seed,
             learner=learner,
             draws=draws,
             compare=comparisons.NAMES if labels is None else (),
-        ).report
+        )
+    found = evaluation.report
+    found["apgr_of_folds"] = apgr_of_folds(evaluation)
     found["outcomes"] = source
     kept = ("outcomes", "ladder", "seed", "folds", "queries", "dropped", "cost_pct_at_quality",
-            "peak_quality_ratio", "aiq", "aiq_above_random_mix", "apgr", "cpt50", "cpt80",
+            "peak_quality_ratio", "aiq", "aiq_above_random_mix", "apgr", "apgr_of_folds", "cpt50", "cpt80",
             "oracle_gap_closed", "intervals", "calibration", "honest")  # fmt: skip
     figures = ("cost_pct_at_quality", "peak_quality_ratio", "aiq", "apgr", "oracle_gap_closed")
     others = {
@@ -100,6 +105,25 @@ def measured(name: str, folder: Path, seed: int, draws: int) -> dict[str, Any]:
         for name, other in found["comparisons"].items()
     }
     return {**{key: found[key] for key in kept if key in found}, "comparisons": others}
+
+
+def apgr_of_folds(evaluation: Evaluation) -> dict[str, float] | None:
+    """APGR of each fold's own router on its own fold: mean and standard deviation.
+
+    The pooled figure ranks the folds' gains against each other, though each has its own router.
+    """
+    columns = evaluation.outcomes.columns
+    if len(columns) != 2:
+        return None
+    quality, score = evaluation.prediction.quality, evaluation.outcomes.score
+    found = []
+    for fold in np.unique(evaluation.fold):
+        mine = evaluation.fold == fold
+        weak, strong = score[mine][:, columns].T
+        figures = two_tiers(quality[mine, columns[1]] - quality[mine, columns[0]], weak, strong)[0]
+        if figures is not None:
+            found.append(figures.apgr)
+    return {"mean": float(np.mean(found)), "std": float(np.std(found, ddof=1))}
 
 
 if __name__ == "__main__":

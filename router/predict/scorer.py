@@ -201,10 +201,13 @@ class Predictor:
         mixed = linear[:, _T : 2 * _T] + votes[:, :_T] / near
         if self._mix[0]:
             mixed += self._mix[0] / (1 + np.exp(-linear[:, :_T]))
-        # The gain is what decides, so it is calibrated itself, and survives the level's clipping.
+        if self._absent is not None:
+            mixed[:, self._absent] = -np.inf
+        # Gains are what decides: a level beyond the range moves all tiers, so that none is lost.
         top = mixed[:, self._dearest, None]
-        level = _clip(self._level[0] + self._level[1] * top, *QUALITY_RANGE)
-        quality = _clip(level - self._gain * (top - mixed), *QUALITY_RANGE)
+        quality = self._level[0] + self._level[1] * top - self._gain * (top - mixed)
+        quality -= np.maximum(quality.max(axis=1, keepdims=True) - QUALITY_RANGE[1], 0.0)
+        quality = np.maximum(quality, QUALITY_RANGE[0])
         # As of a mean of so many labels as there were like requests in training.
         deviation = self._noise / np.sqrt(near)
         if self._moved:
