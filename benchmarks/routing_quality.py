@@ -30,6 +30,7 @@ from router.replay.curves import two_tiers
 from router.replay.evaluate import Evaluation, evaluate
 from router.replay.outcomes import read_outcomes
 
+RESULTS = ROOT / "benchmarks/results/routing_quality.json"
 FEW_LABELS = 1500
 # name → source, beginning of the task, labelled rows of each training part (None for all)
 SETTINGS: dict[str, tuple[str, str, int | None]] = {
@@ -97,8 +98,8 @@ def measured(name: str, folder: Path, seed: int, draws: int) -> dict[str, Any]:
     found["apgr_of_folds"] = apgr_of_folds(evaluation)
     found["outcomes"] = source
     kept = ("outcomes", "ladder", "seed", "folds", "queries", "dropped", "cost_pct_at_quality",
-            "peak_quality_ratio", "aiq", "aiq_above_random_mix", "apgr", "apgr_of_folds", "cpt50", "cpt80",
-            "oracle_gap_closed", "intervals", "calibration", "honest")  # fmt: skip
+            "peak_quality_ratio", "aiq", "aiq_above_random_mix", "apgr", "apgr_of_folds", "cpt50",
+            "cpt80", "oracle_gap_closed", "intervals", "calibration", "honest")  # fmt: skip
     figures = ("cost_pct_at_quality", "peak_quality_ratio", "aiq", "apgr", "oracle_gap_closed")
     others = {
         name: {key: other[key] for key in figures if key in other}

@@ -98,6 +98,7 @@ _UNSPACED = re.compile("[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 _PLAIN_MARKS = str.maketrans(
     dict.fromkeys("‘’‚‛", "'") | dict.fromkeys("“”„«»", '"') | dict.fromkeys("‐‑‒–—−", "-")
 )
+_MARKS = re.compile("[" + "".join(map(chr, _PLAIN_MARKS)) + "]")
 # Courtesies around a request, which say nothing about it; a message of nothing else keeps them.
 _BEFORE = re.compile(
     r"(?:(?:hi|hello|hey|hola|hallo|bonjour)(?: there| everyone| all)?[,.!: ]+)?"
@@ -269,7 +270,8 @@ def _extract(requests: Sequence[Request]) -> FeatureBatch:
     cue_row, long = _CUE_ROWS.take(buckets), size >= _LONG_WORD
     if len(read) == 1:
         count = [words.size]
-        cues = (np.bincount(cue_row, minlength=len(_CUE_MEMBERS)) @ _CUE_MEMBERS)[None]
+        found = np.bincount(cue_row, minlength=len(_CUE_MEMBERS))
+        cues = (found.astype(float) @ _CUE_MEMBERS)[None]
         long_words = [np.count_nonzero(long)]
     else:
         # Which request each word is of; no pair joins two of them.
@@ -284,7 +286,7 @@ def _extract(requests: Sequence[Request]) -> FeatureBatch:
         ]
         count = np.bincount(of, minlength=len(read)).tolist()
         table = np.bincount(of * 256 + cue_row, minlength=256 * len(read)).reshape(-1, 256)
-        cues = table[:, : len(_CUE_MEMBERS)] @ _CUE_MEMBERS
+        cues = table[:, : len(_CUE_MEMBERS)].astype(float) @ _CUE_MEMBERS
         long_words = np.bincount(of, weights=long, minlength=len(read)).tolist()
     starts, once, weights = _bags(np.concatenate(keys), len(read))
     dense = [
@@ -305,11 +307,12 @@ def _read(request: Request) -> tuple[bytes, list[Any]]:
     cues = None
     if not view.isascii():
         view = unicodedata.normalize("NFKC", view)[: 2 * VIEW_CHARACTERS]  # it may lengthen a text
-        view = view.translate(_PLAIN_MARKS)
+        if _MARKS.search(view):  # `translate` takes its time on text that is not ASCII
+            view = view.translate(_PLAIN_MARKS)
     lowered = view.lower()
     raw = utf8(view)
     counts = (
-        np.bincount(np.frombuffer(raw, dtype=np.uint8), minlength=256) @ _SYMBOL_TABLE
+        np.bincount(np.frombuffer(raw, dtype=np.uint8), minlength=256).astype(float) @ _SYMBOL_TABLE
     ).tolist()
     lines = "\n" + view
     params = request.params

@@ -238,7 +238,7 @@ class Predictor:
         return moved, np.hypot(deviation, moved * (1 - moved) * self._offset_std)
 
 
-_ROWS_AT_ONCE = 1024
+_ROWS_AT_ONCE = 256
 
 
 def _clip(values: Floats, low: float, high: float) -> Floats:
