@@ -1,6 +1,7 @@
 """Each kind of mistake in a policy is an error that names file, key and what is allowed."""
 
 import copy
+import gc
 import math
 import os
 import time
@@ -387,10 +388,13 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
 )
 def test_a_hostile_file_is_refused_within_100_ms(text):
     taken = []
+    gc.collect()
+    gc.disable()  # what other tests left in memory is not the file's doing
     for _ in range(3):  # a busy machine only adds to a reading: the least is the nearest
         start = time.process_time()
         error_in(text)
         taken.append(time.process_time() - start)
+    gc.enable()
     assert min(taken) < 0.1
 
 
