@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import Any, Self
 
 import numpy as np
-from scipy import sparse
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.linear_model import Ridge
 from sklearn.utils.validation import check_is_fitted
 
-from router.predict.estimators.targets import Floats, check_fit, check_predict, shaped
+from router.predict.estimators.targets import (
+    Floats,
+    check_fit,
+    check_predict,
+    ridge_heads,
+    shaped,
+)
 
 
 class GainRidge(RegressorMixin, BaseEstimator):  # type: ignore[misc]
@@ -37,16 +41,7 @@ class GainRidge(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         """Fit to labels (N,) or (N, T); NaN where nothing was recorded."""
         x, y, weight = check_fit(self, X, y, sample_weight)
         targets = np.column_stack([y[:, -1:], y[:, -1:] - y[:, :-1]])
-        self.coef_ = np.zeros((y.shape[1], x.shape[1]))
-        self.intercept_ = np.zeros(y.shape[1])
-        for output in range(y.shape[1]):
-            known = np.flatnonzero(np.isfinite(targets[:, output]))
-            if not known.size:
-                continue
-            solver = "sparse_cg" if sparse.issparse(x) else "auto"
-            model = Ridge(alpha=self.alpha, solver=solver, tol=1e-4)
-            model.fit(x[known], targets[known, output], sample_weight=weight[known])
-            self.coef_[output], self.intercept_[output] = model.coef_, model.intercept_
+        self.coef_, self.intercept_ = ridge_heads(x, targets, weight, self.alpha)
         return self
 
     def predict(self, X: Any) -> Floats:  # noqa: N803

@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import Any, Self
 
 import numpy as np
-from scipy import sparse
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.linear_model import Ridge
 from sklearn.utils.validation import check_is_fitted
 
-from router.predict.estimators.targets import Floats, check_fit, check_predict, shaped
+from router.predict.estimators.targets import (
+    Floats,
+    check_fit,
+    check_predict,
+    ridge_heads,
+    shaped,
+)
 
 
 class LogTokens(RegressorMixin, BaseEstimator):  # type: ignore[misc]
@@ -33,16 +37,7 @@ class LogTokens(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         """Fit to tokens (N,) or (N, T), at least 0; NaN where nothing was recorded."""
         x, y, weight = check_fit(self, X, y, sample_weight)
         logs = np.log1p(np.maximum(y, 0))
-        self.coef_ = np.zeros((y.shape[1], x.shape[1]))
-        self.intercept_ = np.zeros(y.shape[1])
-        for output in range(y.shape[1]):
-            known = np.flatnonzero(np.isfinite(logs[:, output]))
-            if not known.size:
-                continue
-            solver = "sparse_cg" if sparse.issparse(x) else "auto"
-            model = Ridge(alpha=self.alpha, solver=solver, tol=1e-4)
-            model.fit(x[known], logs[known, output], sample_weight=weight[known])
-            self.coef_[output], self.intercept_[output] = model.coef_, model.intercept_
+        self.coef_, self.intercept_ = ridge_heads(x, logs, weight, self.alpha)
         return self
 
     def predict_log(self, X: Any) -> Floats:  # noqa: N803

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.linear_model import Ridge
 from sklearn.utils.validation import _check_sample_weight, column_or_1d, validate_data
 
 Floats = NDArray[np.float64]
@@ -54,3 +56,19 @@ def check_predict(estimator: Any, x: Any, *, sparse: bool = True) -> Any:
 def shaped(estimator: Any, found: Floats) -> Floats:
     """Give a prediction (N, T) the dimensions of the y of `fit`."""
     return found[:, 0] if estimator._one_output else found
+
+
+def ridge_heads(x: Any, targets: Floats, weight: Floats, alpha: float) -> tuple[Floats, Floats]:
+    """Fit a ridge regression to each column of targets (N, T), NaN left out.
+
+    Returns weights (T, F) and intercepts (T,); both are 0 for a column without a target.
+    """
+    coef, intercept = np.zeros((targets.shape[1], x.shape[1])), np.zeros(targets.shape[1])
+    for output in range(targets.shape[1]):
+        known = np.flatnonzero(np.isfinite(targets[:, output]))
+        if not known.size:
+            continue
+        model = Ridge(alpha=alpha, solver="sparse_cg" if sparse.issparse(x) else "auto", tol=1e-4)
+        model.fit(x[known], targets[known, output], sample_weight=weight[known])
+        coef[output], intercept[output] = model.coef_, model.intercept_
+    return coef, intercept
