@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import random
 import signal
@@ -259,6 +260,46 @@ def test_f42_a_ledger_in_memory_refuses_to_serve_two_processes():
     assert counters(ledger) == {ALL: (0, 100)}
 
 
+def fork_ten(ledger, round_: int = 0) -> None:
+    """Fork ten children, each of which reserves and settles 10, or is killed after 20 seconds."""
+    for child in range(10):
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(20)
+            code = 1
+            try:
+                reserve(ledger, f"c{round_}-{child}", 10)
+                settle(ledger, f"c{round_}-{child}", 10)
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_f42_a_fork_while_other_threads_open_and_close_stores_does_not_hang_the_child(tmp_path):
+    ledger = open_ledger(url(tmp_path / "l.db"), [Budget("all", None)], durability="normal")
+    stop = threading.Event()
+
+    def work(thread: int) -> None:
+        store = url(tmp_path / f"other{thread}.db")
+        for turn in itertools.count():
+            if stop.is_set():
+                return
+            other = open_ledger(store, [Budget("all", None)], durability="normal")
+            other.room({}, 0.0)
+            if turn % 2:
+                other.close()  # the others are left to the garbage collector
+
+    with ThreadPoolExecutor(3) as threads:
+        working = [threads.submit(work, thread) for thread in range(3)]
+        try:
+            for round_ in range(3):
+                fork_ten(ledger, round_)
+        finally:
+            stop.set()
+    assert [each.result() for each in working] == [None] * 3
+
+
 def test_f42_a_fork_in_the_middle_of_other_threads_work_breaks_neither(tmp_path):
     ledger = open_ledger(url(tmp_path / "l.db"), [Budget("all", None)], durability="normal")
     stop = threading.Event()
@@ -273,18 +314,10 @@ def test_f42_a_fork_in_the_middle_of_other_threads_work_breaks_neither(tmp_path)
 
     with ThreadPoolExecutor(4) as threads:
         working = [threads.submit(work, thread) for thread in range(4)]
-        for child in range(10):
-            pid = os.fork()
-            if pid == 0:
-                code = 1
-                try:
-                    reserve(ledger, f"c{child}", 10)
-                    settle(ledger, f"c{child}", 10)
-                    code = 0
-                finally:
-                    os._exit(code)
-            assert os.waitpid(pid, 0)[1] == 0
-        stop.set()
+        try:
+            fork_ten(ledger)
+        finally:
+            stop.set()
     calls = sum(each.result() for each in working)
     assert counters(ledger) == {ALL: ((calls + 10) * 10, 0)}
     assert ledger.verify() == []

@@ -47,6 +47,9 @@ class _Slot:
         self.pid = 0
         self.identity: tuple[int, ...] = ()
 
+    def __del__(self) -> None:
+        _close(self)  # a store that nobody closed: not in the middle of a fork either
+
 
 class Database:
     """One SQLite store, safe to share between threads and across forks.
@@ -75,8 +78,9 @@ class Database:
         self._closed = False
         self._writer = _Slot()
         self._reader = self._writer if path is None else _Slot()
-        if self._path is not None:
-            prepare_file(self._path, create=create)
+        with _OPENING:
+            if self._path is not None:
+                prepare_file(self._path, create=create)
             _LIVE.add(self)
         try:
             with self.read() as connection:
@@ -112,10 +116,10 @@ class Database:
     def close(self) -> None:
         """Close the store for good."""
         self._closed = True
-        _LIVE.discard(self)
         for slot in {self._writer, self._reader}:
             with slot.lock:
                 _close(slot)
+        _LIVE.discard(self)
 
     @contextmanager
     def _turn(self, slot: _Slot, deadline: float) -> Iterator[sqlite3.Connection]:
@@ -135,7 +139,8 @@ class Database:
         if self._closed:
             raise LedgerUnavailable(self.name, "it was closed")
         if slot.connection is None:
-            slot.connection, slot.pid = self._connect(slot), os.getpid()
+            with _OPENING:
+                slot.connection, slot.pid = self._connect(slot), os.getpid()
         elif slot.pid != os.getpid():
             # SQLite's locks do not pass through a fork. Python's own forks close the connection
             # first (below); a copy of memory, or a fork that Python did not see, cannot be saved.
@@ -227,28 +232,47 @@ class Database:
 
 def _close(slot: _Slot) -> None:
     if slot.connection is not None and slot.pid == os.getpid():
-        slot.connection.close()
+        with _OPENING:
+            slot.connection.close()
         slot.connection = None
 
 
 # Forks: no open SQLite file may pass through one (https://sqlite.org/howtocorrupt.html, 2.6), so
-# connections are closed before a fork and opened again, by parent and child, when next needed.
+# connections are closed before a fork and opened again, by parent and child, when next needed. And
+# no thread may be inside SQLite: a lock of its own that is held during a fork stays held in the
+# child, whose first call then hangs. Opening and closing hold `_OPENING`, all else a slot's lock;
+# whoever takes both takes the slot's first.
 _LIVE: weakref.WeakSet[Database] = weakref.WeakSet()
+_OPENING = threading.RLock()
 _FORK = threading.Lock()
 _PAUSED: list[_Slot] = []
 
 
 def _before_fork() -> None:
     _FORK.acquire()
-    for database in list(_LIVE):
-        for slot in (database._writer, database._reader):
-            # One that stays busy is left open: the child's first use of it is then refused.
-            if slot.lock.acquire(timeout=database._busy_seconds):
-                _PAUSED.append(slot)
+    paused: list[Database] = []
+    while True:
+        for database in list(_LIVE):
+            if database not in paused:
+                paused.append(database)
+                _pause(database)
+        _OPENING.acquire()
+        if all(database in paused for database in list(_LIVE)):
+            return
+        _OPENING.release()  # one was opened meanwhile
+
+
+def _pause(database: Database) -> None:
+    for slot in {database._writer, database._reader}:
+        # One that stays busy is left open: the child's first use of it is then refused.
+        if slot.lock.acquire(timeout=database._busy_seconds):
+            _PAUSED.append(slot)
+            if database._path is not None:  # one in memory would be lost
                 _close(slot)
 
 
 def _after_fork() -> None:
+    _OPENING.release()
     while _PAUSED:
         _PAUSED.pop().lock.release()
     _FORK.release()
