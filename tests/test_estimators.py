@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -189,3 +192,25 @@ def test_an_output_is_learnt_from_the_rows_that_have_it(estimator: Any) -> None:
     column = 1 if isinstance(estimator, GainRidge) else 0  # the regret of the first
     assert one.coef_[column] == pytest.approx(both.coef_[column], abs=1e-9)
     assert np.abs(one.coef_[1 - column] - both.coef_[1 - column]).max() > 1e-4
+
+
+_PROTOTYPES_OF_SIX_THREADS = """
+import hashlib, numpy as np
+from router.predict.estimators import PrototypeNeighbors
+rng = np.random.default_rng(0)
+x, y = rng.normal(size=(2000, 40)), rng.random(2000)
+fits = [PrototypeNeighbors().fit(x, y).prototypes_.tobytes() for _ in range(5)]
+print(len({hashlib.sha256(fit).hexdigest() for fit in fits}))
+"""
+
+
+def test_prototypes_do_not_depend_on_the_order_in_which_threads_end() -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "6", "OPENBLAS_NUM_THREADS": "6"}
+    done = subprocess.run(
+        [sys.executable, "-c", _PROTOTYPES_OF_SIX_THREADS],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["1"]

@@ -10,6 +10,7 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import TruncatedSVD
 from sklearn.preprocessing import normalize
 from sklearn.utils.validation import check_is_fitted
+from threadpoolctl import threadpool_limits
 
 from router.predict.estimators.targets import Floats, check_fit, check_predict, shaped
 
@@ -65,7 +66,9 @@ class PrototypeNeighbors(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         embedded = self.embed(x)
         clusters = max(1, min(self.n_prototypes, len(y) // 3))
         means = KMeans(clusters, n_init=1, max_iter=20, random_state=self.random_state)
-        of = means.fit(embedded).labels_
+        # Threads would add up their parts of a sum in the order in which they end.
+        with threadpool_limits(1, user_api="openmp"):
+            of = means.fit(embedded).labels_
         self.prototypes_ = normalize(means.cluster_centers_)
         known = np.isfinite(y)
         mass = known * weight[:, None]
