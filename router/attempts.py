@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from router.dispatch.charge import Charge, Terms, for_answer, for_failure
 from router.dispatch.retrying import retrying
 from router.dispatch.streams import StreamEnd, StreamTerms, answer_bytes, routed_stream
 from router.dispatch.wire import Call, Reply
-from router.errors import LedgerUnavailable, ProviderError, RouterError
+from router.errors import BudgetExceeded, LedgerUnavailable, ProviderError, RouterError
 from router.ladder import Ladder
 from router.plan import Plan
 from router.types import (
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("router")
 
+_LONGEST_PAUSE = 5.0  # seconds between two looks at a budget that queues
 TTL_MARGIN = 60.0  # seconds by which a reservation outlives the longest call
 
 
@@ -80,6 +82,7 @@ class Attempts:
     waits: list[float] = field(default_factory=list)
     count: int = 0  # wire attempts that were reserved
     deadline: float = field(init=False)
+    _pause: float = 0.05
 
     def __post_init__(self) -> None:
         self.deadline = time.monotonic() + self.ladder.policy.timeout.total
@@ -87,6 +90,19 @@ class Attempts:
     def retrying(self) -> Iterable[Any]:
         """Tenacity's attempts on one deployment; the waits between them go to `waits`."""
         return retrying(self.ladder.policy.retry, self.deadline, self.waits.append)
+
+    def turn_after(self, full: BudgetExceeded) -> float:
+        """Seconds to wait before a budget that queues is asked again.
+
+        Others' holds may be released before the window resets, so it is asked every few seconds.
+        Raises `full` itself where its reset is later than the request may wait.
+        """
+        left = self.deadline - time.monotonic()
+        until_reset = math.inf if full.resets_at is None else full.resets_at - self.clock()
+        if left <= 0 or (until_reset > left and not full.held):
+            raise full
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        return max(0.0, min(self._pause, until_reset, left))
 
     def prepare(self, plan: Plan, decision: Decision) -> Attempt:
         """Lay out the next wire attempt. Nothing is reserved or sent yet."""
@@ -164,7 +180,8 @@ class Attempt:
         shared.ledger.reserve(
             self._id,
             self._terms.reserved,
-            scopes=shared.request.scopes,
+            scopes=shared.request.paid_by(self._decision.arm.tier),
+            tokens=self._plan.token_bound(self._decision.chosen),
             now=self._now,
             expires_at=self._now + longest,
             worst_case=self._row("expired", lost),

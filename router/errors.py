@@ -127,9 +127,11 @@ class NoCapableDeployment(InvalidRequest):
 
 
 class BudgetExceeded(RouterError):
-    """A budget does not have the room. Money in nano-USD; `resets_at` in unix seconds or None.
+    """A budget does not have the room. A refused call costs nothing.
 
-    `needed` is the upper bound of the cheapest call that was allowed. A refused call costs nothing.
+    Amounts are in the unit of `meter`: nano-USD, tokens, requests, or requests for a share too.
+    `needed` is the upper bound of the cheapest call that was allowed; `resets_at`, in unix seconds,
+    is when usage next falls, None for never; `on_exceed` what the budget asks for.
     """
 
     def __init__(
@@ -142,8 +144,11 @@ class BudgetExceeded(RouterError):
         limit: int,
         scope_value: str = "",
         resets_at: float | None = None,
+        meter: str = "usd",
+        on_exceed: str = "block",
     ):
         self.budget, self.scope_value = budget, scope_value
+        self.meter, self.on_exceed = meter, on_exceed
         self.needed, self.used, self.held, self.limit = needed, used, held, limit
         self.resets_at = resets_at
         when = (
@@ -152,9 +157,14 @@ class BudgetExceeded(RouterError):
             else "does not reset"
         )
         whose = f" of {scope_value!r}" if scope_value else ""
+
+        def show(amount: int) -> str:
+            unit = "requests" if meter == "share" else meter
+            return format_usd(amount) if meter == "usd" else f"{amount} {unit}"
+
         super().__init__(
-            f"budget {budget!r}{whose}: {format_usd(used)} used and {format_usd(held)} held of "
-            f"{format_usd(limit)}; this call may cost up to {format_usd(needed)}; {when}"
+            f"budget {budget!r}{whose}: {show(used)} used and {show(held)} held of "
+            f"{show(limit)}; this call may cost up to {show(needed)}; {when}"
         )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from router.dispatch.bounds import asked_cap, samples
 from router.errors import InvalidRequest
-from router.types import Request
+from router.types import OWN_SCOPES, Request
 
 AUTO = "auto"
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
@@ -177,6 +177,13 @@ def _valid_unicode(place: str, text: str) -> None:
 
 def _scopes(scopes: Mapping[str, str] | None) -> Mapping[str, str]:
     for name, value in (scopes or {}).items():
+        if name in OWN_SCOPES:
+            raise InvalidRequest(
+                f"scopes.{name}",
+                "the router fills in this scope itself",
+                value=_short(value),
+                allowed=f"any name but {', '.join(OWN_SCOPES)}",
+            )
         if not isinstance(value, str) or not 1 <= len(value) <= MAX_SCOPE_LENGTH:
             raise InvalidRequest(
                 f"scopes.{name}",

@@ -105,7 +105,7 @@ class Router:
         """Return the decision for a chat call without making it: nothing is reserved or sent."""
         request = self.read(messages, arguments)
         room = Room()
-        if self.policy.limited:
+        if self.policy.budgets:
             room = self._room_without_a_trace(request)
         return self._plan(request).decide(room)
 
@@ -162,13 +162,16 @@ class Router:
         lost_races = 0
         try:
             while True:
-                room = yield Store(lambda: ledger.room(request.scopes, self._clock()))
+                room = yield Store(partial(self._room, ledger, request))
                 decision = plan.decide(room)
                 try:
                     return (yield from self._try(attempts, plan, decision))
                 except ProviderError as error:
                     plan = plan.after(decision.arm, error)
-                except BudgetExceeded:
+                except BudgetExceeded as full:
+                    if full.on_exceed == "queue":
+                        yield Wait(attempts.turn_after(full))
+                        continue
                     # Another process took the room first: look again, at most once per arm.
                     lost_races += 1
                     if not self._may_downgrade(room) or lost_races > len(self._ladder.arms):
@@ -233,12 +236,15 @@ class Router:
         """The room in the budgets, without making a store where there is none yet."""
         path = sqlite_path(self.store)
         if path is None or Path(path).exists():
-            return self.ledger.room(request.scopes, request.now)
+            return self._room(self.ledger, request)
         unused = open_ledger("sqlite://", self.policy.budget_list())
         try:
-            return unused.room(request.scopes, request.now)
+            return self._room(unused, request)
         finally:
             unused.close()
+
+    def _room(self, ledger: Ledger, request: Request) -> Room:
+        return ledger.room(request.paid_by(*self.policy.tiers.present), self._clock())
 
     @staticmethod
     def _may_downgrade(room: Room) -> bool:

@@ -22,7 +22,14 @@ from router.decide import (
     decision,
     rejections,
 )
-from router.dispatch.bounds import asked_cap, least, samples, text_bound, unbounded_surcharge
+from router.dispatch.bounds import (
+    asked_cap,
+    input_bound,
+    least,
+    samples,
+    text_bound,
+    unbounded_surcharge,
+)
 from router.errors import (
     AuthenticationFailed,
     BudgetExceeded,
@@ -37,12 +44,14 @@ from router.errors import (
     UnknownPrice,
 )
 from router.ladder import NEEDS, Ladder, asked_service_tier, room_for_prompt
+from router.money import MAX_NANO
 from router.policy.rules import match
 from router.predict.features import DENSE_NAMES
 from router.prices import quote
 from router.types import (
     TIERS,
     Arm,
+    BudgetState,
     Decision,
     Features,
     Prediction,
@@ -50,14 +59,16 @@ from router.types import (
     Request,
     Room,
     Shape,
+    allowed,
 )
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from router.policy.rules import Rule
-    from router.types import Floats
+    from router.types import Floats, Ints
 
+LACKING = -2  # less than any amount of money, an unknown one (-1) too
 LOWER_BOUND = 1.645  # standard errors below a prediction, which one in twenty falls short of
 # A baseline that only a rule keeps from being chosen is still what savings are measured against.
 _ABLE = (Bar.FREE, Bar.RULE)
@@ -86,11 +97,10 @@ class Plan:
         Raises `NoCapableDeployment`, `UnknownPrice` or `BudgetExceeded` where every arm is barred,
         or the provider's last error where the arms that were left have failed.
         """
-        left = room.remaining("downgrade")
         choices = choose(
             self.options,
             self.ladder.objective,
-            np.array([UNLIMITED if left is None else left]),
+            self._left(room),
             priced=self.ladder.must_be_priced,
         )
         if choices.arm[0] < 0:
@@ -181,15 +191,48 @@ class Plan:
                 return self.quotes[index].expected
         return self.quotes[members[0]].expected
 
+    def token_bound(self, index: int) -> int:
+        """Most tokens that the prompt and the answers of an arm can be billed as."""
+        window = self.ladder.capabilities[index].context_window
+        prompt = input_bound(self.shape, window)
+        answers = self.quotes[index].output_cap * samples(self.request.params)
+        # Without a bound for the prompt there is no price for it either, and no limit on tokens.
+        return (MAX_NANO if prompt is None else prompt) + answers
+
+    def _left(self, room: Room) -> Ints:
+        """Nano-USD left for each arm (1, A) in the budgets that ask for a downgrade, below every
+        amount where other things than money are used up; (1,) where all arms pay alike."""
+        asking = [
+            state
+            for state in room.budgets
+            if state.remaining is not None and state.budget.on_exceed == "downgrade"
+        ]
+        if all(s.budget.meter == "usd" and s.budget.scope != "tier" for s in asking):
+            return np.array([min([s.remaining or 0 for s in asking], default=UNLIMITED)])
+        left = [
+            LACKING
+            if room.lacking(arm.tier, 0, self.token_bound(index), "downgrade")
+            else min(
+                (
+                    state.remaining or 0
+                    for state in asking
+                    if state.budget.meter == "usd" and state.pays_for(arm.tier)
+                ),
+                default=UNLIMITED,
+            )
+            for index, arm in enumerate(self.ladder.arms)
+        ]
+        return np.array([left])
+
     def _refusal(self, choices: Choices, room: Room) -> Exception:
         final = choices.barred[0]
-        if (final == Bar.OVER_BUDGET).any():
-            cheapest = min(
-                quote.upper
-                for quote, bar in zip(self.quotes, final, strict=True)
-                if bar == Bar.OVER_BUDGET and quote.upper is not None
-            )
-            return budget_exceeded(room, cheapest)
+        over = np.flatnonzero(final == Bar.OVER_BUDGET).tolist()
+        if over:
+            cheapest = min(over, key=lambda index: self.quotes[index].upper or 0)
+            needed, tokens = self.quotes[cheapest].upper or 0, self.token_bound(cheapest)
+            state = room.lacking(self.ladder.arms[cheapest].tier, needed, tokens, "downgrade")
+            assert state is not None  # it is why the arm was barred
+            return budget_exceeded(state, needed, tokens)
         if (final == Bar.OVER_REQUEST_CEILING).any():
             ceiling = self.ladder.objective.max_cost_per_request
             assert ceiling is not None
@@ -263,19 +306,19 @@ def _cautious(prediction: Prediction, baseline: int) -> Floats:
     return np.maximum(quality, 0.0)
 
 
-def budget_exceeded(room: Room, needed: int) -> BudgetExceeded:
-    """The refusal of the tightest budget in `room`."""
-    state = room.tightest()
-    assert state is not None
-    assert state.budget.limit is not None
+def budget_exceeded(state: BudgetState, usd: int, tokens: int) -> BudgetExceeded:
+    """The refusal of a budget without room for `usd` nano-USD and `tokens`."""
+    assert state.limit is not None
     return BudgetExceeded(
         state.budget.name,
-        needed=needed,
+        needed={"usd": usd, "tokens": tokens}.get(state.budget.meter, 1),
         used=state.settled,
         held=state.held,
-        limit=state.budget.limit,
+        limit=allowed(state.budget.meter, state.limit, state.seen),
         scope_value=state.scope_value,
         resets_at=state.resets_at,
+        meter=state.budget.meter,
+        on_exceed=state.budget.on_exceed,
     )
 
 

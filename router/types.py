@@ -24,8 +24,12 @@ Tier = Literal["nano", "mini", "mid", "frontier"]
 TIERS: tuple[Tier, ...] = ("nano", "mini", "mid", "frontier")
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
-OnExceed = Literal["block", "downgrade"]
-Window = Literal["hour", "day", "week", "month", "total"]
+OnExceed = Literal["block", "downgrade", "queue"]
+Window = Literal["hour", "day", "week", "month", "total", "rolling"]
+Meter = Literal["usd", "tokens", "requests", "share"]
+Purpose = Literal["serve", "judge", "shadow", "compaction", "probe"]
+# Whose budgets pay: a name of each scope, or several (a request's tags).
+Scopes = Mapping[str, "str | tuple[str, ...]"]
 CostSource = Literal["reported", "computed", "assumed", "expired"]
 AttemptStatus = Literal["answered", "failed", "abandoned", "expired"]
 RequestStatus = Literal["open", "answered", "failed", "abandoned", "refused", "expired"]
@@ -49,6 +53,20 @@ class Request:
     tags: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
     conversation_id: str | None = None
+
+    def paid_by(self, *tiers: Tier) -> Scopes:
+        """Whose budgets pay for a call on these tiers: the caller's scopes, the router's own."""
+        return {
+            **self.scopes,
+            "conversation": self.conversation_id or "",
+            "request": self.request_id,
+            "tag": self.tags,
+            "tier": tiers,
+        }
+
+
+# Scopes that the router fills in itself.
+OWN_SCOPES = ("conversation", "global", "purpose", "request", "tag", "tier")
 
 
 # ── 2. what the router sees of it ──────────────────────────────────────────────────────────────
@@ -137,10 +155,17 @@ class Quote:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """A hard limit on money. `limit` in nano-USD, None for unlimited; `zone` an IANA name.
+    """A hard limit. `limit` in the unit of `meter`, None for unlimited; `zone` an IANA name.
 
-    `scope` is "global" or the name of a request scope ("user", "team", …): then every value of
-    that scope has a budget of its own, and requests that name no value share one, "".
+    `meter` says what is counted: "usd" in nano-USD, "tokens" (prompt and answer), "requests" (wire
+    attempts that were billed or are under way), or "share": the attempts of the scope value `value`
+    among all that this budget sees, in millionths.
+    `window` is a calendar one in `zone`, "total", or "rolling" over the last `seconds`.
+    `scope` is "global", the name of a request scope ("user", "team", …), or one that the router
+    knows itself ("tier", "tag", "conversation", "request"): then every value of that scope has a
+    budget of its own, and requests that name no value share one, "". With `value`, only that value
+    has one. Money that the router spends on calls of its own (`purpose` "judge", …) counts against
+    budgets of that purpose alone; "any" counts all.
     """
 
     name: str
@@ -149,11 +174,20 @@ class Budget:
     zone: str = "UTC"
     scope: str = "global"
     on_exceed: OnExceed = "block"
+    meter: Meter = "usd"
+    value: str | None = None
+    seconds: int | None = None
+    purpose: Purpose | Literal["any"] = "serve"
 
 
 @dataclass(frozen=True, slots=True)
 class BudgetState:
-    """One budget in its current window. Money in nano-USD; `resets_at` unix seconds or None."""
+    """One budget in its current window, in the unit of its meter.
+
+    `limit` is what is enforced: the budget's own, or what `router budget set` has put in its place.
+    `resets_at`, unix seconds: when usage next falls, None for never. `seen`: all attempts that a
+    share is of.
+    """
 
     budget: Budget
     scope_value: str
@@ -162,13 +196,24 @@ class BudgetState:
     held: int
     overrun: int = 0
     resets_at: float | None = None
+    seen: int = 0
+    limit: int | None = None
 
     @property
     def remaining(self) -> int | None:
-        """Nano-USD that may still be reserved, never negative; None for unlimited."""
-        if self.budget.limit is None:
+        """What may still be reserved, never negative; None for unlimited."""
+        if self.limit is None:
             return None
-        return max(0, self.budget.limit - self.settled - self.held)
+        return max(0, allowed(self.budget.meter, self.limit, self.seen) - self.settled - self.held)
+
+    def pays_for(self, tier: str) -> bool:
+        """Whether a call on this tier counts here."""
+        return self.budget.scope != "tier" or tier == self.scope_value
+
+
+def allowed(meter: Meter, limit: int, seen: int) -> int:
+    """The most that settled and held may sum to, once one more attempt is seen."""
+    return limit * (seen + 1) // 1_000_000 if meter == "share" else limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,19 +222,31 @@ class Room:
 
     budgets: tuple[BudgetState, ...] = ()
 
-    def remaining(self, on_exceed: OnExceed | None = None) -> int | None:
-        """Least remaining nano-USD of the budgets (of one kind, where named); None if unlimited."""
+    def remaining(self) -> int | None:
+        """Least remaining nano-USD of the budgets that every tier pays from; None if unlimited."""
         left = [
             state.remaining
             for state in self.budgets
-            if state.remaining is not None and on_exceed in (None, state.budget.on_exceed)
+            if state.remaining is not None
+            and state.budget.meter == "usd"
+            and state.budget.scope != "tier"
         ]
         return min(left) if left else None
 
-    def tightest(self) -> BudgetState | None:
-        """The limited budget with the least remaining, or None."""
-        limited = [state for state in self.budgets if state.remaining is not None]
-        return min(limited, key=lambda state: state.remaining or 0) if limited else None
+    def lacking(
+        self, tier: str, usd: int, tokens: int, on_exceed: OnExceed | None = None
+    ) -> BudgetState | None:
+        """The first budget (of one kind, where named) without room for an attempt on `tier`."""
+        for state in self.budgets:
+            budget, left = state.budget, state.remaining
+            if left is None or on_exceed not in (None, budget.on_exceed):
+                continue
+            if not state.pays_for(tier):
+                continue
+            needed = {"usd": usd, "tokens": tokens}.get(budget.meter, 1)
+            if needed > left:
+                return state
+        return None
 
 
 # ── 5. what is decided ─────────────────────────────────────────────────────────────────────────
@@ -239,11 +296,12 @@ class Decision:
 # ── 6. what is reserved ────────────────────────────────────────────────────────────────────────
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Money set aside for one wire attempt: `amount` nano-USD until `expires_at`."""
+    """What is set aside for one wire attempt until `expires_at`: nano-USD, and tokens."""
 
     reservation_id: str
     amount: int
     expires_at: float
+    tokens: int = 0
 
 
 # ── 7. what came back ──────────────────────────────────────────────────────────────────────────
@@ -300,6 +358,7 @@ class RequestRow:
     baseline: int | None
     content: str | None = None
     error: str | None = None
+    purpose: Purpose = "serve"
 
 
 @dataclass(frozen=True, slots=True)

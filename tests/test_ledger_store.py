@@ -303,11 +303,12 @@ def test_f40_no_flipped_bit_in_money_passes_verify(path):
         "UPDATE account SET settled = settled + 1",
         "UPDATE account SET held = held + 64",
         "UPDATE account SET overrun = 4",
-        "UPDATE account SET limit_nano = 128",
+        "UPDATE account SET limit_n = 128",
+        "UPDATE account SET credited = 1",
         "UPDATE reservation SET actual = 124 WHERE seq = 7",
         "UPDATE reservation SET amount = 101 WHERE seq = 7",
         "UPDATE reservation SET state = 'open' WHERE seq = 7",
-        "UPDATE reservation SET accounts = '[9]' WHERE seq = 7",
+        "UPDATE reservation SET accounts = '[[9,\"usd\"]]' WHERE seq = 7",
         "UPDATE attempt SET cost = 61 WHERE rowid = 7",
         "UPDATE attempt SET cost = NULL WHERE rowid = 7",
         "DELETE FROM attempt WHERE rowid = 7",
@@ -394,7 +395,7 @@ def test_entries_are_append_only(path):
     raw.close()
 
 
-@pytest.mark.parametrize("version", [0, 2])
+@pytest.mark.parametrize("version", [0, 1, 3])
 def test_f41_a_store_of_another_schema_version_is_refused(path, version):
     raw = sqlite3.connect(path)
     raw.execute(f"PRAGMA user_version = {version}")

@@ -102,8 +102,9 @@ class Choices:
 def choose(options: Options, objective: Objective, room: Ints, *, priced: bool) -> Choices:
     """Choose one arm for each request.
 
-    Parameters: `room`, (N,) nano-USD left in the budgets that ask for a downgrade (UNLIMITED where
-    none does); `priced`, whether an arm without a known price is barred, as it is under a budget.
+    Parameters: `room`, nano-USD left in the budgets that ask for a downgrade (UNLIMITED where none
+    does), (N,), or (N, A) where arms differ; `priced`, whether an arm without a known price is
+    barred, as it is under a budget.
     Returns `Choices`. The first of equals wins, which is the lower tier.
     """
     # A live request is one row, for which each array operation costs a microsecond whatever it
@@ -122,7 +123,8 @@ def choose(options: Options, objective: Objective, room: Ints, *, priced: bool) 
     leaders = _leaders(free, options.tier)
     arm = best_without_budget = _best(utility, leaders)
 
-    if _bar(barred, options.upper > room[:, None], Bar.OVER_BUDGET):
+    left = room[:, None] if room.ndim == 1 else room
+    if _bar(barred, options.upper > left, Bar.OVER_BUDGET):
         free = np.logical_not(barred)
         leaders = _leaders(free, options.tier)
         arm = _best(utility, leaders)

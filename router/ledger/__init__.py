@@ -32,8 +32,8 @@ def open_ledger(
     a store that cannot be opened, `LedgerCorrupt` for one that is damaged.
     """
     path = sqlite_path(url)
-    from router.ledger.sqlite.ledger import SqliteLedger
+    from router.ledger.ledger import BudgetLedger
+    from router.ledger.sqlite.store import SqliteStore
 
-    return SqliteLedger(
-        path, budgets, durability=durability, busy_seconds=busy_seconds, create=create
-    )
+    store = SqliteStore(path, durability=durability, busy_seconds=busy_seconds, create=create)
+    return BudgetLedger(store, budgets, define=create or bool(budgets))

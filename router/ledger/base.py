@@ -12,10 +12,9 @@ is one transaction that writes the log's rows too, so the log and the budgets ne
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from router.types import AttemptRow, BudgetState, Hold, RequestEnd, RequestRow, Room
+from router.types import AttemptRow, BudgetState, Hold, RequestEnd, RequestRow, Room, Scopes
 
 if TYPE_CHECKING:
     from router.log.base import Log
@@ -28,7 +27,7 @@ class Ledger(Protocol):
     written, and `LedgerCorrupt` when its contents cannot be trusted. Then nothing has changed.
     """
 
-    def room(self, scopes: Mapping[str, str], now: float) -> Room:
+    def room(self, scopes: Scopes, now: float) -> Room:
         """What the budgets of these scopes allow now. A hint: only `reserve` binds."""
         ...
 
@@ -37,13 +36,15 @@ class Ledger(Protocol):
         reservation_id: str,
         amount: int,
         *,
-        scopes: Mapping[str, str],
+        scopes: Scopes,
         now: float,
         expires_at: float,
         worst_case: AttemptRow,
         request: RequestRow | None,
+        tokens: int = 0,
     ) -> Hold:
-        """Hold `amount` in every budget that matches the scopes, or in none.
+        """Hold `amount` nano-USD, `tokens` and one request in every budget that matches the scopes,
+        each what it counts, or in none.
 
         Parameters: `reservation_id`, unique, made by the caller so that a lost reply can be asked
         again; `worst_case`, the log row that stands if nothing is heard until `expires_at` (its
@@ -60,9 +61,10 @@ class Ledger(Protocol):
     ) -> None:
         """End a reservation at `row.cost`; `end` also ends the request.
 
-        A cost of None (no price is known) counts as 0. A cost above the amount is booked in full,
-        as an overrun. Settling again at the same cost changes nothing; at another, or an unknown
-        reservation, is a `ReservationError`. An expired reservation is corrected, once.
+        A cost of None (no price is known) counts as 0, unknown tokens as all that were reserved.
+        A cost above the amount is booked in full, as an overrun. Settling again at the same cost
+        changes nothing; at another, or an unknown reservation, is a `ReservationError`. An expired
+        reservation is corrected, once.
         """
         ...
 
@@ -86,6 +88,33 @@ class Ledger(Protocol):
 
     def states(self, now: float) -> list[BudgetState]:
         """The current window of every budget defined in the store, for each scope value seen."""
+        ...
+
+    def set_limit(
+        self,
+        budget: str,
+        limit: int | None,
+        *,
+        now: float,
+        scope_value: str | None = None,
+        keep: bool = True,
+        note: str = "",
+    ) -> None:
+        """Put `limit` (None for unlimited) in the place of a budget's own, in every process.
+
+        Usage is kept. `scope_value`: of that value alone. `keep` False takes an earlier limit back.
+        Writes an audit entry with `note`. Raises `ConfigurationError` for an unknown budget,
+        `InvalidRequest` for an impossible limit.
+        """
+        ...
+
+    def credit(
+        self, budget: str, amount: int, *, now: float, scope_value: str = "", note: str = ""
+    ) -> int:
+        """Take back up to `amount` of what is settled in the current window; return how much.
+
+        Writes an audit entry with `note`. Raises as `set_limit` does.
+        """
         ...
 
     def verify(self) -> list[str]:

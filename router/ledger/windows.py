@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
@@ -9,6 +11,57 @@ from router.errors import ConfigurationError, InvalidRequest
 from router.types import Budget
 
 _HOUR = 3600
+# A rolling window is counted in so many buckets and the one under way, so that the oldest counts
+# in full until all of it is out of the window: never too little is counted.
+ROLLING_BUCKETS = 60
+_MOST_SECONDS = 10 * 366 * 86400
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The windows that count now: ids from `since` to `window_id`, which new amounts go to.
+
+    `since` is `window_id` but for a rolling window. `resets_at`: when `window_id` ends, unix
+    seconds, None for never.
+    """
+
+    window_id: str
+    since: str
+    resets_at: float | None
+
+
+def span(budget: Budget, now: float) -> Span:
+    """Return the windows of `budget` that count at `now`, unix seconds.
+
+    Raises what `window` raises.
+    """
+    if budget.window != "rolling":
+        identity, resets_at = window(budget, now)
+        return Span(identity, identity, resets_at)
+    if not math.isfinite(now) or not 0 <= now < 1e12:
+        raise InvalidRequest("now", f"{now!r} is not a time", value=now)
+    seconds = rolling_seconds(budget)
+    length = seconds / ROLLING_BUCKETS
+    bucket = int(now // length)
+    since = max(0, bucket - ROLLING_BUCKETS)
+    return Span(f"{seconds}s:{bucket:015d}", f"{seconds}s:{since:015d}", (bucket + 1) * length)
+
+
+def bucket_leaves(budget: Budget, window_id: str) -> float:
+    """When a bucket of a rolling window stops counting, unix seconds."""
+    bucket = int(window_id.partition(":")[2])
+    return (bucket + 1 + ROLLING_BUCKETS) * (rolling_seconds(budget) / ROLLING_BUCKETS)
+
+
+def rolling_seconds(budget: Budget) -> int:
+    """The length of a rolling window; `ConfigurationError` for none or an impossible one."""
+    seconds = budget.seconds
+    if type(seconds) is not int or not 1 <= seconds <= _MOST_SECONDS:
+        raise ConfigurationError(
+            f"budget {budget.name!r}: a rolling window needs whole seconds from 1 to ten years, "
+            f"not {seconds!r}"
+        )
+    return seconds
 
 
 def window(budget: Budget, now: float) -> tuple[str, float | None]:
@@ -49,7 +102,7 @@ def _calendar(kind: str, today: date) -> tuple[str, date]:
         following = (today.replace(day=1) + timedelta(days=32)).replace(day=1)
         return f"{today:%Y-%m}", following
     raise ConfigurationError(
-        f"budget window {kind!r} is unknown; allowed: hour, day, week, month, total"
+        f"budget window {kind!r} is unknown; allowed: hour, day, week, month, total, rolling"
     )
 
 

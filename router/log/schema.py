@@ -23,6 +23,7 @@ CREATE TABLE request (
   baseline        INTEGER,
   content         TEXT,
   error           TEXT,
+  purpose         TEXT NOT NULL,
   accepted        INTEGER,
   ended           REAL
 );

@@ -19,7 +19,7 @@ from router.errors import PolicyError
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
-MAX_VALUES = 10_000
+MAX_VALUES = 5_000
 MAX_DIGITS = 30
 
 Path: TypeAlias = tuple[str | int, ...]

@@ -25,9 +25,14 @@ from router.policy.deployment import Deployment
 from router.policy.document import show
 from router.policy.fields import Name, Part, Real, Seconds, Tokens, Usd, similar, wrong
 from router.policy.rules import Rule
-from router.types import TIERS, Arm, Budget, OnExceed, Tier, Window
+from router.types import TIERS, Arm, Budget, Meter, OnExceed, Purpose, Tier, Window
 
 Ladder = Annotated[tuple[Deployment, ...], Field(min_length=1)]
+
+
+METERS: dict[str, Meter] = {
+    "limit": "usd", "tokens": "tokens", "requests": "requests", "share": "share",
+}  # fmt: skip
 
 
 class Tiers(Part):
@@ -120,25 +125,89 @@ def _zone(name: str) -> str:
 
 
 class BudgetLimit(Part):
-    """A hard limit on money in a window of time."""
+    """A hard limit in a window of time: exactly one of limit, tokens, requests and share."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [{"required": [name]} for name in ("limit", "tokens", "requests", "share")]
+        }
+    )
 
     name: Name = Field(description="What reports and errors call it.")
-    limit: Usd | None = Field(description="USD per window; null for no limit.")
+    limit: Usd | None = Field(default=None, description="USD per window; null for no limit.")
+    tokens: Annotated[int, Field(ge=0, le=2**53)] | None = Field(
+        default=None, description="Tokens of prompts and answers per window."
+    )
+    requests: Annotated[int, Field(ge=0, le=2**53)] | None = Field(
+        default=None, description="Calls per window."
+    )
+    share: Annotated[Real, Field(ge=0, le=1)] | None = Field(
+        default=None,
+        description="The most that calls of the scope's value may be among all: with scope tier "
+        "and value frontier, the frontier tier's share.",
+    )
     window: Window = Field(
-        default="total", description="When the count starts anew; total means never."
+        default="total",
+        description="When the count starts anew; total means never, rolling counts the last "
+        "`seconds`.",
+    )
+    seconds: Annotated[int, Field(ge=1, le=316_224_000)] | None = Field(
+        default=None, description="The length of a rolling window."
     )
     zone: Annotated[str, AfterValidator(_zone)] = Field(
         default="UTC", description="The IANA time zone in which days, weeks and months begin."
     )
     scope: Name = Field(
         default="global",
-        description="global, or the name of a request scope such as user: each value of it then "
-        "has a budget of its own.",
+        description="global, the name of a request scope such as user, or one of tier, tag, "
+        "conversation and request: each value of it then has a budget of its own.",
+    )
+    value: Annotated[str, Field(min_length=1, max_length=256)] | None = Field(
+        default=None, description="Only this value of the scope has the budget."
+    )
+    purpose: Purpose | Literal["any"] = Field(
+        default="serve",
+        description="Whose spending counts: answers to requests, or the router's own judges, "
+        "shadow calls, compactions and probes.",
     )
     on_exceed: OnExceed = Field(
         default="block",
-        description="downgrade takes a cheaper arm that fits, where there is one; block refuses.",
+        description="downgrade takes a cheaper arm that fits, where there is one; queue waits for "
+        "the reset, as long as timeout.total allows; block refuses.",
     )
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        given = [name for name in METERS if name in self.model_fields_set]
+        if len(given) != 1:
+            problem = f"{' and '.join(given)} are given" if given else "no limit is given"
+            raise wrong(problem, "exactly one of " + ", ".join(METERS))
+        if given != ["limit"] and getattr(self, given[0]) is None:
+            raise wrong("null is no limit", "a number, or limit: null for none", given[0])
+        if (self.window == "rolling") != (self.seconds is not None):
+            raise wrong("seconds and window: rolling go together",
+                        "both or neither", "seconds")  # fmt: skip
+        if self.value is not None and self.scope == "global":
+            raise wrong("a global budget has no values", "with a scope", "value")
+        if self.share is not None and self.value is None:
+            raise wrong("a share is one value's among all", "with scope and value", "share")
+        if self.scope == "tier" and self.value is not None and self.value not in TIERS:
+            raise wrong(f"{self.value!r} is no tier", ", ".join(TIERS), "value")
+        return self
+
+    @property
+    def meter(self) -> Meter:
+        """What is counted."""
+        return next(meter for name, meter in METERS.items() if name in self.model_fields_set)
+
+    @property
+    def amount(self) -> int | None:
+        """The limit in the unit of the meter: nano-USD, a count, or millionths."""
+        if self.share is not None:
+            return round(self.share * 1_000_000)
+        if self.limit is not None:
+            return parse_usd(self.limit)
+        return self.tokens if self.tokens is not None else self.requests
 
 
 class Limits(Part):
@@ -252,7 +321,9 @@ class Policy(Part):
     )
     objective: Objective = Field(description="What to strive for.")
     tiers: Tiers = Field(description="The models, by tier.")
-    budgets: tuple[BudgetLimit, ...] = Field(default=(), description="Hard limits on money.")
+    budgets: tuple[BudgetLimit, ...] = Field(
+        default=(), description="Hard limits on money, tokens, requests and shares."
+    )
     rules: tuple[Rule, ...] = Field(
         default=(), description="Ahead of the classifier; the first wins."
     )
@@ -314,18 +385,22 @@ class Policy(Part):
         return tuple(
             Budget(
                 name=budget.name,
-                limit=None if budget.limit is None else parse_usd(budget.limit),
+                limit=budget.amount,
                 window=budget.window,
                 zone=budget.zone,
                 scope=budget.scope,
                 on_exceed=budget.on_exceed,
+                meter=budget.meter,
+                value=budget.value,
+                seconds=budget.seconds,
+                purpose=budget.purpose,
             )
             for budget in self.budgets
         )
 
     @property
     def limited(self) -> bool:
-        """Whether any budget has a limit."""
+        """Whether any budget limits money."""
         return any(budget.limit is not None for budget in self.budgets)
 
     @property

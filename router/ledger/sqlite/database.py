@@ -8,13 +8,18 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, TypeVar
 
 from router.errors import ConfigurationError, LedgerCorrupt, LedgerError, LedgerUnavailable
 from router.ledger.sqlite.files import check_schema, identity, prepare_file, write_schema
 
+T = TypeVar("T")
+
+_JOBS_AT_ONCE = 64  # so that nobody does others' work for long
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _DAMAGED = (
     sqlite3.SQLITE_CORRUPT,
@@ -51,12 +56,32 @@ class _Slot:
         _close(self)  # a store that nobody closed: not in the middle of a fork either
 
 
+class Undo(Exception):
+    """Raised by a job: undo what it wrote, and answer it with `result`."""
+
+    def __init__(self, result: object):
+        self.result = result
+
+
+class _Job:
+    """Work for the writer, and what became of it."""
+
+    def __init__(self, work: Callable[[sqlite3.Connection], Any]):
+        self.work = work
+        self.done = False
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+
 class Database:
     """One SQLite store, safe to share between threads and across forks.
 
     SQLite admits one writer at a time, so all writes of a process go through one connection, and
     its reads through another: threads then wait for each other on a lock instead of polling the
-    file. `path` None is a private database in memory, where both are the same connection.
+    file. Whoever gets the writer's turn does the jobs of all who wait, in one transaction (group
+    commit; "flat combining", Hendler et al. 2010): one commit serves them all, and a thread that is
+    alone hands nothing over. `path` None is a private database in memory, where both connections
+    are the same.
     """
 
     def __init__(self, path: str | None, *, durability: str, busy_seconds: float, create: bool):
@@ -78,6 +103,7 @@ class Database:
         self._closed = False
         self._writer = _Slot()
         self._reader = self._writer if path is None else _Slot()
+        self._jobs: deque[_Job] = deque()
         with _OPENING:
             if self._path is not None:
                 prepare_file(self._path, create=create)
@@ -93,15 +119,80 @@ class Database:
     def write(self) -> Iterator[sqlite3.Connection]:
         """A transaction that is alone in writing: committed at the end, undone by any exception."""
         deadline = time.monotonic() + self._busy_seconds
-        with self._turn(self._writer, deadline) as connection:
-            self._begin(connection, deadline)
+        with (
+            self._turn(self._writer, deadline) as connection,
+            self._transaction(connection, deadline),
+        ):
+            yield connection
+
+    @contextmanager
+    def _transaction(self, connection: sqlite3.Connection, deadline: float) -> Iterator[None]:
+        self._begin(connection, deadline)
+        try:
+            self._same_file()
+            yield
+            connection.execute("COMMIT")
+        finally:
+            if connection.in_transaction:
+                connection.rollback()
+
+    def submit(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do `work` in a transaction that it may share with others' work; return its result.
+
+        What others do and fail at does not touch it. It must leave the connection's transaction
+        alone, and may be done anew if another job of its transaction failed.
+        """
+        job = _Job(work)
+        self._jobs.append(job)
+        deadline = time.monotonic() + self._busy_seconds
+        try:
+            with self._turn(self._writer, deadline) as connection:
+                while not job.done:
+                    self._do_jobs(connection, deadline)
+        except BaseException:
+            if not job.done:
+                with suppress(ValueError):
+                    self._jobs.remove(job)
+                raise
+        if job.error is not None:
+            raise job.error
+        result: T = job.result
+        return result
+
+    def _do_jobs(self, connection: sqlite3.Connection, deadline: float) -> None:
+        """Do the jobs that wait, in one transaction; if that fails, each in its own."""
+        jobs = [self._jobs.popleft() for _ in range(min(len(self._jobs), _JOBS_AT_ONCE))]
+        if len(jobs) > 1:
             try:
-                self._same_file()
-                yield connection
-                connection.execute("COMMIT")
-            finally:
-                if connection.in_transaction:
-                    connection.rollback()
+                with self._transaction(connection, deadline):
+                    for job in jobs:
+                        job.result = job.work(connection)
+            except Exception:
+                pass
+            except BaseException:
+                self._jobs.extendleft(reversed(jobs))
+                raise
+            else:
+                for job in jobs:
+                    job.done = True
+                return
+        for at, job in enumerate(jobs):
+            try:
+                with self._transaction(connection, deadline):
+                    job.result = job.work(connection)
+            except Undo as undo:
+                job.result = undo.result
+            except sqlite3.ProgrammingError as error:
+                job.error = error  # a mistake in this library, not in the store
+            except sqlite3.Error as error:
+                job.error = self._named(error)
+                job.error.__cause__ = error
+            except Exception as error:
+                job.error = error
+            except BaseException:
+                self._jobs.extendleft(reversed(jobs[at:]))
+                raise
+            job.done = True
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
@@ -271,6 +362,12 @@ def _pause(database: Database) -> None:
                 _close(slot)
 
 
+def _after_fork_in_child() -> None:
+    for database in list(_LIVE):
+        database._jobs.clear()  # of threads that the child does not have
+    _after_fork()
+
+
 def _after_fork() -> None:
     _OPENING.release()
     while _PAUSED:
@@ -280,5 +377,5 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
-        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork
+        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child
     )

@@ -11,16 +11,36 @@ import sqlite3
 _AT_MOST = 20  # problems listed of each kind: enough to see the pattern
 
 _CHECKS = (
-    # The limit held: settled + held <= limit + overrun, in every window.
+    # The limit held: settled + held <= limit + overrun, in every window. Before a credit, too.
     """
     SELECT 'budget ' || budget || ' ' || scope_value || ' ' || window_id || ': settled ' || settled
-      || ' + held ' || held || ' is above limit ' || limit_nano || ' + overrun ' || overrun
-    FROM account WHERE settled + held > limit_nano + overrun
+      || ' + held ' || held || ' is above limit ' || limit_n || ' + overrun ' || overrun
+    FROM account WHERE CASE meter
+      WHEN 'share' THEN (settled + held - overrun) * 1000000 > limit_n * seen
+      ELSE settled + held > limit_n + overrun END
     """,
-    # The counters are the sums of their reservations.
+    # Over every rolling window: from each bucket's, sixty more and all that lies between.
+    """
+    WITH bucket AS (
+      SELECT *, substr(window_id, 1, instr(window_id, ':')) AS kind,
+        CAST(substr(window_id, instr(window_id, ':') + 1) AS INTEGER) AS at
+      FROM account WHERE window_id LIKE '%s:%' AND meter != 'share'
+    )
+    SELECT 'budget ' || a.budget || ' ' || a.scope_value || ' ' || a.window_id
+      || ' and the windows before it: ' || sum(b.settled + b.held - b.overrun)
+      || ' is above limit ' || a.limit_n
+    FROM bucket AS a JOIN bucket AS b ON b.budget = a.budget AND b.scope_value = a.scope_value
+      AND b.kind = a.kind AND b.at BETWEEN a.at - 60 AND a.at
+    WHERE a.limit_n IS NOT NULL AND a.settled + a.held - a.overrun > 0
+    GROUP BY a.id HAVING sum(b.settled + b.held - b.overrun) > max(a.limit_n)
+    """,
+    # The counters are the sums of their reservations, less what was credited.
     """
     WITH share AS (
-      SELECT CAST(part.value AS INTEGER) AS account, reservation.*
+      SELECT part.value ->> 0 AS account, state,
+        CASE part.value ->> 1 WHEN 'usd' THEN amount WHEN 'tokens' THEN tokens ELSE 1 END AS amount,
+        CASE part.value ->> 1 WHEN 'usd' THEN actual WHEN 'tokens' THEN actual_tokens
+          ELSE actual_requests END AS actual
       FROM reservation, json_each(reservation.accounts) AS part
     ), sums AS (
       SELECT account,
@@ -30,16 +50,26 @@ _CHECKS = (
       FROM share GROUP BY account
     )
     SELECT 'budget ' || budget || ' ' || scope_value || ' ' || window_id || ': counters settled '
-      || a.settled || ', held ' || a.held || ', overrun ' || a.overrun || '; reservations sum to '
+      || a.settled || ' and credited ' || a.credited || ', held ' || a.held || ', overrun '
+      || a.overrun || '; reservations sum to '
       || coalesce(s.settled, 0) || ', ' || coalesce(s.held, 0) || ', ' || coalesce(s.overrun, 0)
     FROM account AS a LEFT JOIN sums AS s ON s.account = a.id
-    WHERE (a.settled, a.held, a.overrun)
+    WHERE (a.settled + a.credited, a.held, a.overrun)
       IS NOT (coalesce(s.settled, 0), coalesce(s.held, 0), coalesce(s.overrun, 0))
+    """,
+    """
+    SELECT 'budget ' || a.budget || ' ' || a.scope_value || ': credited ' || sum(a.credited)
+      || ', entries say ' || coalesce(given, 0)
+    FROM account AS a LEFT JOIN (
+      SELECT budget, scope_value, sum(amount) AS given FROM entry WHERE kind = 'CREDIT'
+      GROUP BY budget, scope_value
+    ) AS said ON said.budget = a.budget AND said.scope_value = a.scope_value
+    GROUP BY a.budget, a.scope_value HAVING sum(a.credited) != coalesce(given, 0)
     """,
     """
     SELECT 'reservation ' || reservation.id || ' charges an account that does not exist'
     FROM reservation, json_each(reservation.accounts) AS part
-    WHERE part.value NOT IN (SELECT id FROM account)
+    WHERE part.value ->> 0 NOT IN (SELECT id FROM account)
     """,
     # A window that was opened has an account: without one, usage would begin again at 0.
     """
@@ -56,7 +86,7 @@ _CHECKS = (
         sum(CASE WHEN kind = 'HOLD' THEN amount ELSE 0 END) AS held,
         sum(CASE WHEN kind IN ('HOLD', 'OVERRUN') THEN 0 ELSE amount END) AS charged,
         sum(CASE WHEN kind = 'OVERRUN' THEN amount ELSE 0 END) AS over
-      FROM entry GROUP BY reservation
+      FROM entry WHERE reservation IS NOT NULL GROUP BY reservation
     )
     SELECT 'reservation ' || r.id || ' (' || r.state || ', amount ' || r.amount || ', actual '
       || coalesce(r.actual, 'none') || '): its entries say otherwise'
@@ -68,8 +98,11 @@ _CHECKS = (
       OR (overruns, over) IS NOT (coalesce(r.actual, 0) > r.amount,
         max(0, coalesce(r.actual, 0) - r.amount))
     """,
-    "SELECT 'entry ' || id || ' is of no reservation' FROM entry"
-    " WHERE reservation NOT IN (SELECT seq FROM reservation)",
+    """
+    SELECT 'entry ' || id || ' is of no reservation' FROM entry
+    WHERE CASE WHEN kind IN ('CREDIT', 'LIMIT') THEN budget IS NULL
+      ELSE reservation IS NULL OR reservation NOT IN (SELECT seq FROM reservation) END
+    """,
     # The log agrees: one attempt row for each ended reservation, at the cost that was booked.
     """
     SELECT 'attempt ' || coalesce(a.number, r.number) || ' of request '

@@ -1,0 +1,303 @@
+"""The ledger over any store: checks, who pays, and what is said when there is no room."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from router.errors import BudgetExceeded, ConfigurationError, InvalidRequest, ReservationError
+from router.ledger.matching import Account, Amounts, Take, accounts_of, checked
+from router.ledger.store import Counters, Denied, Ending, Invalid, Known, NewHold, Store
+from router.ledger.windows import bucket_leaves
+from router.log.writer import attempt_values, request_values
+from router.money import MAX_NANO
+from router.types import (
+    AttemptRow,
+    Budget,
+    BudgetState,
+    Hold,
+    RequestEnd,
+    RequestRow,
+    Room,
+    Scopes,
+    allowed,
+)
+
+if TYPE_CHECKING:
+    from router.log.base import Log
+
+UNLIMITED = -1  # a limit that was set to none
+
+
+class BudgetLedger:
+    """A `router.ledger.Ledger` over a `Store`.
+
+    Parameters: `budgets`, the limits that this process enforces; `define`, whether they are written
+    down in the store (which finds out whether it can be written).
+    """
+
+    def __init__(self, store: Store, budgets: Sequence[Budget] = (), *, define: bool = True):
+        self.store = store
+        try:
+            self._budgets = checked(budgets)
+            if define:
+                store.define(self._budgets)
+        except BaseException:
+            store.close()
+            raise
+
+    def room(self, scopes: Scopes, now: float) -> Room:
+        accounts = accounts_of(self._budgets, scopes)
+        return Room(tuple(self._states(accounts, now))) if accounts else Room()
+
+    def reserve(
+        self,
+        reservation_id: str,
+        amount: int,
+        *,
+        scopes: Scopes,
+        now: float,
+        expires_at: float,
+        worst_case: AttemptRow,
+        request: RequestRow | None,
+        tokens: int = 0,
+    ) -> Hold:
+        _check_reserve(reservation_id, amount, tokens, now, expires_at, worst_case, request)
+        accounts, amounts = accounts_of(self._budgets, scopes), Amounts(amount, tokens)
+        takes = tuple([account.take(amounts, now) for account in accounts])
+        found = self.store.hold(
+            NewHold(
+                reservation_id,
+                worst_case.request_id,
+                worst_case.number,
+                amounts,
+                now,
+                expires_at,
+                takes,
+                attempt_values(worst_case),
+                None if request is None else request_values(request),
+            )
+        )
+        if found is None:
+            return Hold(reservation_id, amount, expires_at, tokens)
+        if isinstance(found, Denied):
+            raise _exceeded(accounts[found.position].budget, takes[found.position], found)
+        if isinstance(found, Invalid):
+            raise ReservationError(reservation_id, "new", found.problem)
+        return _repeated(reservation_id, amounts, found)
+
+    def settle(
+        self, reservation_id: str, row: AttemptRow, end: RequestEnd | None, now: float
+    ) -> None:
+        known = [count for count in (row.input_tokens, row.output_tokens) if count is not None]
+        tokens = min(sum(known), MAX_NANO) if known else None
+        self._end(reservation_id, row, row.cost or 0, tokens, end, now, billed=True)
+
+    def release(
+        self, reservation_id: str, row: AttemptRow, end: RequestEnd | None, now: float
+    ) -> None:
+        if row.cost:
+            raise ReservationError(
+                reservation_id, "open", f"a released attempt costs 0, not {row.cost}; settle it"
+            )
+        self._end(reservation_id, row, 0, 0, end, now, billed=False)
+
+    def refuse(self, row: RequestRow) -> None:
+        status = self.store.refuse(request_values(row))
+        if status not in (None, row.status):  # the same refusal again is a lost reply
+            raise ReservationError(
+                row.request_id, str(status), "the request is in the log already; finish it"
+            )
+
+    def finish(self, request_id: str, end: RequestEnd, now: float) -> None:
+        if not self.store.finish(request_id, end, now):
+            raise ReservationError(request_id, "unknown", "no such request is in the log")
+
+    def expire(self, now: float) -> int:
+        return self.store.expire(now)
+
+    def states(self, now: float) -> list[BudgetState]:
+        accounts = []
+        for budget in self.store.defined():
+            values = [""] if budget.scope == "global" else self.store.scope_values(budget.name)
+            accounts += [Account(budget, value) for value in values]
+        return self._states(accounts, now)
+
+    def set_limit(
+        self,
+        budget: str,
+        limit: int | None,
+        *,
+        now: float,
+        scope_value: str | None = None,
+        keep: bool = True,
+        note: str = "",
+    ) -> None:
+        self._defined(budget)
+        if limit is not None:
+            _check_amount(budget, "limit", limit)
+        wanted = (UNLIMITED if limit is None else limit) if keep else None
+        self.store.set_limit(budget, scope_value, wanted, now, note)
+
+    def credit(
+        self, budget: str, amount: int, *, now: float, scope_value: str = "", note: str = ""
+    ) -> int:
+        _check_amount(budget, "amount", amount)
+        take = Account(self._defined(budget), scope_value).take(Amounts(), now)
+        return self.store.credit(take, amount, now, note)
+
+    def verify(self) -> list[str]:
+        return self.store.verify()
+
+    def log(self) -> Log:
+        return self.store.log()
+
+    def close(self) -> None:
+        self.store.close()
+
+    def _defined(self, name: str) -> Budget:
+        known = {budget.name: budget for budget in self.store.defined()}
+        if name not in known:
+            raise ConfigurationError(
+                f"budget {name!r} is unknown in {self.store.name}; known: "
+                f"{', '.join(known) or 'none'}"
+            )
+        return known[name]
+
+    def _states(self, accounts: Sequence[Account], now: float) -> list[BudgetState]:
+        counters = self.store.read([account.take(Amounts(), now) for account in accounts])
+        return [_state(*both) for both in zip(accounts, counters, strict=True)]
+
+    def _end(
+        self,
+        reservation_id: str,
+        row: AttemptRow,
+        usd: int,
+        tokens: int | None,
+        end: RequestEnd | None,
+        now: float,
+        *,
+        billed: bool,
+    ) -> None:
+        _check_reserved(reservation_id, usd)
+        found = self.store.end(
+            Ending(
+                reservation_id,
+                row.request_id,
+                row.number,
+                billed,
+                usd,
+                tokens,
+                attempt_values(row),
+                end,
+                now,
+            )
+        )
+        if found is None:
+            return
+        if found.state == "unknown":
+            raise ReservationError(reservation_id, "unknown", "it was never reserved here")
+        if (row.request_id, row.number) != (found.request_id, found.number):
+            raise ReservationError(
+                reservation_id,
+                found.state,
+                f"it is for attempt {found.number} of request {found.request_id}",
+            )
+        if found.booked != usd:  # at the same amount it is asked again after a lost reply
+            raise ReservationError(
+                reservation_id,
+                found.state,
+                f"it ended at {found.booked} nano-USD, so not at {usd}",
+            )
+
+
+def _state(account: Account, found: Counters) -> BudgetState:
+    limit = account.budget.limit
+    if found.limit is not None:
+        limit = None if found.limit == UNLIMITED else found.limit
+    return BudgetState(
+        budget=account.budget,
+        scope_value=account.value,
+        window_id=found.window_id,
+        settled=found.settled,
+        held=found.held,
+        overrun=found.overrun,
+        resets_at=_falls(account.budget, found.oldest, found.resets_at),
+        seen=found.seen,
+        limit=limit,
+    )
+
+
+def _falls(budget: Budget, oldest: str, resets_at: float | None) -> float | None:
+    """When usage next falls: a rolling window's does when its oldest part leaves."""
+    return bucket_leaves(budget, oldest) if budget.window == "rolling" and oldest else resets_at
+
+
+def _exceeded(budget: Budget, take: Take, denied: Denied) -> BudgetExceeded:
+    return BudgetExceeded(
+        budget.name,
+        needed=take.amount,
+        used=denied.settled,
+        held=denied.held,
+        limit=allowed(budget.meter, denied.limit, denied.seen),
+        scope_value=take.scope_value,
+        resets_at=_falls(budget, denied.oldest, denied.resets_at),
+        meter=budget.meter,
+        on_exceed=budget.on_exceed,
+    )
+
+
+def _repeated(reservation_id: str, amounts: Amounts, known: Known) -> Hold:
+    """Answer a reservation that exists already: the reply to the first asking may be lost."""
+    if (known.amounts.usd, known.amounts.tokens) != (amounts.usd, amounts.tokens):
+        raise ReservationError(
+            reservation_id,
+            known.state,
+            f"it holds {known.amounts.usd} nano-USD and {known.amounts.tokens} tokens, not "
+            f"{amounts.usd} and {amounts.tokens}",
+        )
+    if known.state != "open":
+        raise ReservationError(
+            reservation_id, known.state, "it has ended; a new attempt needs a new id"
+        )
+    return Hold(reservation_id, amounts.usd, known.expires_at, amounts.tokens)
+
+
+def _check_reserve(
+    reservation_id: str,
+    amount: int,
+    tokens: int,
+    now: float,
+    expires_at: float,
+    worst_case: AttemptRow,
+    request: RequestRow | None,
+) -> None:
+    _check_reserved(reservation_id, amount)
+    _check_reserved(reservation_id, tokens)
+    if worst_case.cost != amount and not (worst_case.cost is None and amount == 0):
+        problem = f"its worst case costs {worst_case.cost}, and must cost its amount, {amount}"
+    elif not math.isfinite(expires_at) or expires_at <= now:
+        problem = f"expires_at {expires_at} must be after now, {now}"
+    elif request is not None and request.request_id != worst_case.request_id:
+        problem = f"request {request.request_id!r} is not its attempt's, {worst_case.request_id!r}"
+    else:
+        return
+    raise ReservationError(reservation_id, "new", problem)
+
+
+def _check_reserved(reservation_id: str, amount: int) -> None:
+    if type(amount) is not int or not 0 <= amount <= MAX_NANO:
+        raise ReservationError(
+            reservation_id, "new", f"{amount!r} is not an amount of nano-USD from 0 to 2**53"
+        )
+
+
+def _check_amount(budget: str, name: str, amount: int) -> None:
+    if type(amount) is not int or not 0 <= amount <= MAX_NANO:
+        raise InvalidRequest(
+            name,
+            f"budget {budget!r}: {amount!r} is not an amount",
+            value=amount,
+            allowed="an integer from 0 to 2**53",
+        )

@@ -1,0 +1,184 @@
+"""The counters in SQLite: finding those of a budget's current window, and opening windows."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from typing import Any
+
+from router.ledger.matching import Take
+from router.ledger.store import Counters
+
+# The window asked for, or a later one that was opened already: clocks are set back.
+_CURRENT = """
+SELECT account.id, settled, held, seen, limit_n, override_n, account.window_id
+FROM account
+WHERE budget = :budget AND scope_value = :value AND account.window_id = max(:window, coalesce(
+  (SELECT window_id FROM clock WHERE budget = :budget AND kind = :kind), ''))
+"""
+_SUM = """
+SELECT coalesce(sum(settled), 0), coalesce(sum(held), 0), coalesce(sum(overrun), 0),
+  coalesce(sum(seen), 0), coalesce(min(CASE WHEN settled + held > 0 THEN window_id END), '')
+FROM account
+WHERE budget = ? AND scope_value = ? AND window_id BETWEEN ? AND ?
+"""
+_OVERRIDE = """
+SELECT limit_n FROM override WHERE budget = ? AND (scope_value = ? OR scope_value IS NULL)
+ORDER BY scope_value IS NULL LIMIT 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The account of the latest window, `id` 0 where none was opened yet.
+
+    `settled`, `held` and `seen` are of all windows that count.
+    """
+
+    id: int
+    window_id: str
+    settled: int
+    held: int
+    seen: int
+    limit: int | None  # an override; -1 for unlimited
+    highest: int | None  # the highest limit that anything was admitted under
+    resets_at: float | None
+    oldest: str
+
+    def admitted_under(self, take: Take) -> int | None:
+        """The highest limit, this admission's included; None once it was unlimited."""
+        limit = take.limit if self.limit is None else None if self.limit < 0 else self.limit
+        if limit is None or self.highest is None:
+            return None
+        return max(limit, self.highest)
+
+
+def find(connection: sqlite3.Connection, take: Take) -> Found:
+    """Return the account that a take's amount goes to, without opening its window."""
+    row = _current(connection, take)
+    if row is None:
+        new = read(connection, take)
+        return Found(
+            0,
+            new.window_id,
+            new.settled,
+            new.held,
+            new.seen,
+            new.limit,
+            0,
+            new.resets_at,
+            new.oldest,
+        )
+    identity, settled, held, seen, highest, override, window_id = row
+    oldest: str = window_id
+    if take.rolls:
+        settled, held, _, seen, oldest = _sum(connection, take, window_id)
+    resets_at = _resets_at(connection, take, window_id)
+    return Found(identity, window_id, settled, held, seen, override, highest, resets_at, oldest)
+
+
+def open_account(connection: sqlite3.Connection, take: Take) -> int:
+    """Open a take's window, or the latest of its kind; return the account's id."""
+    connection.execute(
+        "INSERT INTO clock (budget, kind, window_id, resets_at) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT DO UPDATE SET window_id = excluded.window_id,"
+        " resets_at = excluded.resets_at WHERE excluded.window_id > window_id",
+        (take.budget, take.kind, take.window_id, take.resets_at),
+    )
+    override = connection.execute(_OVERRIDE, (take.budget, take.scope_value)).fetchone()
+    made = connection.execute(
+        "INSERT INTO account (budget, scope_value, window_id, meter, limit_n, override_n)"
+        " SELECT ?, ?, window_id, ?, 0, ? FROM clock WHERE budget = ? AND kind = ?",
+        (
+            take.budget,
+            take.scope_value,
+            take.meter,
+            override and override[0],
+            take.budget,
+            take.kind,
+        ),
+    )
+    assert made.lastrowid is not None
+    return made.lastrowid
+
+
+def read(connection: sqlite3.Connection, take: Take) -> Counters:
+    """Return the counters of an account, without opening a window."""
+    latest = connection.execute(
+        "SELECT window_id FROM clock WHERE budget = ? AND kind = ?", (take.budget, take.kind)
+    ).fetchone()
+    window_id = max(take.window_id, latest[0] if latest else "")
+    settled, held, overrun, seen, oldest = _sum(connection, take, window_id)
+    override = connection.execute(_OVERRIDE, (take.budget, take.scope_value)).fetchone()
+    return Counters(
+        window_id,
+        settled,
+        held,
+        overrun,
+        seen,
+        override and override[0],
+        _resets_at(connection, take, window_id),
+        oldest,
+    )
+
+
+def apply_limit(
+    connection: sqlite3.Connection, budget: str, scope_value: str | None, limit: int | None
+) -> None:
+    """Write an override, or with None take it back, and put what holds now into the accounts."""
+    connection.execute(
+        "DELETE FROM override WHERE budget = ? AND scope_value IS ?", (budget, scope_value)
+    )
+    if limit is not None:
+        connection.execute("INSERT INTO override VALUES (?, ?, ?)", (budget, scope_value, limit))
+    values = connection.execute(
+        "SELECT DISTINCT scope_value FROM account WHERE budget = ?", (budget,)
+    ).fetchall()
+    for [value] in values:
+        row = connection.execute(_OVERRIDE, (budget, value)).fetchone()
+        connection.execute(
+            "UPDATE account SET override_n = ? WHERE budget = ? AND scope_value = ?",
+            (row and row[0], budget, value),
+        )
+
+
+def credit(connection: sqlite3.Connection, take: Take, amount: int) -> int:
+    """Take up to `amount` off what is settled in the latest window; return how much."""
+    account = _current(connection, take)
+    given = 0 if account is None else min(amount, account[1])
+    if account is not None:
+        connection.execute(
+            "UPDATE account SET settled = settled - ?, credited = credited + ? WHERE id = ?",
+            (given, given, account[0]),
+        )
+    return given
+
+
+def _current(connection: sqlite3.Connection, take: Take) -> tuple[Any, ...] | None:
+    place = {
+        "budget": take.budget,
+        "value": take.scope_value,
+        "window": take.window_id,
+        "kind": take.kind,
+    }
+    row: tuple[Any, ...] | None = connection.execute(_CURRENT, place).fetchone()
+    return row
+
+
+def _sum(
+    connection: sqlite3.Connection, take: Take, window_id: str
+) -> tuple[int, int, int, int, str]:
+    since = take.counted_since(window_id)
+    row: tuple[int, int, int, int, str] = connection.execute(
+        _SUM, (take.budget, take.scope_value, since, window_id)
+    ).fetchone()
+    return row
+
+
+def _resets_at(connection: sqlite3.Connection, take: Take, window_id: str) -> float | None:
+    if window_id == take.window_id:
+        return take.resets_at
+    [resets_at] = connection.execute(
+        "SELECT resets_at FROM clock WHERE budget = ? AND kind = ?", (take.budget, take.kind)
+    ).fetchone()
+    return None if resets_at is None else float(resets_at)
