@@ -24,6 +24,37 @@ if TYPE_CHECKING:
 _SEED = 0  # of the order in which the certificate draws its queries
 
 
+class PromisedLadder:
+    """A ladder whose promise is certified for the prices in force, anew when they change.
+
+    A change of prices changes what a cost weight decides, so a certificate holds for the prices
+    that it was made at. A policy that promises nothing has one ladder for all times.
+
+    Raises what `with_certificate` raises, when it is made and when prices change.
+    """
+
+    def __init__(self, ladder: Ladder, predictor: Predictor, now: float):
+        self._bare, self._predictor = ladder, predictor
+        self._promises = ladder.policy.objective.confidence is not None
+        self._found: dict[object, tuple[Ladder, Certificate | None]] = {}
+        self.at(now)
+
+    def at(self, now: float) -> tuple[Ladder, Certificate | None]:
+        """The ladder to decide by at `now`, unix seconds, and its certificate."""
+        if not self._promises:
+            return self._bare, None
+        prices = self._in_force(now)
+        found = self._found.get(prices)
+        if found is None:
+            found = self._found[prices] = with_certificate(self._bare, self._predictor, now)
+        return found
+
+    def _in_force(self, now: float) -> tuple[object, ...]:
+        """What tells the prices of one moment from those of another."""
+        prices = [dated.at(now) for dated in self._bare.prices]
+        return tuple([price and (id(price), price.off_peak_at(now)) for price in prices])
+
+
 def with_certificate(
     ladder: Ladder, predictor: Predictor, now: float
 ) -> tuple[Ladder, Certificate | None]:

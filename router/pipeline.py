@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from router.attempts import Attempts, Routing, attach, routing_of
-from router.certified import with_certificate
+from router.certified import PromisedLadder
 from router.effects import Send, Store, Wait, Walk, arun, run
 from router.errors import (
     BudgetExceeded,
@@ -35,6 +35,7 @@ from router.prices import PriceBook, load_book
 from router.types import BudgetState, Decision, Request, Room
 
 if TYPE_CHECKING:
+    from router.decide.certify import Certificate
     from router.ledger import Ledger
     from router.log.savings import Savings
 
@@ -77,7 +78,7 @@ class Router:
         self.store = store_url(store or self.policy.log.store)
         _refuse_unknown_tiers(self.policy, self.predictor)
         ladder = Ladder.of(self.policy, self.prices, self.predictor.effort_tokens)
-        self._ladder, self.certificate = with_certificate(ladder, self.predictor, clock())
+        self._promised = PromisedLadder(ladder, self.predictor, clock())
         self._clock = clock
         self._opening = threading.Lock()
         self._next_sweep = 0.0
@@ -157,7 +158,7 @@ class Router:
         plan = self._plan(request)
         ledger = yield Store(lambda: self.ledger)
         yield from self._sweep()
-        attempts = Attempts(self._ladder, ledger, request, self._stamps, self._clock, client)
+        attempts = Attempts(plan.ladder, ledger, request, self._stamps, self._clock, client)
         decision: Decision | None = None
         lost_races = 0
         try:
@@ -174,7 +175,7 @@ class Router:
                         continue
                     # Another process took the room first: look again, at most once per arm.
                     lost_races += 1
-                    if not self._may_downgrade(room) or lost_races > len(self._ladder.arms):
+                    if not self._may_downgrade(room) or lost_races > len(plan.ladder.arms):
                         raise
         except LedgerError:
             raise  # there is no store to write to
@@ -224,7 +225,8 @@ class Router:
         shape = shape_of(request.messages, request.params)
         refuse_size(shape.input_bytes, self.policy.limits.max_request_bytes)
         features = extract(request)
-        return make_plan(self._ladder, request, shape, features, self.predictor(features))
+        ladder, _ = self._promised.at(request.now)
+        return make_plan(ladder, request, shape, features, self.predictor(features))
 
     def _sweep(self) -> Walk[None]:
         now = self._clock()
@@ -249,6 +251,11 @@ class Router:
     @staticmethod
     def _may_downgrade(room: Room) -> bool:
         return any(state.budget.on_exceed == "downgrade" for state in room.budgets)
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """What `keep_quality` with `confidence` rests on at today's prices, None without it."""
+        return self._promised.at(self._clock())[1]
 
     @property
     def _stamps(self) -> tuple[str, str, str]:

@@ -8,6 +8,8 @@ from router.errors import PolicyError
 from router.predict import Predictor
 from tests.conftest import HELLO, ladder, plain_model, steady_predictor
 
+NIGHT = 1_799_974_800.0  # 2027-01-15 01:00 UTC
+NOON = NIGHT + 11 * 3600
 PROMISE = {"objective": {"keep_quality": 0.95, "confidence": 0.95}}
 
 
@@ -92,3 +94,27 @@ def test_a_promise_needs_the_price_of_every_tier():
 def test_a_whole_promise_is_refused_since_nothing_surely_equals_the_baseline():
     with pytest.raises(PolicyError, match="keep_quality"):
         router(steady_predictor(), objective={"keep_quality": 1, "confidence": 0.95})
+
+
+def test_a_promise_is_certified_anew_where_prices_change():
+    policy = ladder("http://127.0.0.1:1/v1", **PROMISE)
+    # At night the dearest tier costs next to nothing: there, nothing is gained by moving.
+    policy["tiers"]["frontier"][0]["price"]["off_peak"] = [
+        {"from": "00:00", "to": "06:00", "multiplier": "0.001"}
+    ]
+    clock = [NOON]
+    found = Router(
+        policy,
+        store="sqlite://",
+        predictor=predictor(2000, alike=0.99),
+        clock=lambda: clock[0],
+    )
+    at_noon = found.certificate
+    clock[0] = NIGHT
+    at_night = found.certificate
+    assert at_noon is not None
+    assert at_night is not None
+    assert at_noon is not at_night
+    assert at_night.share_moved < at_noon.share_moved
+    clock[0] = NOON + 86400
+    assert found.certificate is at_noon  # the same prices again

@@ -194,6 +194,10 @@ class Price:
             for more_than, most, rates in self.bands()
         )
 
+    def off_peak_at(self, now: float) -> int | None:
+        """Which `off_peak` window applies at `now`, unix seconds, None where none does."""
+        return next((at for at, each in enumerate(self.off_peak) if each.contains(now)), None)
+
     def _off_peak(self, rates: Rates, multiplier: Fraction) -> Iterator[tuple[Rates, Fraction]]:
         for window in self.off_peak:
             yield window.rates or rates, multiplier * (window.multiplier or 1)
@@ -211,7 +215,8 @@ def cost(price: Price, usage: Usage, *, service_tier: str | None = None, now: fl
         band for _, most, band in price.bands() if most is None or usage.input_tokens <= most
     )
     multiplier = _multiplier(price, service_tier)
-    window = next((window for window in price.off_peak if window.contains(now)), None)
+    at = price.off_peak_at(now)
+    window = None if at is None else price.off_peak[at]
     if window is not None:
         rates = rates if window.rates is None else window.rates
         multiplier *= 1 if window.multiplier is None else window.multiplier
