@@ -30,6 +30,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,17 +71,14 @@ class Provider:
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
-        with connection, connection.makefile("rwb") as lines:
-            try:
-                for line in lines:
-                    if not line.endswith(b"\n"):
-                        return  # the worker died half-way: nothing was asked
-                    name, cost = line.split()
-                    self.bill[name.decode()] = int(cost)
-                    lines.write(b"ok\n")
-                    lines.flush()
-            except OSError:
-                return
+        with suppress(OSError), connection, connection.makefile("rwb") as lines:
+            for line in lines:
+                if not line.endswith(b"\n"):
+                    return  # the worker died half-way: nothing was asked
+                name, cost = line.split()
+                self.bill[name.decode()] = int(cost)
+                lines.write(b"ok\n")
+                lines.flush()
 
 
 def until_answered(step: Callable[[], Any]) -> Any:
