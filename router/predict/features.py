@@ -12,11 +12,12 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log1p
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from router.predict.arithmetic import MANY, ONE, Arithmetic
 from router.predict.cues import CJK_CUES, CUE_NAMES, CUE_WORDS
 from router.predict.text import BYTE_TO_CLASS, CLASSES, as_mapping, head_and_tail, text_of, utf8
 from router.types import Features
@@ -32,7 +33,7 @@ _WORD_BITS, _BEGINNING_BITS = 20, 16
 _WORD_BUCKETS = 1 << _WORD_BITS
 BUCKETS = _WORD_BUCKETS + (1 << _BEGINNING_BITS)
 _BEGINNING = 4  # letters of a longer word's beginning: what its inflections and typing errors share
-_BEGINNING_WEIGHT = 0.3  # at 1 they drown the words
+_BEGINNING_WEIGHT = np.array(0.3, dtype=np.float32)  # at 1 they drown the words
 _LONG_WORD = 10
 _CHUNK = 64  # requests whose bags are counted together
 _LONGEST_TEXT = 8 * VIEW_CHARACTERS  # bytes of a view; three a letter and two spaces, at most
@@ -74,12 +75,11 @@ DENSE_NAMES: tuple[str, ...] = (
 )
 
 # A histogram of bytes times this counts symbols, scripts and line ends.
-_COLUMNS = ("newline", "question", "clause", *_SHARES, *_SCRIPTS, "emoji")
-_COUNTED = len(_COLUMNS)
+_COLUMNS = (*_SHARES, *_SCRIPTS, "emoji", "newline", "question", "clause")
 
 
-def _symbol_table() -> NDArray[np.float64]:
-    table = np.zeros((256, _COUNTED))
+def _symbol_table() -> NDArray[np.float32]:
+    table = np.zeros((256, len(_COLUMNS)), dtype=np.float32)
     for column, name in enumerate(_COLUMNS):
         if name in _SYMBOLS:
             table[[ord(character) for character in _SYMBOLS[name]], column] = 1
@@ -89,16 +89,16 @@ def _symbol_table() -> NDArray[np.float64]:
 
 
 _SYMBOL_TABLE = _symbol_table()
-_CJK = slice(_COLUMNS.index("kana"), _COLUMNS.index("hangul") + 1)
 
 # Thai, kana and Han are written without spaces: there every character is made a word, so that
 # pairs of words are pairs of characters.
 _UNSPACED = re.compile("[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+_CJK = re.compile("[\u3000-\udfff]")  # with their punctuation
 # Typographic marks are read as the ones that a keyboard has.
-_PLAIN_MARKS = str.maketrans(
+_PLAIN_MARKS = (
     dict.fromkeys("‘’‚‛", "'") | dict.fromkeys("“”„«»", '"') | dict.fromkeys("‐‑‒–—−", "-")
 )
-_MARKS = re.compile("[" + "".join(map(chr, _PLAIN_MARKS)) + "]")
+_MARKS = re.compile("[" + "".join(_PLAIN_MARKS) + "]")
 # Courtesies around a request, which say nothing about it; a message of nothing else keeps them.
 _BEFORE = re.compile(
     r"(?:(?:hi|hello|hey|hola|hallo|bonjour)(?: there| everyone| all)?[,.!: ]+)?"
@@ -108,11 +108,10 @@ _BEFORE = re.compile(
     r"(?:help me (?:out )?(?:with |to )?(?:this|the following|it)?[:?.!,]+\s*)?",
     re.IGNORECASE,
 )
-_AFTER = re.compile(
-    r"[,; ]*\b(?:please|thanks|thank you|many thanks|thx|gracias|danke|merci|谢谢)"
-    r"(?: a lot| so much| very much| in advance)?[.!? ]*$",
-    re.IGNORECASE,
-)
+_COURTESIES = "please|thanks|thank you|many thanks|thx|gracias|danke|merci|谢谢"
+_ADVERBS = " a lot| so much| very much| in advance"
+_AFTER = re.compile(rf"[,; ]*\b(?:{_COURTESIES})(?:{_ADVERBS})?[.!? ]*$", re.IGNORECASE)
+_THANKS = tuple(f"{_COURTESIES}|{_ADVERBS}".split("|"))  # looked for first, being faster
 _LONGEST_THANKS = 40
 _LEAST_REQUEST = 12  # characters that must be left of it
 # A line's beginning is looked for by the line end before it, which a regex finds fastest.
@@ -123,77 +122,97 @@ _ITEM = re.compile(r"\n\s{0,8}(?:[-*•]|\d{1,2}[.)])\s")
 # word as a difference of two prefix sums times BASE^-start (Karp and Rabin 1987).
 _BASE = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2^64
 # Odd constants that mix 64 bits (the finaliser of splitmix64; Steele, Lea and Flood 2014).
-_MIX, _PAIR = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-_HALF = np.uint64(29)
-_ROW_BITS = BUCKETS.bit_length()  # a key is a request's number above a bucket
+# Arrays of no dimension: numpy takes longer to convert a number than to compute with it.
+_MIX, _PAIR, _HALF, _WORD_SHIFT = (
+    np.array(number, dtype=np.uint64)
+    for number in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 29, 64 - _WORD_BITS)
+)
+_ROW_BITS = BUCKETS.bit_length()  # a key is a request's number above a bucket: 31 bits are enough
 _BUCKET_MASK = (1 << _ROW_BITS) - 1
+_FIRST_BEGINNING = np.array(_WORD_BUCKETS, dtype=np.int32)
+_FEWER_BITS = np.array(_WORD_BITS - _BEGINNING_BITS, dtype=np.int32)
 _LOG_COUNT = (1 + np.log(np.maximum(1, np.arange(4096)))).astype(np.float32)
 
 
 def _powers(base: int) -> NDArray[np.uint64]:
-    powers = np.full(_LONGEST, base, dtype=np.uint64)
+    powers = np.full(_LONGEST + 1, base, dtype=np.uint64)
     powers[0] = 1
     return np.multiply.accumulate(powers)
 
 
 _POWERS = _powers(_BASE)
-_INVERSE_POWERS = _powers(pow(_BASE, -1, 1 << 64))
+_INVERSE_POWERS = _powers(pow(_BASE, -1, 1 << 64))[1:]  # of a word, by the byte before it
 # Bytes as kinds: space, part of a word, or a mark, which is a word of its own.
-_SPACE, _LETTER, _MARK = 0, 1, 2
 _KIND = bytes(
-    _LETTER if b >= 0x80 or chr(b).isalnum() or b == ord("_") else _SPACE if b <= 0x20 else _MARK
+    1 if b >= 0x80 or chr(b).isalnum() or b == ord("_") else 0 if b <= 0x20 else 2
     for b in range(256)
 )
+_LETTER = np.array(1, dtype=np.uint8)
+_BEGINNING_BYTES = np.array(_BEGINNING)
 
 
-def _bucket(hashes: NDArray[np.uint64], bits: int = _WORD_BITS) -> NDArray[np.int64]:
+def _hashes(
+    text: bytes,
+) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return the hashes of the W words and marks, then of the longer ones' beginnings; the byte
+    before each word (W,), its bytes (W,), and which are longer. `text` begins and ends with a
+    space."""
+    encoded = np.frombuffer(text, dtype=np.uint8)
+    kind = np.frombuffer(text.translate(_KIND), dtype=np.uint8)
+    letter = (kind == _LETTER).view(np.uint8)
+    # A mark is above any neighbour; a letter is above all but a letter, with which it is one word.
+    before = (kind[1:] > letter[:-1]).nonzero()[0]
+    last = (kind[:-1] > letter[1:]).nonzero()[0]
+    size = last - before
+    longer = (size > _BEGINNING_BYTES).nonzero()[0]
+    first = before.take(longer)
+    start = np.concatenate((before, first))
+    end = np.concatenate((last, first + _BEGINNING_BYTES))
+    sums = np.add.accumulate(encoded * _POWERS[: encoded.size])
+    hashes = sums.take(end)
+    hashes -= sums.take(start)
+    hashes *= _INVERSE_POWERS.take(start)
+    return hashes, before, size, longer
+
+
+def _buckets(hashes: NDArray[np.uint64], start: int = 0, end: int = 0) -> NDArray[np.int32]:
+    """Return the bucket of each word or pair; from `start` to `end` stand beginnings."""
     mixed = hashes * _MIX
     mixed ^= mixed >> _HALF
     mixed *= _PAIR
-    mixed >>= np.uint64(64 - bits)
-    return mixed.view(np.int64)
+    mixed >>= _WORD_SHIFT
+    buckets = mixed.astype(np.int32)
+    beginnings = buckets[start:end]
+    beginnings >>= _FEWER_BITS
+    beginnings += _FIRST_BEGINNING
+    return buckets
 
 
-def _words_of(
-    text: bytes,
-) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return the hash of each word or mark, of each longer word's beginning (0 for others), where
-    each starts and its bytes. `text` begins with a space and ends with a few."""
-    kind = np.frombuffer(text.translate(_KIND), dtype=np.uint8)
-    later = kind[1:]
-    # A run begins where the kind changes, and at every mark.
-    begins = ((later != kind[:-1]) | (later == _MARK)).nonzero()[0]
-    begins += 1
-    runs = kind.take(begins[:-1]).nonzero()[0]
-    starts = begins.take(runs)
-    size = begins.take(runs + 1) - starts
-    encoded = np.frombuffer(text, dtype=np.uint8)
-    sums = np.multiply(encoded, _POWERS[: encoded.size]).cumsum()
-    before = sums.take(starts - 1)
-    inverse = _INVERSE_POWERS.take(starts)
-    words = (sums.take(starts + (size - 1)) - before) * inverse
-    beginnings = (sums.take(starts + (_BEGINNING - 1)) - before) * inverse
-    beginnings *= size > _BEGINNING
-    return words, beginnings, starts, size
+def _word_tables() -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Return the kind of word for each bucket, and what each kind adds to the counts of words.
 
-
-def _cue_table() -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """Return the row of cues for each bucket of a word, and each row's classes, 0 or 1."""
+    A kind is a set of cues. In the second half of the kinds are the same sets for long words.
+    """
     classes: dict[str, list[int]] = {}
     for number, name in enumerate(CUE_NAMES):
         for word in CUE_WORDS[name]:
             classes.setdefault(word, []).append(number)
     sets = [(), *sorted({tuple(found) for found in classes.values()})]
-    members = np.zeros((len(sets), len(CUE_NAMES)))
+    cues = np.zeros((len(sets), len(CUE_NAMES)))
     for row, found in enumerate(sets):
-        members[row, list(found)] = 1
-    rows = np.zeros(_WORD_BUCKETS, dtype=np.uint8)
-    text = utf8(f" {' '.join(classes)}    ")
-    rows[_bucket(_words_of(text)[0])] = [sets.index(tuple(c)) for c in classes.values()]
-    return rows, members
+        cues[row, list(found)] = 1
+    one = np.ones(len(sets))
+    table = np.vstack([np.column_stack([one, long * one, cues]) for long in (0, 1)])
+    kinds = np.zeros(_WORD_BUCKETS, dtype=np.uint8)
+    hashes = _hashes(utf8(f" {' '.join(classes)} "))[0][: len(classes)]
+    kinds[_buckets(hashes)] = [sets.index(tuple(c)) for c in classes.values()]
+    return kinds, table.astype(np.float32)
 
 
-_CUE_ROWS, _CUE_MEMBERS = _cue_table()
+_WORD_KINDS, _WORD_TABLE = _word_tables()
+_KINDS = len(_WORD_TABLE)
+_LONG_KINDS = np.array([0] * _LONG_WORD + [_KINDS // 2], dtype=np.uint8)  # by length, added
+_CUES = 2  # where they begin in what `_WORD_TABLE` counts
 _CHAT = CUE_NAMES.index("chat")
 
 
@@ -229,6 +248,14 @@ class FeatureBatch:
         source = np.arange(starts[-1]) + np.repeat(self.starts[chosen] - starts[:-1], sizes)
         return FeatureBatch(self.dense[chosen], starts, self.buckets[source], self.weights[source])
 
+    def part(self, start: int, end: int) -> FeatureBatch:
+        """The requests from `start` to before `end`, as views of the same arrays."""
+        starts = self.starts[start : end + 1]
+        inside = slice(starts[0], starts[-1])
+        return FeatureBatch(
+            self.dense[start:end], starts - starts[0], self.buckets[inside], self.weights[inside]
+        )
+
 
 def join(batches: Sequence[FeatureBatch]) -> FeatureBatch:
     """Put batches one after the other."""
@@ -261,115 +288,125 @@ def extract_many(requests: Sequence[Request]) -> FeatureBatch:
 
 
 def _extract(requests: Sequence[Request]) -> FeatureBatch:
+    """Read up to `_CHUNK` requests; none of numpy's calls depends on how many they are."""
     read = [_read(request) for request in requests]
-    words, beginnings, starts, size = _words_of(b"".join([text for text, _ in read]))
-    buckets = _bucket(words)
-    pairs = _bucket(words[:-1] * _PAIR + words[1:])
-    longer = beginnings.nonzero()[0]
-    keys = [buckets, pairs, _bucket(beginnings.take(longer), _BEGINNING_BITS) + _WORD_BUCKETS]
-    cue_row, long = _CUE_ROWS.take(buckets), size >= _LONG_WORD
-    if len(read) == 1:
-        count = [words.size]
-        found = np.bincount(cue_row, minlength=len(_CUE_MEMBERS))
-        cues = (found.astype(float) @ _CUE_MEMBERS)[None]
-        long_words = [np.count_nonzero(long)]
+    raw, lowered, facts, cjk = zip(*read, strict=True)
+    hashes, before, size, longer = _hashes(b"".join(lowered))
+    words = hashes[: size.size]
+    pairs = words[:-1] * _PAIR
+    pairs += words[1:]
+    one = len(read) == 1
+    if one:
+        sizes: Any = (size.size,)
+        keys = buckets = _buckets(np.concatenate((hashes, pairs)), size.size, hashes.size)
     else:
-        # Which request each word is of; no pair joins two of them.
-        ends = np.cumsum([len(text) for text, _ in read])
-        of = np.searchsorted(ends, starts, side="right")
-        inside = np.flatnonzero(of[1:] == of[:-1])
-        keys = [
-            key | (rows << _ROW_BITS)
-            for key, rows in zip(
-                (buckets, pairs[inside], keys[2]), (of, of[inside], of[longer]), strict=True
-            )
-        ]
-        count = np.bincount(of, minlength=len(read)).tolist()
-        table = np.bincount(of * 256 + cue_row, minlength=256 * len(read)).reshape(-1, 256)
-        cues = table[:, : len(_CUE_MEMBERS)].astype(float) @ _CUE_MEMBERS
-        long_words = np.bincount(of, weights=long, minlength=len(read)).tolist()
-    starts, once, weights = _bags(np.concatenate(keys), len(read))
-    dense = [
-        _dense(facts, *more)
-        for (_, facts), *more in zip(read, cues.tolist(), count, long_words, strict=True)
-    ]
-    return FeatureBatch(np.array(dense, dtype=np.float32), starts, once, weights)
+        bounds = np.array([0, *accumulate(map(len, lowered))])
+        sizes = np.diff(before.searchsorted(bounds))
+        of = np.repeat(np.arange(len(read), dtype=np.int32), sizes)
+        inside = (of[1:] == of[:-1]).nonzero()[0]  # no pair joins words of two requests
+        hashes = np.concatenate((hashes, pairs.take(inside)))
+        buckets = _buckets(hashes, size.size, hashes.size - inside.size)
+        keys = np.concatenate((of, of.take(longer), of.take(inside)))
+        keys <<= _ROW_BITS
+        keys |= buckets
+    kinds = _WORD_KINDS.take(buckets[: size.size])
+    kinds += _LONG_KINDS.take(size, mode="clip")
+    counts = _tally(kinds, sizes, _KINDS).dot(_WORD_TABLE)
+    for row, cues in enumerate(cjk):
+        if cues is not None:
+            counts[row, _CUES:] += cues
+    symbols = np.frombuffer(b"".join(raw), dtype=np.uint8)
+    signs = _tally(symbols, [*map(len, raw)], 256).dot(_SYMBOL_TABLE)
+    if one:
+        dense = np.array(
+            [_dense(facts[0], signs[0].tolist(), counts[0].tolist(), ONE)], dtype=np.float32
+        )
+    else:
+        columns = np.array(facts, dtype=np.float64).T
+        found = _dense(columns, signs.T.astype(np.float64), counts.T.astype(np.float64), MANY)
+        dense = np.array(found).T.astype(np.float32, order="C")
+    return FeatureBatch(dense, *_bags(keys, len(read)))
 
 
-def _read(request: Request) -> tuple[bytes, list[Any]]:
-    """Return the view's lower-case bytes, and what `_dense` needs besides words."""
+def _tally(values: NDArray[Any], sizes: Sequence[int], kinds: int) -> NDArray[np.float32]:
+    """Count how often each row has each value below `kinds`; `sizes` says how many values belong to
+    each row. Returns (rows, kinds)."""
+    rows = len(sizes)
+    if rows > 1:
+        values = values + np.repeat(np.arange(0, rows * kinds, kinds), sizes)
+    # Whole numbers, which 24 bits hold exactly.
+    return np.bincount(values, minlength=rows * kinds).astype(np.float32).reshape(rows, kinds)
+
+
+def _read(request: Request) -> tuple[bytes, bytes, list[float], list[int] | None]:
+    """Return the view's bytes, the same in lower case for hashing, what else `_dense` reads, and
+    the cues of Chinese, Japanese and Korean, None where no such character is."""
     turn, conversation_characters, turns, has_media = _read_turns(request.messages)
     view = head_and_tail(turn.strip(), VIEW_CHARACTERS)
-    before, after = _BEFORE.match(view), _AFTER.search(view, len(view) - _LONGEST_THANKS)
-    asked = view[before.end() if before else 0 : after.start() if after else None]
-    if len(asked) >= _LEAST_REQUEST:
-        view = asked
+    view = _asked(view)
     cues = None
-    if not view.isascii():
+    if view.isascii():
+        raw = view.encode()
+        lowered = raw.lower()
+    else:
         view = unicodedata.normalize("NFKC", view)[: 2 * VIEW_CHARACTERS]  # it may lengthen a text
-        if _MARKS.search(view):  # `translate` takes its time on text that is not ASCII
-            view = view.translate(_PLAIN_MARKS)
-    lowered = view.lower()
-    raw = utf8(view)
-    counts = (
-        np.bincount(np.frombuffer(raw, dtype=np.uint8), minlength=256).astype(float) @ _SYMBOL_TABLE
-    ).tolist()
+        view = _MARKS.sub(lambda mark: _PLAIN_MARKS[mark[0]], view)
+        lower = view.lower()
+        if _CJK.search(view):
+            cues = [sum(map(lower.count, CJK_CUES.get(name, ()))) for name in CUE_NAMES]
+        raw = utf8(view)
+        lowered = utf8(_UNSPACED.sub(r" \g<0> ", lower))[:_LONGEST_TEXT]
     lines = "\n" + view
     params = request.params
     schema = params.get("response_format")
-    if len(raw) > len(view) and any(counts[_CJK]):
-        cues = [sum(map(lowered.count, CJK_CUES.get(name, ()))) for name in CUE_NAMES]
-    if len(raw) > len(view):
-        lowered = _UNSPACED.sub(r" \g<0> ", lowered)
     facts = [
+        len(turn) if len(turn) > VIEW_CHARACTERS else len(view),
+        conversation_characters,
+        turns,
+        len(_ITEM.findall(lines)),
+        len(_OPTION.findall(lines)),
+        view.count("```"),
         len(view),
-        counts,
-        cues,
-        [
-            log1p(len(turn) if len(turn) > VIEW_CHARACTERS else len(view)),
-            log1p(conversation_characters),
-            log1p(turns),
-        ],
-        [
-            log1p(len(_ITEM.findall(lines))),
-            log1p(len(_OPTION.findall(lines))),
-            log1p(view.count("```")),
-        ],
-        [
-            float(bool(params.get("tools") or params.get("functions"))),
-            float(schema is not None and schema != {"type": "text"}),
-            float(has_media),
-        ],
+        bool(params.get("tools") or params.get("functions")),
+        schema is not None and schema != {"type": "text"},
+        has_media,
     ]
-    # Spaces on both sides, enough to read a beginning beyond the last word's end.
-    return b" %b    " % utf8(lowered)[:_LONGEST_TEXT], facts
+    return raw, b" %b " % lowered, facts, cues
 
 
-def _dense(facts: list[Any], cues: list[float], words: int, long_words: float) -> list[float]:
-    """Put together one request's dense features, in the order of `DENSE_NAMES`."""
-    characters, counts, cjk_cues, lengths, structure, flags = facts
-    if cjk_cues:
-        cues = [a + b for a, b in zip(cues, cjk_cues, strict=True)]
-    share, per_character = 1 / max(1, words), 1 / max(1, characters)
-    newlines, questions, clauses = counts[:3]
+def _asked(view: str) -> str:
+    """Take courtesies off a request, unless little would be left."""
+    before, after = _BEFORE.match(view), None
+    if view[-_LONGEST_THANKS:].rstrip(".!? ").casefold().endswith(_THANKS):
+        after = _AFTER.search(view, len(view) - _LONGEST_THANKS)
+    asked = view[before.end() if before else 0 : after.start() if after else None]
+    return asked if len(asked) >= _LEAST_REQUEST else view
+
+
+def _dense(facts: Any, signs: Any, words: Any, of: Arithmetic) -> list[Any]:
+    """Put together what was counted, in the order of `DENSE_NAMES`: numbers, or arrays (N,)."""
+    *lengths, items, options, fences, characters, tools, schema, media = facts
+    *shares, newlines, questions, clauses = signs
+    count, long, *cues = words
+    log1p = of.log1p
+    share, per_character = 1 / of.maximum(count, 1.0), 1 / of.maximum(characters, 1.0)
     return [
-        *lengths,
-        log1p(words),
+        *map(log1p, lengths),
+        log1p(count),
         characters * share,
-        log1p(newlines),
-        *structure,
-        log1p(questions),
-        log1p(clauses),
-        long_words * share,
-        *[found * per_character for found in counts[3:]],
+        *map(log1p, (newlines, items, options, fences, questions, clauses)),
+        long * share,
+        *[found * per_character for found in shares],
         *map(log1p, cues),
-        min(1.0, cues[_CHAT] * share),
-        *flags,
+        of.minimum(cues[_CHAT] * share, 1.0),
+        tools,
+        schema,
+        media,
     ]
 
 
 def _bags(
-    keys: NDArray[np.int64], requests: int
+    keys: NDArray[np.int32], requests: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
     """Count equal keys (a bucket, with its request's number above it) into a batch's bags."""
     keys.sort()
@@ -377,16 +414,16 @@ def _bags(
     first[0] = first[-1] = True
     np.not_equal(keys[1:], keys[:-1], out=first[1:-1])
     at = first.nonzero()[0]
-    once = keys.take(at[:-1])
-    times = at[1:] - at[:-1]
-    weights = _LOG_COUNT.take(times, mode="clip")
+    buckets = keys.take(at[:-1])
+    weights = _LOG_COUNT.take(at[1:] - at[:-1], mode="clip")
     if requests == 1:
-        starts = np.array([0, once.size])
+        starts = np.array((0, buckets.size))
+        weights[buckets.searchsorted(_FIRST_BEGINNING) :] *= _BEGINNING_WEIGHT
     else:
-        starts = np.searchsorted(once, np.arange(requests + 1) << _ROW_BITS)
-        once &= _BUCKET_MASK
-    weights[once >= _WORD_BUCKETS] *= _BEGINNING_WEIGHT
-    return starts, once.astype(np.int32), weights
+        starts = buckets.searchsorted(np.arange(requests + 1, dtype=np.int32) << _ROW_BITS)
+        buckets &= _BUCKET_MASK
+        np.multiply(weights, _BEGINNING_WEIGHT, out=weights, where=buckets >= _FIRST_BEGINNING)
+    return starts, buckets, weights
 
 
 def _read_turns(messages: Any) -> tuple[str, int, int, bool]:

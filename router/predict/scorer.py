@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from itertools import compress, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from router.errors import ModelFileError
+from router.predict.arithmetic import MANY, ONE, Arithmetic
 from router.predict.features import BUCKETS, DENSE_NAMES, FeatureBatch
 from router.predict.model_file import ModelFile, load_model
-from router.predict.vocabulary import Vocabulary, sums_of
+from router.predict.vocabulary import Vocabulary
 from router.types import TIERS, Features, Prediction
 
 if TYPE_CHECKING:
@@ -23,7 +27,9 @@ if TYPE_CHECKING:
 DENSE_LIMIT = 3.0  # standardised dense values are clipped: no extrapolation far from training
 QUALITY_RANGE = (0.01, 0.99)
 TOKEN_SHARES = (0.5, 0.9, 0.95)
-_MOST_LOG_TOKENS = float(np.log(200_000))
+# Arrays of no dimension: numpy takes longer to convert a number than to compute with it.
+_ONE, _MOST_LOG_TOKENS = np.array(1.0), np.array(np.log(200_000))  # before what they are smeared by
+_MOST_EXPONENT = 700.0  # of what a double can hold
 _DEFAULT_MODEL = Path(__file__).with_name("default_model")
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 _D, _T = len(DENSE_NAMES), len(TIERS)
@@ -107,32 +113,32 @@ class Predictor:
         self.effort_tokens: Mapping[str, float] = _effort_tokens(model, path)
         a = {name: np.asarray(array) for name, array in model.arrays.items()}
         self.vocabulary = Vocabulary(a["vocabulary"], a["idf"])
-        self._mix = a["mix"].astype(np.float64)
-        # Everything linear is multiplied out once: standardising, regrets to levels, the mix.
-        scale = 1 / a["dense_scale"].astype(np.float64)
-        self._inverse_scale, self._shift = scale, a["dense_mean"] * scale
-        self._dense = self._levels(a["dense_weights"].astype(np.float64))
-        self._intercept = self._levels(a["intercept"].astype(np.float64))
+        # Everything that is linear is multiplied out once: standardising, turning regrets into
+        # levels, weighing by the mix, the smearing of tokens.
+        self._mix = a["mix"].astype(np.float64).tolist()
+        mean, scale = a["dense_mean"].astype(np.float64), a["dense_scale"].astype(np.float64)
+        self._least, self._most = mean - DENSE_LIMIT * scale, mean + DENSE_LIMIT * scale
+        self._dense = self._levels(a["dense_weights"].astype(np.float64) / scale[:, None])
+        self._intercept = self._levels(a["intercept"].astype(np.float64)) - mean @ self._dense
         text = self._levels(a["text_weights"].astype(np.float64))
         self._text = np.hstack([text, a["embedding"]]).astype(np.float32)
-        self._temperature = float(model.facts["temperature"])
-        self._prototypes = np.ascontiguousarray(a["prototypes"].T.astype(np.float64))
+        self._sharpness = np.array(1 / float(model.facts["temperature"]), dtype=np.float32)
+        self._prototypes = np.ascontiguousarray(a["prototypes"].T.astype(np.float32))
         prior_rows = float(model.facts["prior_rows"])
         counts = a["prototype_counts"].astype(np.float64)
-        self._votes = np.hstack([self._mix[2] * counts * a["prototype_means"], counts])
+        votes = np.hstack([self._mix[2] * counts * a["prototype_means"], counts])
+        self._votes = votes.astype(np.float32)
         prior = self._mix[2] * prior_rows * a["prototype_prior"].astype(np.float64)
-        self._prior = np.concatenate([prior, np.full(_T, prior_rows)])
-        self._level = a["level"].astype(np.float64)
+        self._prior = np.concatenate([prior, np.full(_T, prior_rows)]).astype(np.float32)
+        self._level = a["level"].astype(np.float64).tolist()
         self._gain = float(a["gain"][0])
+        self._present = [tier in self.tiers for tier in TIERS]
         self._dearest = TIERS.index(self.tiers[-1])
-        self._offset, self._offset_std = a["ability"].astype(np.float64).T
-        self._moved = bool(self._offset.any() or self._offset_std.any())
-        self._noise = a["quality_noise"].astype(np.float64)
-        self._residuals = a["token_residuals"].astype(np.float64).T[:, None, :]  # (4, 1, T)
+        self._ability = a["ability"].astype(np.float64).tolist()
+        self._noise = a["quality_noise"].astype(np.float64).tolist()
+        self._smears = np.exp(a["token_residuals"].astype(np.float64)).T
         self._least_known, least_likeness = map(float, a["novelty"])
-        self._least_kernel = np.exp((least_likeness - 1) / self._temperature)
-        absent = np.array([tier not in self.tiers for tier in TIERS])
-        self._absent = absent if absent.any() else None
+        self._least_kernel = math.exp((least_likeness - 1) * float(self._sharpness))
 
     def _levels(self, weights: Floats) -> Floats:
         """Turn the columns of the gains into levels, and weigh them as the mix does."""
@@ -162,88 +168,103 @@ class Predictor:
     def __call__(self, features: Features) -> Prediction:
         """Predict for one request: arrays of shape (4,) in the order of `TIERS`."""
         columns, values, known = self.vocabulary.bag(features)
-        text = values.dot(self._text.take(columns, axis=0))
-        found = self._finish(text[None], features.dense[None], np.array([known]))
-        return Prediction(
-            found.quality[0],
-            found.quality_std[0],
-            found.output_tokens[0],
-            found.output_tokens_p50[0],
-            found.output_tokens_p90[0],
-            found.output_tokens_p95[0],
-            found.novel[0],
-        )
+        text = self._sum(columns, values)
+        embedded = text[_H:]
+        length = math.sqrt(embedded.dot(embedded))
+        linear, kernel, votes = self._products(text, features.dense, length)
+        quality, deviation = np.array(self._quality(linear.tolist(), votes.tolist(), ONE))
+        expected, p50, p90, p95 = self._tokens(linear)
+        novel = np.array(known < self._least_known and kernel.max() < self._least_kernel)
+        return Prediction(quality, deviation, expected, p50, p90, p95, novel)
 
     def batch(self, features: FeatureBatch) -> Prediction:
         """Predict for N requests: arrays of shape (N, 4); the same numbers as one by one."""
-        parts = []
-        for start in range(0, max(1, len(features)), _ROWS_AT_ONCE):
-            part = features[np.arange(start, min(len(features), start + _ROWS_AT_ONCE))]
-            bags = self.vocabulary.bags(part)
-            text = sums_of(
-                self._text.take(bags.columns, axis=0) * bags.values[:, None], bags.starts
-            )
-            parts.append(self._finish(text, part.dense, bags.known))
-        if len(parts) == 1:
-            return parts[0]
+        starts = range(0, max(1, len(features)), _ROWS_AT_ONCE)
+        parts = [self._batch(features.part(start, start + _ROWS_AT_ONCE)) for start in starts]
         names = Prediction.__dataclass_fields__
         return Prediction(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
 
-    def _finish(
-        self, text: NDArray[np.float32], dense: NDArray[np.float32], known: Floats
-    ) -> Prediction:
-        standard = dense * self._inverse_scale - self._shift
-        linear = _clip(standard, -DENSE_LIMIT, DENSE_LIMIT) @ self._dense
+    def _batch(self, features: FeatureBatch) -> Prediction:
+        bags = self.vocabulary.bags(features)
+        text = np.empty((len(features), self._text.shape[1]), dtype=np.float32)
+        for row, (start, end) in enumerate(pairwise(bags.starts.tolist())):
+            text[row] = self._sum(bags.columns[start:end], bags.values[start:end])
+        length = np.sqrt(np.square(text[:, _H:]).sum(axis=1, keepdims=True))
+        linear, kernel, votes = self._products(text, features.dense, length)
+        quality, deviation = np.array(self._quality([*linear.T], [*votes.T], MANY))
+        expected, p50, p90, p95 = self._tokens(linear).swapaxes(0, 1)
+        novel = (bags.known < self._least_known) & (kernel.max(axis=1) < self._least_kernel)
+        return Prediction(quality.T, deviation.T, expected, p50, p90, p95, novel)
+
+    def _sum(self, columns: NDArray[np.int32], values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What the terms of one request add up to: heads, then embedding."""
+        summed: NDArray[np.float32] = values.dot(self._text.take(columns, axis=0))
+        return summed
+
+    def _products(
+        self, text: NDArray[np.float32], dense: NDArray[np.float32], length: Any
+    ) -> tuple[Floats, NDArray[np.float32], NDArray[np.float32]]:
+        """Return the heads (…, H), the kernel of each prototype (…, P), and the votes (…, 2T): sums
+        of labels by tier, weighed as the mix does, then how many rows they are of. `length` is the
+        embedding's."""
+        linear = np.minimum(np.maximum(dense, self._least), self._most).dot(self._dense)
         linear += self._intercept
-        linear += text[:, :_H]
-        nearest, votes = self._neighbours(text[:, _H:])
-        near = votes[:, _T:]
-        mixed = linear[:, _T : 2 * _T] + votes[:, :_T] / near
-        if self._mix[0]:
-            mixed += self._mix[0] / (1 + np.exp(-linear[:, :_T]))
-        if self._absent is not None:
-            mixed[:, self._absent] = -np.inf
-        # Gains are what decides: a level beyond the range moves all tiers, so that none is lost.
-        top = mixed[:, self._dearest, None]
-        quality = self._level[0] + self._level[1] * top - self._gain * (top - mixed)
-        quality -= np.maximum(quality.max(axis=1, keepdims=True) - QUALITY_RANGE[1], 0.0)
-        quality = np.maximum(quality, QUALITY_RANGE[0])
-        # As of a mean of so many labels as there were like requests in training.
-        deviation = self._noise / np.sqrt(near)
-        if self._moved:
-            quality, deviation = self._move(quality, deviation)
-        logs = np.minimum(linear[:, 2 * _T :] + self._residuals, _MOST_LOG_TOKENS)
-        expected, p50, p90, p95 = np.maximum(np.expm1(logs), 1.0)
-        novel = (known < self._least_known) & (nearest < self._least_kernel)
-        if self._absent is not None:
-            quality[:, self._absent] = np.nan
-            deviation[:, self._absent] = np.nan
-        return Prediction(quality, deviation, expected, p50, p90, p95, novel)
-
-    def _neighbours(self, embedded: NDArray[np.float32]) -> tuple[Floats, Floats]:
-        """Return the kernel of the nearest prototype (N,), and the votes (N, 2T): sums of labels
-        by tier, weighed as the mix does, then how many rows they are of."""
-        point = embedded.astype(np.float64)
-        length = np.sqrt((point * point).sum(axis=1, keepdims=True))
-        point /= np.maximum(length, 1e-12) * self._temperature
-        kernel = point @ self._prototypes
-        kernel -= 1 / self._temperature
+        linear += text[..., :_H]
+        kernel = text[..., _H:].dot(self._prototypes)
+        kernel *= self._sharpness / (length + 1e-12)
+        kernel -= self._sharpness
         np.exp(kernel, out=kernel)
-        return kernel.max(axis=1), kernel @ self._votes + self._prior
+        votes = kernel.dot(self._votes)
+        votes += self._prior
+        return linear, kernel, votes
 
-    def _move(self, quality: Floats, deviation: Floats) -> tuple[Floats, Floats]:
-        """Shift P(good) by the ability of the model that now stands for a tier."""
-        odds = np.log(quality / (1 - quality)) + self._offset
-        moved = _clip(1 / (1 + np.exp(-odds)), *QUALITY_RANGE)
-        return moved, np.hypot(deviation, moved * (1 - moved) * self._offset_std)
+    def _tokens(self, linear: Floats) -> Floats:
+        """Return the expected tokens and their quantiles by tier, (…, 4, T)."""
+        counts = np.exp(np.minimum(linear[..., 2 * _T :], _MOST_LOG_TOKENS))
+        tokens: Floats = counts[..., None, :] * self._smears
+        tokens -= _ONE
+        np.maximum(tokens, _ONE, out=tokens)
+        return tokens
+
+    def _quality(self, linear: Sequence[Any], votes: Sequence[Any], of: Arithmetic) -> list[Any]:
+        """Return the quality and its deviation by tier, (2, T), from H heads and 2T votes, each a
+        number or an array (N,)."""
+        near = votes[_T:]
+        mixed = [a + b / c for a, b, c in zip(linear[_T : 2 * _T], votes[:_T], near, strict=True)]
+        if self._mix[0]:
+            good = [_logistic(odds, of) for odds in linear[:_T]]
+            mixed = [a + self._mix[0] * b for a, b in zip(mixed, good, strict=True)]
+        # Gains are what decides: a level beyond the range moves all tiers, so that none is lost.
+        top = mixed[self._dearest]
+        level = self._level[0] + self._level[1] * top
+        quality = [level - self._gain * (top - other) for other in mixed]
+        best = reduce(of.maximum, compress(quality, self._present))
+        beyond = of.maximum(best - QUALITY_RANGE[1], 0.0)
+        quality = [of.maximum(value - beyond, QUALITY_RANGE[0]) for value in quality]
+        # As of a mean of so many labels as there were like requests in training.
+        deviation = [noise / of.sqrt(rows) for noise, rows in zip(self._noise, near, strict=True)]
+        for tier, (offset, offset_std) in enumerate(self._ability):
+            if offset or offset_std:
+                quality[tier] = moved = _moved(quality[tier], offset, of)
+                error = moved * (1 - moved) * offset_std
+                deviation[tier] = of.hypot(deviation[tier], error)
+        for tier, present in enumerate(self._present):
+            if not present:
+                quality[tier] = deviation[tier] = quality[tier] * math.nan
+        return [quality, deviation]
+
+
+def _logistic(odds: Any, of: Arithmetic) -> Any:
+    return 1 / (1 + of.exp(of.minimum(-odds, _MOST_EXPONENT)))
+
+
+def _moved(quality: Any, offset: float, of: Arithmetic) -> Any:
+    """P(good) of the model that now stands for a tier, whose ability differs by `offset`."""
+    moved = _logistic(of.log(quality / (1 - quality)) + offset, of)
+    return of.minimum(of.maximum(moved, QUALITY_RANGE[0]), QUALITY_RANGE[1])
 
 
 _ROWS_AT_ONCE = 256
-
-
-def _clip(values: Floats, low: float, high: float) -> Floats:
-    """`np.clip`, three times as fast on few numbers."""
-    return np.minimum(np.maximum(values, low), high)
 
 
 def load_predictor(path: str | Path | None = None) -> Predictor:
