@@ -274,9 +274,12 @@ def make_plan(
     of_tier = prediction.output_tokens.tolist()
     tokens = tuple([of_tier[rank] * effort for rank, effort in ladder.token_factors])
     quotes = _quotes(ladder, request, shape, rooms, tokens)
-    money = [UNKNOWN if quoted.expected is None else quoted.expected for quoted in quotes]
-    money += [UNKNOWN if quoted.upper is None else quoted.upper for quoted in quotes]
-    expected, upper = np.array(money).reshape(2, 1, -1)
+    expected, upper = np.array(
+        (
+            ([UNKNOWN if quoted.expected is None else quoted.expected for quoted in quotes],),
+            ([UNKNOWN if quoted.upper is None else quoted.upper for quoted in quotes],),
+        )
+    )
     quality = _cautious(prediction, ladder.baseline) if prediction.novel else prediction.quality
     options = Options(
         quality=quality.take(ladder.tier)[None],

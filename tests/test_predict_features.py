@@ -5,11 +5,12 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from router.predict import extract
-from router.predict.features import BUCKETS, DENSE_NAMES, extract_many
+from router.predict.features import DENSE_NAMES, extract_many
+from router.predict.hashing import BUCKETS
 from router.types import Request
 
 _PROMPTS = (
@@ -68,7 +69,38 @@ def test_features_of_any_text_are_finite_and_sorted(text):
     assert (f.weights > 0).all()
 
 
-@given(st.lists(st.text(st.characters(), max_size=300), max_size=70))
+# Pieces that the reader treats apart: courtesies, cues, marks, lists, unspaced scripts.
+pieces = st.lists(
+    st.sampled_from(
+        [
+            *(
+                "hello, ",
+                "please ",
+                " thanks a lot!",
+                "prove ",
+                "differentiation ",
+                "x = 3, ",
+                "? ",
+            ),
+            *(
+                "\n- a ",
+                "\nB. b ",
+                "```py\n",
+                "请证明定理",
+                "こんにちは你好",
+                "ไทย",
+                "नमस्ते ",
+                "“a” — ",
+            ),
+            *("É ", "İ", "ﬁ①", "🙂", "\ud800", "\x00"),
+        ]
+    ),
+    max_size=12,
+).map("".join)
+
+
+@given(st.lists(pieces | st.text(st.characters(), max_size=300), max_size=70))
+@example([text * 900 for text in ("words ", "请证", "É?")] * 24)  # several chunks, of cut views
 @settings(max_examples=60, deadline=None)
 def test_a_batch_has_the_same_features_as_one_by_one(texts):
     requests = [Request("r", [{"role": "user", "content": text}], {}, now=0.0) for text in texts]
@@ -79,6 +111,11 @@ def test_a_batch_has_the_same_features_as_one_by_one(texts):
         assert (one.dense == other.dense).all()
         assert one.buckets.tolist() == other.buckets.tolist()
         assert one.weights.tolist() == other.weights.tolist()
+    part = batch.part(len(texts) // 3, len(texts))
+    for row in range(len(part)):
+        other = batch[len(texts) // 3 + row]
+        assert (part.dense[row] == other.dense).all()
+        assert part[row].buckets.tolist() == other.buckets.tolist()
     order = np.arange(len(texts))[::-1]
     turned = batch[order]
     for row, other in enumerate(order):
@@ -99,6 +136,26 @@ def test_case_and_spacing_do_not_change_the_hashed_features():
     one, other = features("Explain  the\nRESULT"), features("explain the result")
     assert (one.buckets == other.buckets).all()
     assert (one.weights == other.weights).all()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Hello, please prove that pi is irrational, thanks!",
+        "Could you prove that pi is irrational; THANK YOU so much!?",
+        "help me with this: prove that pi is irrational, 谢谢",
+        "I'd like you to prove that pi is irrational please",
+    ],
+)
+def test_courtesies_around_a_request_do_not_count(text):
+    one, other = features(text), features("prove that pi is irrational")
+    assert one.buckets.tolist() == other.buckets.tolist()
+    same = [name != "log_conversation_characters" for name in DENSE_NAMES]
+    assert one.dense[same].tolist() == other.dense[same].tolist()
+
+
+def test_a_message_of_courtesies_alone_keeps_them():
+    assert dense("Hello there, thanks a lot!", "cue_chat") > 0
 
 
 def test_the_system_prompt_is_not_read():

@@ -12,7 +12,8 @@ import pytest
 from router.errors import ModelFileError
 from router.predict import Predictor, extract, load_predictor
 from router.predict.design import Design, text_matrix
-from router.predict.features import BUCKETS, DENSE_NAMES, FeatureBatch
+from router.predict.features import DENSE_NAMES, FeatureBatch
+from router.predict.hashing import BUCKETS
 from router.predict.model_file import ModelFile
 from router.predict.scorer import ARRAY_SHAPES, DENSE_LIMIT, HEADS
 from router.predict.training import fit, fit_tokens, inner_folds, learn

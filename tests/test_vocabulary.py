@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.predict.features import BUCKETS, FeatureBatch, extract_many
+from router.predict.features import FeatureBatch, extract_many
+from router.predict.hashing import BUCKETS
 from router.predict.vocabulary import Vocabulary, sums_of
 from router.types import Request
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 UNKNOWN = -1  # an amount of money that is not known
 UNLIMITED = int(np.iinfo(np.int64).max)
-_NANO_PER_USD = np.array(float(NANO_PER_USD))  # an array: numpy need not convert it each time
+# Arrays of no dimension: numpy takes longer to convert a number than to compute with it.
+_NANO_PER_USD, _UNKNOWN = np.array(float(NANO_PER_USD)), np.array(UNKNOWN)
 
 
 class Bar:
@@ -110,7 +111,7 @@ def choose(options: Options, objective: Objective, room: Ints, *, priced: bool) 
     # A live request is one row, for which each array operation costs a microsecond whatever it
     # does: what seldom applies (a bar, a second deployment in a tier) is asked for first.
     barred = options.barred.copy()
-    not_known = options.upper == UNKNOWN
+    not_known = options.upper == _UNKNOWN
     unknown = not_known if np.count_nonzero(not_known) else None
     if priced and unknown is not None:
         _bar(barred, unknown, Bar.UNPRICED)

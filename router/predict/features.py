@@ -8,6 +8,7 @@ through the same lines.
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -17,8 +18,15 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from router.predict.arithmetic import MANY, ONE, Arithmetic
 from router.predict.cues import CJK_CUES, CUE_NAMES, CUE_WORDS
+from router.predict.hashing import (
+    BUCKETS,
+    LONGEST,
+    WORD_BUCKETS,
+    buckets_of,
+    hashes_of,
+    pairs_of,
+)
 from router.predict.text import BYTE_TO_CLASS, CLASSES, as_mapping, head_and_tail, text_of, utf8
 from router.types import Features
 
@@ -28,16 +36,10 @@ if TYPE_CHECKING:
     from router.types import Request
 
 VIEW_CHARACTERS = 2000  # the router's view: half of it head, half tail
-# Words and pairs of words are hashed to the lower buckets, beginnings of words to the upper ones.
-_WORD_BITS, _BEGINNING_BITS = 20, 16
-_WORD_BUCKETS = 1 << _WORD_BITS
-BUCKETS = _WORD_BUCKETS + (1 << _BEGINNING_BITS)
-_BEGINNING = 4  # letters of a longer word's beginning: what its inflections and typing errors share
 _BEGINNING_WEIGHT = np.array(0.3, dtype=np.float32)  # at 1 they drown the words
 _LONG_WORD = 10
-_CHUNK = 64  # requests whose bags are counted together
 _LONGEST_TEXT = 8 * VIEW_CHARACTERS  # bytes of a view; three a letter and two spaces, at most
-_LONGEST = _CHUNK * (_LONGEST_TEXT + 5)
+_CHUNK = LONGEST // (_LONGEST_TEXT + 2)  # requests whose bags are counted together
 
 _SCRIPTS = ("latin", "greek", "cyrillic", "semitic", "indic", "vietnamese", "kana", "han", "hangul")
 _SYMBOLS = {
@@ -94,11 +96,12 @@ _SYMBOL_TABLE = _symbol_table()
 # pairs of words are pairs of characters.
 _UNSPACED = re.compile("[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 _CJK = re.compile("[\u3000-\udfff]")  # with their punctuation
+# What these two find begins with one of these in UTF-8; most text that is not ASCII has none.
+_EASTERN_BYTES = bytes([0xE0, *range(0xE3, 0xF0)])
 # Typographic marks are read as the ones that a keyboard has.
 _PLAIN_MARKS = (
     dict.fromkeys("‘’‚‛", "'") | dict.fromkeys("“”„«»", '"') | dict.fromkeys("‐‑‒–—−", "-")
 )
-_MARKS = re.compile("[" + "".join(_PLAIN_MARKS) + "]")
 # Courtesies around a request, which say nothing about it; a message of nothing else keeps them.
 _BEFORE = re.compile(
     r"(?:(?:hi|hello|hey|hola|hallo|bonjour)(?: there| everyone| all)?[,.!: ]+)?"
@@ -118,74 +121,10 @@ _LEAST_REQUEST = 12  # characters that must be left of it
 _OPTION = re.compile(r"\n\s{0,3}\(?[a-j][.):]\s", re.IGNORECASE)
 _ITEM = re.compile(r"\n\s{0,8}(?:[-*•]|\d{1,2}[.)])\s")
 
-# One polynomial over the bytes, b[i]·BASE^i modulo 2^64, summed up once, gives the hash of every
-# word as a difference of two prefix sums times BASE^-start (Karp and Rabin 1987).
-_BASE = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2^64
-# Odd constants that mix 64 bits (the finaliser of splitmix64; Steele, Lea and Flood 2014).
-# Arrays of no dimension: numpy takes longer to convert a number than to compute with it.
-_MIX, _PAIR, _HALF, _WORD_SHIFT = (
-    np.array(number, dtype=np.uint64)
-    for number in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 29, 64 - _WORD_BITS)
-)
 _ROW_BITS = BUCKETS.bit_length()  # a key is a request's number above a bucket: 31 bits are enough
 _BUCKET_MASK = (1 << _ROW_BITS) - 1
-_FIRST_BEGINNING = np.array(_WORD_BUCKETS, dtype=np.int32)
-_FEWER_BITS = np.array(_WORD_BITS - _BEGINNING_BITS, dtype=np.int32)
+_FIRST_BEGINNING = np.array(WORD_BUCKETS, dtype=np.int32)
 _LOG_COUNT = (1 + np.log(np.maximum(1, np.arange(4096)))).astype(np.float32)
-
-
-def _powers(base: int) -> NDArray[np.uint64]:
-    powers = np.full(_LONGEST + 1, base, dtype=np.uint64)
-    powers[0] = 1
-    return np.multiply.accumulate(powers)
-
-
-_POWERS = _powers(_BASE)
-_INVERSE_POWERS = _powers(pow(_BASE, -1, 1 << 64))[1:]  # of a word, by the byte before it
-# Bytes as kinds: space, part of a word, or a mark, which is a word of its own.
-_KIND = bytes(
-    1 if b >= 0x80 or chr(b).isalnum() or b == ord("_") else 0 if b <= 0x20 else 2
-    for b in range(256)
-)
-_LETTER = np.array(1, dtype=np.uint8)
-_BEGINNING_BYTES = np.array(_BEGINNING)
-
-
-def _hashes(
-    text: bytes,
-) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return the hashes of the W words and marks, then of the longer ones' beginnings; the byte
-    before each word (W,), its bytes (W,), and which are longer. `text` begins and ends with a
-    space."""
-    encoded = np.frombuffer(text, dtype=np.uint8)
-    kind = np.frombuffer(text.translate(_KIND), dtype=np.uint8)
-    letter = (kind == _LETTER).view(np.uint8)
-    # A mark is above any neighbour; a letter is above all but a letter, with which it is one word.
-    before = (kind[1:] > letter[:-1]).nonzero()[0]
-    last = (kind[:-1] > letter[1:]).nonzero()[0]
-    size = last - before
-    longer = (size > _BEGINNING_BYTES).nonzero()[0]
-    first = before.take(longer)
-    start = np.concatenate((before, first))
-    end = np.concatenate((last, first + _BEGINNING_BYTES))
-    sums = np.add.accumulate(encoded * _POWERS[: encoded.size])
-    hashes = sums.take(end)
-    hashes -= sums.take(start)
-    hashes *= _INVERSE_POWERS.take(start)
-    return hashes, before, size, longer
-
-
-def _buckets(hashes: NDArray[np.uint64], start: int = 0, end: int = 0) -> NDArray[np.int32]:
-    """Return the bucket of each word or pair; from `start` to `end` stand beginnings."""
-    mixed = hashes * _MIX
-    mixed ^= mixed >> _HALF
-    mixed *= _PAIR
-    mixed >>= _WORD_SHIFT
-    buckets = mixed.astype(np.int32)
-    beginnings = buckets[start:end]
-    beginnings >>= _FEWER_BITS
-    beginnings += _FIRST_BEGINNING
-    return buckets
 
 
 def _word_tables() -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -203,9 +142,9 @@ def _word_tables() -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         cues[row, list(found)] = 1
     one = np.ones(len(sets))
     table = np.vstack([np.column_stack([one, long * one, cues]) for long in (0, 1)])
-    kinds = np.zeros(_WORD_BUCKETS, dtype=np.uint8)
-    hashes = _hashes(utf8(f" {' '.join(classes)} "))[0][: len(classes)]
-    kinds[_buckets(hashes)] = [sets.index(tuple(c)) for c in classes.values()]
+    kinds = np.zeros(WORD_BUCKETS, dtype=np.uint8)
+    words = hashes_of(utf8(f" {' '.join(classes)} "))[0][: len(classes)]
+    kinds[buckets_of(words)] = [sets.index(tuple(c)) for c in classes.values()]
     return kinds, table.astype(np.float32)
 
 
@@ -288,24 +227,22 @@ def extract_many(requests: Sequence[Request]) -> FeatureBatch:
 
 
 def _extract(requests: Sequence[Request]) -> FeatureBatch:
-    """Read up to `_CHUNK` requests; none of numpy's calls depends on how many they are."""
+    """Read up to `_CHUNK` requests; one alone goes without what tells several apart."""
     read = [_read(request) for request in requests]
     raw, lowered, facts, cjk = zip(*read, strict=True)
-    hashes, before, size, longer = _hashes(b"".join(lowered))
-    words = hashes[: size.size]
-    pairs = words[:-1] * _PAIR
-    pairs += words[1:]
+    hashes, before, size, longer = hashes_of(b"".join(lowered))
+    pairs = pairs_of(hashes[: size.size])
     one = len(read) == 1
     if one:
         sizes: Any = (size.size,)
-        keys = buckets = _buckets(np.concatenate((hashes, pairs)), size.size, hashes.size)
+        keys = buckets = buckets_of(np.concatenate((hashes, pairs)), size.size, hashes.size)
     else:
         bounds = np.array([0, *accumulate(map(len, lowered))])
         sizes = np.diff(before.searchsorted(bounds))
         of = np.repeat(np.arange(len(read), dtype=np.int32), sizes)
         inside = (of[1:] == of[:-1]).nonzero()[0]  # no pair joins words of two requests
         hashes = np.concatenate((hashes, pairs.take(inside)))
-        buckets = _buckets(hashes, size.size, hashes.size - inside.size)
+        buckets = buckets_of(hashes, size.size, hashes.size - inside.size)
         keys = np.concatenate((of, of.take(longer), of.take(inside)))
         keys <<= _ROW_BITS
         keys |= buckets
@@ -319,11 +256,11 @@ def _extract(requests: Sequence[Request]) -> FeatureBatch:
     signs = _tally(symbols, [*map(len, raw)], 256).dot(_SYMBOL_TABLE)
     if one:
         dense = np.array(
-            [_dense(facts[0], signs[0].tolist(), counts[0].tolist(), ONE)], dtype=np.float32
+            [_dense(facts[0], signs[0].tolist(), counts[0].tolist(), _ONE)], dtype=np.float32
         )
     else:
         columns = np.array(facts, dtype=np.float64).T
-        found = _dense(columns, signs.T.astype(np.float64), counts.T.astype(np.float64), MANY)
+        found = _dense(columns, signs.T.astype(np.float64), counts.T.astype(np.float64), _MANY)
         dense = np.array(found).T.astype(np.float32, order="C")
     return FeatureBatch(dense, *_bags(keys, len(read)))
 
@@ -350,12 +287,15 @@ def _read(request: Request) -> tuple[bytes, bytes, list[float], list[int] | None
         lowered = raw.lower()
     else:
         view = unicodedata.normalize("NFKC", view)[: 2 * VIEW_CHARACTERS]  # it may lengthen a text
-        view = _MARKS.sub(lambda mark: _PLAIN_MARKS[mark[0]], view)
-        lower = view.lower()
-        if _CJK.search(view):
-            cues = [sum(map(lower.count, CJK_CUES.get(name, ()))) for name in CUE_NAMES]
+        for mark, plain in _PLAIN_MARKS.items():
+            view = view.replace(mark, plain)
         raw = utf8(view)
-        lowered = utf8(_UNSPACED.sub(r" \g<0> ", lower))[:_LONGEST_TEXT]
+        lower = view.lower()
+        if len(raw.translate(None, _EASTERN_BYTES)) < len(raw):
+            if _CJK.search(view):
+                cues = [sum(map(lower.count, CJK_CUES.get(name, ()))) for name in CUE_NAMES]
+            lower = _UNSPACED.sub(r" \g<0> ", lower)
+        lowered = utf8(lower)[:_LONGEST_TEXT]
     lines = "\n" + view
     params = request.params
     schema = params.get("response_format")
@@ -383,13 +323,18 @@ def _asked(view: str) -> str:
     return asked if len(asked) >= _LEAST_REQUEST else view
 
 
-def _dense(facts: Any, signs: Any, words: Any, of: Arithmetic) -> list[Any]:
+# What `_dense` computes with. Plain numbers are what makes one request fast: each of numpy's
+# operations takes a microsecond, however short the array.
+_ONE, _MANY = (math.log1p, max, min), (np.log1p, np.maximum, np.minimum)
+
+
+def _dense(facts: Any, signs: Any, words: Any, arithmetic: Any) -> list[Any]:
     """Put together what was counted, in the order of `DENSE_NAMES`: numbers, or arrays (N,)."""
+    log1p, maximum, minimum = arithmetic
     *lengths, items, options, fences, characters, tools, schema, media = facts
     *shares, newlines, questions, clauses = signs
     count, long, *cues = words
-    log1p = of.log1p
-    share, per_character = 1 / of.maximum(count, 1.0), 1 / of.maximum(characters, 1.0)
+    share, per_character = 1 / maximum(count, 1.0), 1 / maximum(characters, 1.0)
     return [
         *map(log1p, lengths),
         log1p(count),
@@ -398,7 +343,7 @@ def _dense(facts: Any, signs: Any, words: Any, of: Arithmetic) -> list[Any]:
         long * share,
         *[found * per_character for found in shares],
         *map(log1p, cues),
-        of.minimum(cues[_CHAT] * share, 1.0),
+        minimum(cues[_CHAT] * share, 1.0),
         tools,
         schema,
         media,

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import reduce
-from itertools import compress, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from router.errors import ModelFileError
-from router.predict.arithmetic import MANY, ONE, Arithmetic
-from router.predict.features import BUCKETS, DENSE_NAMES, FeatureBatch
+from router.predict.features import DENSE_NAMES, FeatureBatch
+from router.predict.hashing import BUCKETS
 from router.predict.model_file import ModelFile, load_model
 from router.predict.vocabulary import Vocabulary
 from router.types import TIERS, Features, Prediction
@@ -28,8 +27,8 @@ DENSE_LIMIT = 3.0  # standardised dense values are clipped: no extrapolation far
 QUALITY_RANGE = (0.01, 0.99)
 TOKEN_SHARES = (0.5, 0.9, 0.95)
 # Arrays of no dimension: numpy takes longer to convert a number than to compute with it.
-_ONE, _MOST_LOG_TOKENS = np.array(1.0), np.array(np.log(200_000))  # before what they are smeared by
-_MOST_EXPONENT = 700.0  # of what a double can hold
+_ONE, _LEAST_QUALITY = np.array(1.0), np.array(QUALITY_RANGE[0])
+_MOST_LOG_TOKENS = np.array(np.log(200_000))  # before what they are smeared by
 _DEFAULT_MODEL = Path(__file__).with_name("default_model")
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 _D, _T = len(DENSE_NAMES), len(TIERS)
@@ -115,30 +114,34 @@ class Predictor:
         self.vocabulary = Vocabulary(a["vocabulary"], a["idf"])
         # Everything that is linear is multiplied out once: standardising, turning regrets into
         # levels, weighing by the mix, the smearing of tokens.
-        self._mix = a["mix"].astype(np.float64).tolist()
+        self._mix = a["mix"].astype(np.float64)
         mean, scale = a["dense_mean"].astype(np.float64), a["dense_scale"].astype(np.float64)
         self._least, self._most = mean - DENSE_LIMIT * scale, mean + DENSE_LIMIT * scale
         self._dense = self._levels(a["dense_weights"].astype(np.float64) / scale[:, None])
         self._intercept = self._levels(a["intercept"].astype(np.float64)) - mean @ self._dense
         text = self._levels(a["text_weights"].astype(np.float64))
         self._text = np.hstack([text, a["embedding"]]).astype(np.float32)
-        self._sharpness = np.array(1 / float(model.facts["temperature"]), dtype=np.float32)
+        self._sharpness = 1 / float(model.facts["temperature"])
         self._prototypes = np.ascontiguousarray(a["prototypes"].T.astype(np.float32))
         prior_rows = float(model.facts["prior_rows"])
         counts = a["prototype_counts"].astype(np.float64)
         votes = np.hstack([self._mix[2] * counts * a["prototype_means"], counts])
         self._votes = votes.astype(np.float32)
         prior = self._mix[2] * prior_rows * a["prototype_prior"].astype(np.float64)
-        self._prior = np.concatenate([prior, np.full(_T, prior_rows)]).astype(np.float32)
-        self._level = a["level"].astype(np.float64).tolist()
-        self._gain = float(a["gain"][0])
-        self._present = [tier in self.tiers for tier in TIERS]
-        self._dearest = TIERS.index(self.tiers[-1])
-        self._ability = a["ability"].astype(np.float64).tolist()
-        self._noise = a["quality_noise"].astype(np.float64).tolist()
+        self._prior = np.concatenate([prior, np.full(_T, prior_rows)])
+        # The dearest tier's quality is a line on the mix; what it gains over the others is another.
+        level, slope = a["level"].astype(np.float64)
+        gain = float(a["gain"][0])
+        self._level, self._slopes = np.array(level), gain * np.eye(_T)
+        self._slopes[TIERS.index(self.tiers[-1])] += slope - gain
+        self._offset, self._offset_std = a["ability"].astype(np.float64).T
+        self._moved = bool(self._offset.any() or self._offset_std.any())
+        self._noise = a["quality_noise"].astype(np.float64)
         self._smears = np.exp(a["token_residuals"].astype(np.float64)).T
         self._least_known, least_likeness = map(float, a["novelty"])
-        self._least_kernel = math.exp((least_likeness - 1) * float(self._sharpness))
+        absent = np.array([tier not in self.tiers for tier in TIERS])
+        self._absent = absent if absent.any() else None
+        self._least_kernel = math.exp((least_likeness - 1) * self._sharpness)
 
     def _levels(self, weights: Floats) -> Floats:
         """Turn the columns of the gains into levels, and weigh them as the mix does."""
@@ -172,7 +175,7 @@ class Predictor:
         embedded = text[_H:]
         length = math.sqrt(embedded.dot(embedded))
         linear, kernel, votes = self._products(text, features.dense, length)
-        quality, deviation = np.array(self._quality(linear.tolist(), votes.tolist(), ONE))
+        quality, deviation = self._quality(linear, votes)
         expected, p50, p90, p95 = self._tokens(linear)
         novel = np.array(known < self._least_known and kernel.max() < self._least_kernel)
         return Prediction(quality, deviation, expected, p50, p90, p95, novel)
@@ -191,10 +194,10 @@ class Predictor:
             text[row] = self._sum(bags.columns[start:end], bags.values[start:end])
         length = np.sqrt(np.square(text[:, _H:]).sum(axis=1, keepdims=True))
         linear, kernel, votes = self._products(text, features.dense, length)
-        quality, deviation = np.array(self._quality([*linear.T], [*votes.T], MANY))
+        quality, deviation = self._quality(linear, votes)
         expected, p50, p90, p95 = self._tokens(linear).swapaxes(0, 1)
         novel = (bags.known < self._least_known) & (kernel.max(axis=1) < self._least_kernel)
-        return Prediction(quality.T, deviation.T, expected, p50, p90, p95, novel)
+        return Prediction(quality, deviation, expected, p50, p90, p95, novel)
 
     def _sum(self, columns: NDArray[np.int32], values: NDArray[np.float32]) -> NDArray[np.float32]:
         """What the terms of one request add up to: heads, then embedding."""
@@ -203,7 +206,7 @@ class Predictor:
 
     def _products(
         self, text: NDArray[np.float32], dense: NDArray[np.float32], length: Any
-    ) -> tuple[Floats, NDArray[np.float32], NDArray[np.float32]]:
+    ) -> tuple[Floats, NDArray[np.float32], Floats]:
         """Return the heads (…, H), the kernel of each prototype (…, P), and the votes (…, 2T): sums
         of labels by tier, weighed as the mix does, then how many rows they are of. `length` is the
         embedding's."""
@@ -214,9 +217,7 @@ class Predictor:
         kernel *= self._sharpness / (length + 1e-12)
         kernel -= self._sharpness
         np.exp(kernel, out=kernel)
-        votes = kernel.dot(self._votes)
-        votes += self._prior
-        return linear, kernel, votes
+        return linear, kernel, kernel.dot(self._votes) + self._prior
 
     def _tokens(self, linear: Floats) -> Floats:
         """Return the expected tokens and their quantiles by tier, (…, 4, T)."""
@@ -226,42 +227,40 @@ class Predictor:
         np.maximum(tokens, _ONE, out=tokens)
         return tokens
 
-    def _quality(self, linear: Sequence[Any], votes: Sequence[Any], of: Arithmetic) -> list[Any]:
-        """Return the quality and its deviation by tier, (2, T), from H heads and 2T votes, each a
-        number or an array (N,)."""
-        near = votes[_T:]
-        mixed = [a + b / c for a, b, c in zip(linear[_T : 2 * _T], votes[:_T], near, strict=True)]
+    def _quality(self, linear: Floats, votes: Floats) -> tuple[Floats, Floats]:
+        """Return the quality and its deviation by tier, both (…, T)."""
+        near = votes[..., _T:]
+        mixed = votes[..., :_T] / near
+        mixed += linear[..., _T : 2 * _T]
         if self._mix[0]:
-            good = [_logistic(odds, of) for odds in linear[:_T]]
-            mixed = [a + self._mix[0] * b for a, b in zip(mixed, good, strict=True)]
+            mixed += self._mix[0] * _logistic(linear[..., :_T])
+        quality: Floats = mixed.dot(self._slopes)
+        quality += self._level
+        if self._absent is not None:
+            quality[..., self._absent] = -np.inf
         # Gains are what decides: a level beyond the range moves all tiers, so that none is lost.
-        top = mixed[self._dearest]
-        level = self._level[0] + self._level[1] * top
-        quality = [level - self._gain * (top - other) for other in mixed]
-        best = reduce(of.maximum, compress(quality, self._present))
-        beyond = of.maximum(best - QUALITY_RANGE[1], 0.0)
-        quality = [of.maximum(value - beyond, QUALITY_RANGE[0]) for value in quality]
+        if quality.size and quality.max() > QUALITY_RANGE[1]:
+            best = quality.max(axis=-1, keepdims=True)
+            quality -= np.maximum(best - QUALITY_RANGE[1], 0.0)
+        np.maximum(quality, _LEAST_QUALITY, out=quality)
         # As of a mean of so many labels as there were like requests in training.
-        deviation = [noise / of.sqrt(rows) for noise, rows in zip(self._noise, near, strict=True)]
-        for tier, (offset, offset_std) in enumerate(self._ability):
-            if offset or offset_std:
-                quality[tier] = moved = _moved(quality[tier], offset, of)
-                error = moved * (1 - moved) * offset_std
-                deviation[tier] = of.hypot(deviation[tier], error)
-        for tier, present in enumerate(self._present):
-            if not present:
-                quality[tier] = deviation[tier] = quality[tier] * math.nan
-        return [quality, deviation]
+        deviation: Floats = self._noise / np.sqrt(near)
+        if self._moved:
+            quality, deviation = self._move(quality, deviation)
+        if self._absent is not None:
+            quality[..., self._absent] = deviation[..., self._absent] = np.nan
+        return quality, deviation
+
+    def _move(self, quality: Floats, deviation: Floats) -> tuple[Floats, Floats]:
+        """Shift P(good) by the ability of the model that now stands for a tier."""
+        moved = _logistic(np.log(quality / (1 - quality)) + self._offset)
+        moved = np.clip(moved, *QUALITY_RANGE)
+        return moved, np.hypot(deviation, moved * (1 - moved) * self._offset_std)
 
 
-def _logistic(odds: Any, of: Arithmetic) -> Any:
-    return 1 / (1 + of.exp(of.minimum(-odds, _MOST_EXPONENT)))
-
-
-def _moved(quality: Any, offset: float, of: Arithmetic) -> Any:
-    """P(good) of the model that now stands for a tier, whose ability differs by `offset`."""
-    moved = _logistic(of.log(quality / (1 - quality)) + offset, of)
-    return of.minimum(of.maximum(moved, QUALITY_RANGE[0]), QUALITY_RANGE[1])
+def _logistic(odds: Floats) -> Floats:
+    probability: Floats = 1 / (1 + np.exp(-odds))
+    return probability
 
 
 _ROWS_AT_ONCE = 256

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from router.predict.features import BUCKETS, FeatureBatch
+from router.predict.features import FeatureBatch
+from router.predict.hashing import BUCKETS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
