@@ -27,7 +27,7 @@ DENSE_LIMIT = 3.0  # standardised dense values are clipped: no extrapolation far
 QUALITY_RANGE = (0.01, 0.99)
 TOKEN_SHARES = (0.5, 0.9, 0.95)
 # Arrays of no dimension: numpy takes longer to convert a number than to compute with it.
-_ONE, _LEAST_QUALITY = np.array(1.0), np.array(QUALITY_RANGE[0])
+_ONE, _LEAST_QUALITY, _MOST_QUALITY = map(np.array, (1.0, *QUALITY_RANGE))
 _MOST_LOG_TOKENS = np.array(np.log(200_000))  # before what they are smeared by
 _DEFAULT_MODEL = Path(__file__).with_name("default_model")
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
@@ -239,9 +239,9 @@ class Predictor:
         if self._absent is not None:
             quality[..., self._absent] = -np.inf
         # Gains are what decides: a level beyond the range moves all tiers, so that none is lost.
-        if quality.size and quality.max() > QUALITY_RANGE[1]:
-            best = quality.max(axis=-1, keepdims=True)
-            quality -= np.maximum(best - QUALITY_RANGE[1], 0.0)
+        best = np.maximum.reduce(quality, axis=-1, keepdims=True)
+        quality -= np.maximum(best, _MOST_QUALITY)
+        quality += _MOST_QUALITY
         np.maximum(quality, _LEAST_QUALITY, out=quality)
         # As of a mean of so many labels as there were like requests in training.
         deviation: Floats = self._noise / np.sqrt(near)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -75,7 +76,7 @@ class Vocabulary:
         values *= features.weights.take(known)
         if not columns.size:
             return columns, values, 0.0
-        values *= (float(values.dot(values)) or 1.0) ** -0.5
+        values /= math.sqrt(values.dot(values)) or 1.0
         return columns, values, known.size / features.buckets.size
 
     def bags(self, batch: FeatureBatch) -> Bags:
