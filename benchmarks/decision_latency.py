@@ -2,7 +2,8 @@
 
     python benchmarks/decision_latency.py [--repeats N] [--out FILE]
 
-Ratios between rows of one run mean more than the microseconds, which depend on the machine's load.
+Ratios between rows of one run mean more than the microseconds, which depend on the machine's load;
+litellm's own heuristic classifier, timed beside ours, is a yardstick that others have.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 from train_predictor import ROOT, commit, machine
 
+from router.dispatch.heuristic import classify
 from router.ladder import Ladder
 from router.plan import make_plan
 from router.policy import load_policy
@@ -80,6 +84,8 @@ def steps(request: Request) -> Mapping[str, Callable[[], object]]:
         "quotes": lambda: make_plan(ladder, request, shape, features, prediction),
         "choice": lambda: plan.decide(room),
         "whole decision": decide,
+        # A yardstick for the machine: the same text, again and again, through one classifier.
+        "litellm's heuristic": partial(next, classify(repeat(request.messages[0]["content"]))),
     }
 
 
