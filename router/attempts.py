@@ -14,6 +14,7 @@ from router.dispatch.bounds import CAP_FIELDS, input_bound
 from router.dispatch.charge import Charge, Terms, for_answer, for_failure
 from router.dispatch.retrying import retrying
 from router.dispatch.streams import StreamEnd, StreamTerms, answer_bytes, routed_stream
+from router.dispatch.usage import report_of
 from router.dispatch.wire import Call, Reply
 from router.errors import BudgetExceeded, LedgerUnavailable, ProviderError, RouterError
 from router.ladder import Ladder
@@ -218,8 +219,7 @@ class Attempt:
 
     def settle_answer(self, response: Any) -> Routing:
         """Charge a finished answer and log it."""
-        usage = getattr(response, "usage", None)
-        report = None if usage is None else usage.model_dump()
+        report = report_of(response)
         charge = for_answer(self._terms, report, answer_bytes(response.choices))
         self._settle(self._row("answered", charge, report, answer=self._kept(response)), ends=True)
         return self._routing(charge.cost)

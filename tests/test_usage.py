@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.dispatch.usage import read_usage
+from router.dispatch.usage import read_usage, reported_cost
 from router.types import Usage
 
 
@@ -78,6 +78,28 @@ def test_known_shapes_fall_into_the_right_buckets(
     given_report: dict[str, Any], expected: Usage
 ) -> None:
     assert read_usage(given_report) == (expected, None)
+
+
+@pytest.mark.parametrize(
+    ("told", "nano"),
+    [
+        (0.000882, 882_000),
+        (1, 1_000_000_000),
+        (1.23e-8, 13),  # a fraction of a nano-USD is rounded up
+        (0, 0),
+        ({"total_cost": 0.006, "request_cost": 0.005}, 6_000_000),
+        ({"request_cost": 0.005}, None),
+        (None, None),
+        (True, None),
+        ("0.01", None),
+        (-0.01, None),
+        (float("nan"), None),
+        (float("inf"), None),
+        (1e30, None),
+    ],
+)
+def test_a_reported_cost_is_an_amount_or_nothing(told: Any, nano: int | None) -> None:
+    assert reported_cost(report(10, 5, cost=told)) == nano
 
 
 @pytest.mark.parametrize(

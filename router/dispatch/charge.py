@@ -3,6 +3,7 @@
 | outcome                                                     | charged                          |
 |-------------------------------------------------------------|----------------------------------|
 | an answer with a valid usage report                         | its exact cost (`computed`)      |
+| ... whose provider says that it cost over 1% more           | what it says (`reported`)        |
 | an answer without one, from a model that does not reason    | input bound + answer's bytes     |
 | an answer without one, from a model that may reason         | what was reserved (`assumed`)    |
 | an HTTP error status, no connection, a cancel before that   | nothing: released                |
@@ -15,9 +16,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from router.dispatch.usage import read_usage
+from router.dispatch.usage import read_usage, reported_cost
 from router.dispatch.wire import CancelledUnsent
 from router.errors import ProviderError, UnknownPrice
+from router.money import format_usd
 from router.prices import Price, cost
 from router.types import CostSource, Usage
 
@@ -50,7 +52,8 @@ def for_answer(terms: Terms, report: Mapping[str, Any] | None, answer_bytes: int
     if terms.price is None:
         return Charge(None, "computed", usage, "price unknown")
     if usage is not None:
-        return _priced(terms, terms.price, usage)
+        assert report is not None  # it was read
+        return _told(terms, _priced(terms, terms.price, usage, report), reported_cost(report))
     if terms.may_reason or terms.input_bound is None:
         return Charge(terms.reserved, "assumed", note=problem)
     assumed = Usage(input=terms.input_bound, output=answer_bytes)
@@ -69,10 +72,36 @@ def for_failure(terms: Terms, error: BaseException) -> Charge:
     return Charge(terms.reserved, "assumed", note="billing unknown, charged as reserved")
 
 
-def _priced(terms: Terms, price: Price, usage: Usage) -> Charge:
+def _priced(
+    terms: Terms, price: Price, usage: Usage, report: Mapping[str, Any] | None = None
+) -> Charge:
+    tier = terms.service_tier
+    served = (report or {}).get("service_tier")
+    # The provider bills the tier that it served, which need not be the one that was asked for.
+    if isinstance(served, str) and served in price.tables:
+        tier = served
     try:
-        amount = cost(price, usage, service_tier=terms.service_tier, now=terms.now)
+        amount = cost(price, usage, service_tier=tier, now=terms.now)
     except UnknownPrice as error:  # a bucket without a rate, such as audio
         return Charge(terms.reserved, "assumed", usage, error.why)
-    note = "cost above the reservation" if amount > terms.reserved else None
-    return Charge(amount, "computed", usage, note)
+    return Charge(amount, "computed", usage, _above(terms, amount))
+
+
+def _told(terms: Terms, charge: Charge, reported: int | None) -> Charge:
+    """Of a computed and a reported cost that differ by more than 1%, the larger; say both."""
+    if reported is None or charge.cost is None:
+        return charge
+    low, high = sorted((reported, charge.cost))
+    if 100 * high <= 101 * low:
+        return charge
+    note = f"the provider reports {format_usd(reported)}, not {format_usd(charge.cost)}"
+    source = charge.source
+    if reported > charge.cost:
+        source = "reported"
+        above = _above(terms, reported)
+        note = f"{note}; {above}" if above else note
+    return Charge(high, source, charge.usage, note)
+
+
+def _above(terms: Terms, amount: int) -> str | None:
+    return "cost above the reservation" if amount > terms.reserved else None

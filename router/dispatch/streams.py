@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any
 
 from router.dispatch.failures import provider_error
+from router.dispatch.usage import report_of
 from router.errors import MalformedReply, ProviderError, ProviderTimeout
 
 _END = object()
@@ -84,9 +85,12 @@ class _Meter:
     def report(self) -> Mapping[str, Any] | None:
         """The usage that the provider sent; litellm's own estimate does not count as one."""
         for chunk in reversed(self.inner.chunks):
-            usage = getattr(chunk, "usage", None)
-            if usage is not None:
-                return usage.model_dump()  # type: ignore[no-any-return]
+            report = report_of(chunk)
+            if report is not None:
+                # litellm drops the tier from the chunk with the usage, but not from the others.
+                tiers = [getattr(chunk, "service_tier", None) for chunk in self.inner.chunks]
+                served = next(filter(None, tiers), None)
+                return report if served is None else {"service_tier": served, **report}
         return None
 
     def broken_off(self) -> MalformedReply | None:

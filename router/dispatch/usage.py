@@ -3,11 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
+from router.money import MAX_NANO, NANO_PER_USD
 from router.types import Usage
 
 _LARGEST = 10**9  # no call bills a billion tokens: a larger count is a broken report
+
+
+def report_of(reply: Any) -> dict[str, Any] | None:
+    """The usage report of litellm's response or chunk, None where it has none.
+
+    `service_tier` in it is the tier that the call was served at, where the reply says so.
+    """
+    usage = getattr(reply, "usage", None)
+    if usage is None:
+        return None
+    report: dict[str, Any] = usage.model_dump(warnings=False)
+    served = getattr(reply, "service_tier", None)
+    if isinstance(served, str) and not report.get("service_tier"):
+        report["service_tier"] = served
+    return report
+
+
+def reported_cost(report: Mapping[str, Any]) -> int | None:
+    """What the provider itself says that the call cost, in nano-USD; None where it does not say.
+
+    OpenRouter and xAI (through litellm) give `cost` in US dollars; Perplexity gives its parts and
+    their `total_cost`.
+    """
+    cost = report.get("cost")
+    if isinstance(cost, Mapping):
+        cost = cost.get("total_cost")
+    if isinstance(cost, bool) or not isinstance(cost, int | float):
+        return None
+    if not 0 <= cost <= MAX_NANO // NANO_PER_USD:  # NaN fails too
+        return None
+    return int((Decimal(str(cost)) * NANO_PER_USD).to_integral_value(ROUND_CEILING))
 
 
 def read_usage(report: Mapping[str, Any] | None) -> tuple[Usage | None, str | None]:
@@ -15,7 +48,9 @@ def read_usage(report: Mapping[str, Any] | None) -> tuple[Usage | None, str | No
 
     Cached and cache-written tokens are part of `prompt_tokens`, reasoning tokens part of
     `completion_tokens` (OpenAI's API reference); where `total_tokens` shows that a provider
-    counts reasoning outside, it is added. Returns (usage, None), or (None, what is wrong).
+    counts reasoning outside, it is added, also where only the total counts it (Gemini's endpoint
+    in OpenAI's format). Audio that may have been cached is charged as audio, the dearer.
+    Returns (usage, None), or (None, what is wrong).
     """
     if not report:
         return None, "usage missing"
@@ -24,7 +59,11 @@ def read_usage(report: Mapping[str, Any] | None) -> tuple[Usage | None, str | No
         completion = _count(report, "completion_tokens")
         inside = _details(report, "prompt_tokens_details")
         outside = _details(report, "completion_tokens_details")
-        read = _count(inside, "cached_tokens", 0) or _count(report, "cache_read_input_tokens", 0)
+        read = (
+            _count(inside, "cached_tokens", 0)
+            or _count(report, "cache_read_input_tokens", 0)
+            or _count(report, "cached_tokens", 0)  # Moonshot
+        )
         written = _count(report, "cache_creation_input_tokens", 0) or _count(
             inside, "cache_creation_tokens", 0
         )
@@ -33,14 +72,20 @@ def read_usage(report: Mapping[str, Any] | None) -> tuple[Usage | None, str | No
         audio_input = _count(inside, "audio_tokens", 0)
         reasoning = _count(outside, "reasoning_tokens", 0)
         audio_output = _count(outside, "audio_tokens", 0)
+        # litellm leaves the tokens of Google's own search out of the prompt: they are not billed.
+        tool_use = _count(inside, "tool_use_tokens", 0)
         total = _count(report, "total_tokens", prompt + completion)
     except ValueError as error:
         return None, f"usage invalid: {error}"
     if prompt == 0 and completion == 0:
         return None, "usage zero"  # litellm's stand-in for a report that never came
-    if read + written + audio_input > prompt:
-        return None, "usage invalid: more cached tokens than prompt tokens"
+    if read + written > prompt or audio_input + written > prompt:
+        return None, "usage invalid: more cached or audio tokens than prompt tokens"
+    read = min(read, prompt - written - audio_input)
     if reasoning > completion or total == prompt + completion + reasoning:
+        completion += reasoning
+    elif not reasoning and total > prompt + completion + tool_use:
+        reasoning = total - prompt - completion - tool_use
         completion += reasoning
     return Usage(
         input=prompt - read - written - audio_input,

@@ -18,6 +18,7 @@ from router.money import NANO_PER_USD
 from router.types import TIERS, AttemptRow
 
 SERVED = ("answered", "abandoned")
+_BILLED = ("computed", "reported")  # costs that rest on what a provider said
 
 
 @dataclass(slots=True)
@@ -156,7 +157,7 @@ def _add(report: Savings, request: LoggedRequest, attempts: list[AttemptRow]) ->
     if request.label is not None:
         _count(lines, labels=1, label_sum=request.label)
     quoted = _quoted(request.decision, accepted.arm)
-    if quoted is not None and accepted.cost is not None and accepted.cost_source == "computed":
+    if quoted is not None and accepted.cost is not None and accepted.cost_source in _BILLED:
         _count(lines, predicted=quoted, billed=accepted.cost)
 
 
