@@ -36,12 +36,16 @@ SHORTEST_ANSWER = 16  # tokens; a window that leaves less cannot hold the exchan
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a deployment can take: the price book's word, overridden by the policy's."""
+    """What a deployment can take: the price book's word, overridden by the policy's.
+
+    `reasoning_beyond_cap`: reasoning tokens that may come on top of the output cap.
+    """
 
     has: frozenset[str]
     context_window: int | None
     max_output_tokens: int | None
     reasons: bool
+    reasoning_beyond_cap: int
 
     @classmethod
     def of(cls, deployment: Deployment, book: PriceBook) -> Capabilities:
@@ -54,6 +58,7 @@ class Capabilities:
             max_output_tokens=known.get("max_output_tokens"),
             reasons=bool(known.get("reasoning") or known.get("efforts"))
             or deployment.effort not in (None, "none"),
+            reasoning_beyond_cap=known.get("reasoning_beyond_cap") or 0,
         )
 
     def room_for_answer(self, prompt: int) -> int | None:

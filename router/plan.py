@@ -24,6 +24,7 @@ from router.decide import (
 )
 from router.dispatch.bounds import (
     asked_cap,
+    beyond_cap,
     input_bound,
     least,
     samples,
@@ -354,7 +355,7 @@ def _quotes(
     params = request.params
     asked, count, tier = asked_cap(params), samples(params), asked_service_tier(params)
     audio = bool(shape.audio_parts or params.get("audio"))
-    text = text_bound(shape)
+    text, beyond = text_bound(shape), beyond_cap(params)
     quotes = []
     for able, prices, longest, own_tier, room, expected in zip(
         ladder.capabilities,
@@ -378,6 +379,7 @@ def _quotes(
                 output_tokens=min(round(expected), cap) * count,
                 input_bound=bound,
                 output_cap=cap,
+                beyond_cap=beyond + able.reasoning_beyond_cap,
                 images=shape.images,
                 samples=count,
                 audio=audio,
@@ -396,7 +398,8 @@ def _refuse_unbounded(params: Mapping[str, Any]) -> None:
         raise InvalidRequest(
             name.split(":")[0],
             f"{name} is work at the provider whose cost nothing bounds",
-            allowed="under a budget, tools of type 'function'",
+            allowed="under a budget, what the router can put a bound on: text and audio, tools of "
+            "type 'function', and one cap as `max_tokens`",
         )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, overload
 
 from router.errors import InvalidRequest
+from router.predict.shape import shape_of
 from router.types import Shape
 
 # A byte-level tokenizer never yields more tokens than bytes; chat templates add a few tokens a
@@ -19,7 +20,17 @@ TOKENS_FOR_TOOLS = 1_024
 # at most 8 tiles of a 2,048 x 768 image (OpenAI's vision guide).
 TOKENS_PER_IMAGE = 2_833 + 8 * 5_667
 
+_WITH_A_TOOL = frozenset({"tools", "structured_output"})
+
 CAP_FIELDS = ("max_completion_tokens", "max_tokens")
+# Arguments that reach some provider's request beside the cap and the price that were reserved:
+# other names of the cap, more answers, other models, work or service that costs extra.
+UNBOUNDED = (
+    *("extra_body", "max_output_tokens", "maxOutputTokens", "max_new_tokens", "num_predict"),
+    *("max_tokens_to_sample", "generation_config", "generationConfig", "inferenceConfig"),
+    *("best_of", "num_return_sequences", "models", "plugins", "web_search_options"),
+    *("web_search", "search_parameters", "enable_search", "speed", "inference_geo"),
+)
 MAX_SAMPLES = 128  # OpenAI's limit on `n`
 
 
@@ -46,7 +57,8 @@ def text_bound(shape: Shape) -> int | None:
         + shape.messages * TOKENS_PER_MESSAGE
         + TOKENS_PER_REQUEST
         + shape.images * TOKENS_PER_IMAGE
-        + ("tools" in shape.needs) * TOKENS_FOR_TOOLS
+        # Where a provider has no response schemas, litellm asks for one as a tool.
+        + bool(shape.needs & _WITH_A_TOOL) * TOKENS_FOR_TOOLS
     )
 
 
@@ -89,10 +101,20 @@ def samples(params: Mapping[str, Any]) -> int:
     return value
 
 
+def beyond_cap(params: Mapping[str, Any]) -> int:
+    """Output tokens that the cap does not hold: those of a `prediction` that was not accepted."""
+    prediction = params.get("prediction")
+    return shape_of((), {"prediction": prediction}).input_bytes if prediction else 0
+
+
 def unbounded_surcharge(params: Mapping[str, Any]) -> str | None:
-    """Name the argument whose provider-side work has no price bound (a web search, say), if any."""
-    if params.get("web_search_options") is not None:
-        return "web_search_options"
+    """Name the argument whose cost nothing here bounds (a web search, say), if there is one."""
+    for name in UNBOUNDED:
+        if params.get(name) is not None:
+            return name
+    modalities = params.get("modalities")
+    if modalities and not set(modalities) <= {"text", "audio"}:
+        return f"modalities: {modalities!r}"
     for tool in params.get("tools") or ():
         kind = tool.get("type") if isinstance(tool, Mapping) else None
         if kind != "function":

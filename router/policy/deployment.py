@@ -69,6 +69,11 @@ class CapabilityOverrides(Part):
     max_output_tokens: Tokens | None = Field(
         default=None, description="The longest answer, in tokens."
     )
+    reasoning_beyond_cap: Tokens | None = Field(
+        default=None,
+        description="Reasoning tokens that the provider may bill on top of max_tokens, where it "
+        "does not count them in it.",
+    )
 
 
 def _checked_params(params: dict[str, Any]) -> dict[str, Any]:

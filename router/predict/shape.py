@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from router.predict.normal_forms import growth
 from router.predict.text import (
     BYTE_CLASS,
     CLASSES,
@@ -64,14 +66,26 @@ _PROMPT_PARAMS = (
     "response_format",
     "prediction",
 )
-# What a part's `type` may be, by medium.
+# What a part's `type` may be, by medium. What is neither here nor text is taken for a file: only
+# the context window bounds what, say, a video is billed as.
 _MEDIA = {
     "image": frozenset({"image_url", "input_image", "image"}),
     "audio": frozenset({"input_audio", "audio"}),
     "file": frozenset({"file", "input_file", "document"}),
 }
+_TEXT = frozenset(
+    {"text", "input_text", "output_text", "refusal", "thinking", "redacted_thinking", "reasoning"}
+    | {"tool_use", "tool_call", "tool_result"}
+)
+# What a rendering of JSON may add to each value: a line break and its indentation, which no
+# tokenizer makes more tokens of.
+_LAYOUT = 4
 # Keys under which a media part carries its bytes or where to fetch them: never prompt text.
 _PAYLOAD_KEYS = frozenset({"url", "data", "file_data", "image_url", "source", "bytes"})
+_NO_PICTURES = (
+    *(".mp4", ".mov", ".avi", ".webm", ".mkv", ".mpeg", ".mpg", ".wmv", ".flv", ".3gp"),
+    *(".mp3", ".wav", ".flac", ".ogg", ".m4a", ".aac", ".pdf", ".txt", ".html"),
+)
 _NO_NEEDS: frozenset[str] = frozenset()
 
 
@@ -93,11 +107,12 @@ def shape_of(
     -------
     Shape
         `input_bytes` counts the UTF-8 bytes of all text, names, keys, tool calls, tools and
-        schemas, with JSON's punctuation; images, audio and files count as parts, not as bytes,
-        and `input_tokens` leaves them out too.
+        schemas, with all that normalising the text, or writing JSON down with escapes and line
+        breaks, may add; images, audio and files count as parts, not as bytes, and `input_tokens`
+        leaves them out too.
     """
     texts: list[str] = []
-    counts = dict.fromkeys(_MEDIA, 0)
+    counts = dict.fromkeys((*_MEDIA, "rendering"), 0)
     punctuation = 0
     last_user = ""
     total = 0
@@ -117,16 +132,20 @@ def shape_of(
                 punctuation += _read_part(part, texts, counts)
         for key, value in message.items():
             if key not in ("role", "content") and value is not None:
-                punctuation += _read_json(value, texts)
+                punctuation += _read_json(value, texts, counts)
+        if role in ("tool", "function"):
+            # Gemini takes a tool's answer as JSON, and some chat templates write it as such.
+            counts["rendering"] += _escapes(text_of(content))
     if params:
         for key in _PROMPT_PARAMS:
             value = params.get(key)
             if value is not None and not isinstance(value, str):
-                punctuation += _read_json(_schema_of(value), texts)
-    tokens, size = _measure("\n".join(texts))
+                punctuation += _read_json(_schema_of(value), texts, counts)
+    text = "\n".join(texts)
+    tokens, size = _measure(text)
     return Shape(
         input_tokens=tokens + punctuation // 3 + _TOKENS_PER_MESSAGE * total + _TOKENS_PER_REQUEST,
-        input_bytes=size + punctuation,
+        input_bytes=size + punctuation + counts["rendering"] + growth(text),
         messages=total,
         images=counts["image"],
         audio_parts=counts["audio"],
@@ -172,34 +191,72 @@ def _read_part(part: Any, texts: list[str], counts: dict[str, int]) -> int:
         return 0
     part = as_mapping(part)
     kind = part.get("type")
+    text = part.get("text")
+    if isinstance(text, str) and kind in (None, "text") and len(part) <= 2:
+        texts.append(text)  # {"type": "text", "text": …}
+        return 0
+    inner = part.get("content")
+    if kind == "tool_result" and isinstance(inner, (list, tuple)):  # it may hold images
+        rest = {key: value for key, value in part.items() if key != "content"}
+        counts["rendering"] += _escapes(text_of(inner))
+        return _read_json(rest, texts, counts) + sum(
+            _read_part(each, texts, counts) for each in inner
+        )
     for name, kinds in _MEDIA.items():
         if isinstance(kind, str) and kind in kinds:
-            counts[name] += 1
-            return _read_json(part, texts, skip=_PAYLOAD_KEYS)
-    text = part.get("text")
-    if isinstance(text, str) and len(part) <= 2:  # {"type": "text", "text": …}
-        texts.append(text)
+            counts["file" if name == "image" and not _is_picture(part) else name] += 1
+            return _read_json(part, texts, counts, skip=_PAYLOAD_KEYS)
+    if kind is not None and kind not in _TEXT:
+        counts["file"] += 1
+    return _read_json(part, texts, counts)
+
+
+def _is_picture(part: Mapping[str, Any]) -> bool:
+    """Whether an image part holds an image: through litellm it may hold a film, say, as well."""
+    image = part.get("image_url")
+    said = [part.get("format")]
+    if isinstance(image, Mapping):
+        said.append(image.get("format"))
+        image = image.get("url")
+    if any(isinstance(form, str) and not form.startswith("image/") for form in said):
+        return False
+    if not isinstance(image, str):
+        return True
+    if image.startswith("data:"):
+        return image.startswith("data:image/")
+    return not image.lower().partition("?")[0].endswith(_NO_PICTURES) and "youtu" not in image
+
+
+def _escapes(text: str) -> int:
+    """Bytes by which JSON with every escape (\\u00e9) is longer than the text in UTF-8."""
+    if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
         return 0
-    return _read_json(part, texts)
+    return len(json.dumps(text)) - 2 - len(utf8(text))
 
 
-def _read_json(value: Any, texts: list[str], skip: frozenset[str] = frozenset()) -> int:
+def _read_json(
+    value: Any, texts: list[str], counts: dict[str, int], skip: frozenset[str] = frozenset()
+) -> int:
     """Add every string of `value`, keys too, to `texts`; return the bytes of JSON's punctuation.
 
-    Walks without recursion, so that no depth fails, and does not enter a container that it is
-    inside of, so that a cycle ends.
+    What a wordier rendering would add goes to `counts`. Walks without recursion, so that no depth
+    fails, and does not enter a container that it is inside of, so that a cycle ends.
     """
-    punctuation = 0
+    punctuation, rendering = 0, 0
     inside: set[int] = set()
     stack: list[tuple[Any, bool]] = [(value, False)]
     while stack:
         item, leaving = stack.pop()
         if leaving:
             inside.discard(id(item))
-        elif isinstance(item, str):
+            continue
+        rendering += _LAYOUT
+        if isinstance(item, str):
             texts.append(item)
             # Quotes, comma, space, and the backslash that JSON puts before some characters.
-            punctuation += 4 + item.count('"') + item.count("\\") + item.count("\n")
+            plain = 4 + item.count('"') + item.count("\\") + item.count("\n")
+            punctuation += plain
+            rendering += max(0, 4 + _escapes(item) - plain)
         elif isinstance(item, (Mapping, list, tuple, set, frozenset)):
             if id(item) in inside:
                 continue
@@ -210,6 +267,7 @@ def _read_json(value: Any, texts: list[str], skip: frozenset[str] = frozenset())
                 for key, child in item.items():
                     texts.append(str(key))
                     punctuation += 4
+                    rendering += _escapes(str(key))
                     if key not in skip:
                         stack.append((child, False))
             else:
@@ -218,6 +276,7 @@ def _read_json(value: Any, texts: list[str], skip: frozenset[str] = frozenset())
             punctuation += 5 + item.bit_length() // 3
         else:
             punctuation += 26  # null, or a float: its longest text has 24 bytes
+    counts["rendering"] += rendering
     return punctuation
 
 

@@ -45,7 +45,8 @@ class Capabilities(BaseModel):
     """What a model can take. `context_window` and `max_output_tokens` are in tokens.
 
     `efforts` are the reasoning efforts it can be asked for; `reasoning` says whether it may bill
-    reasoning tokens, which some models do without being asked.
+    reasoning tokens, which some models do without being asked; `reasoning_beyond_cap`, how many of
+    them may come on top of `max_tokens`, where a provider does not count them in it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -58,6 +59,7 @@ class Capabilities(BaseModel):
     tools: bool = False
     structured_output: bool = False
     reasoning: bool = False
+    reasoning_beyond_cap: Count | None = None
     efforts: tuple[Effort, ...] = ()
 
 

@@ -230,6 +230,7 @@ def quote(
     output_tokens: float,
     input_bound: int,
     output_cap: int,
+    beyond_cap: int = 0,
     images: int = 0,
     samples: int = 1,
     audio: bool = False,
@@ -239,8 +240,9 @@ def quote(
     """Return what one call is expected to cost and the most that it can cost, in nano-USD.
 
     Parameters: `input_tokens` and `output_tokens` (of all samples), expected; `input_bound`: the
-    prompt tokenizes to no more; `output_cap`, what goes on the wire for one sample; `images` in the
-    prompt; `samples` asked of one prompt (`n`); `audio`, whether tokens may be billed as audio;
+    prompt tokenizes to no more; `output_cap`, what goes on the wire for one sample; `beyond_cap`,
+    output tokens of one sample that a provider may bill on top of it; `images` in the prompt;
+    `samples` asked of one prompt (`n`); `audio`, whether tokens may be billed as audio;
     `service_tier` and `now` as for `cost`.
     Returns a `Quote`; both amounts are None where `price` is None. `upper` bounds `cost` at any
     time of day and for any usage within the bounds, however it is split over the buckets, whatever
@@ -252,7 +254,7 @@ def quote(
     table = price.tables.get(service_tier)
     if table is None:
         raise _unknown_service_tier(price, service_tier)
-    answers = output_cap * samples
+    answers = (output_cap + beyond_cap) * samples
     prompt = min(math.ceil(input_tokens), input_bound)
     answer = min(math.ceil(output_tokens), answers)
     hour = _hour(price, now) if price.off_peak else 0
