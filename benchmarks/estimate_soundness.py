@@ -385,14 +385,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results")
     options = parser.parse_args()
     started = time.perf_counter()
+    described = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    commit = subprocess.run(described, cwd=ROOT, capture_output=True, text=True).stdout.strip()
     parts = 20
     tasks = [(options.requests // parts, options.seed + part) for part in range(parts)]
     total: Counter[str] = Counter({"overruns": 0, "tokens_above_bound": 0, "assumed": 0})
     with ProcessPoolExecutor(options.workers) as pool:
         for found in pool.map(_worker, tasks):
             total.update(found)
-    described = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    commit = subprocess.run(described, cwd=ROOT, capture_output=True, text=True).stdout.strip()
     result = {
         "seed": options.seed,
         "commit": commit or "uncommitted",

@@ -160,14 +160,17 @@ class Router:
         yield from self._sweep()
         attempts = Attempts(plan.ladder, ledger, request, self._stamps, self._clock, client)
         decision: Decision | None = None
+        cut: Any = None  # an answer that ended at a lowered cap
         lost_races = 0
         try:
             while True:
                 room = yield Store(partial(self._room, ledger, request))
                 decision = plan.decide(room)
                 try:
-                    return (yield from self._try(attempts, plan, decision))
+                    answer = yield from self._try(attempts, plan, decision)
                 except ProviderError as error:
+                    if cut is not None:
+                        return cut
                     plan = plan.after(decision.arm, error)
                 except BudgetExceeded as full:
                     if full.on_exceed == "queue":
@@ -175,11 +178,17 @@ class Router:
                         continue
                     # Another process took the room first: look again, at most once per arm.
                     lost_races += 1
-                    if not self._may_downgrade(room) or lost_races > len(plan.ladder.arms):
+                    if not _seemed_to_fit(plan, decision, room) or lost_races > len(plan.quotes):
                         raise
-        except LedgerError:
-            raise  # there is no store to write to
+                else:
+                    if cut is not None or not plan.is_cut(decision, answer):
+                        return answer
+                    cut, plan = answer, plan.in_full()
         except RouterError as error:
+            if cut is not None:
+                return cut  # it was paid for, and is all that there is
+            if isinstance(error, LedgerError):
+                raise  # there is no store to write to
             yield Store(partial(attempts.close_with, plan, decision, error))
             raise
 
@@ -248,10 +257,6 @@ class Router:
     def _room(self, ledger: Ledger, request: Request) -> Room:
         return ledger.room(request.paid_by(*self.policy.tiers.present), self._clock())
 
-    @staticmethod
-    def _may_downgrade(room: Room) -> bool:
-        return any(state.budget.on_exceed == "downgrade" for state in room.budgets)
-
     @property
     def certificate(self) -> Certificate | None:
         """What `keep_quality` with `confidence` rests on at today's prices, None without it."""
@@ -272,6 +277,13 @@ class Router:
         return open_ledger(
             self.store, self.policy.budget_list(), durability=self.policy.log.durability
         )
+
+
+def _seemed_to_fit(plan: Plan, decision: Decision, room: Room) -> bool:
+    """Whether what was refused had had the room a moment before."""
+    quoted = decision.view.quote
+    tokens = plan.token_bound(decision.chosen, quoted)
+    return room.lacking(decision.arm.tier, quoted.upper or 0, tokens) is None
 
 
 def _predictor_of(policy: Policy) -> Predictor:

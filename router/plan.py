@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from router.caps import predicted, with_quotes, within
 from router.decide import (
     UNKNOWN,
     UNLIMITED,
@@ -91,21 +92,48 @@ class Plan:
     options: Options
     rule: str | None
     failure: ProviderError | None = None
+    full: tuple[Quote, ...] | None = None  # with the caps that were asked for, where these are less
 
     def decide(self, room: Room) -> Decision:
-        """Choose an arm for the room there is.
+        """Choose an arm for the room there is; where none fits it, one with a lower output cap.
 
         Raises `NoCapableDeployment`, `UnknownPrice` or `BudgetExceeded` where every arm is barred,
         or the provider's last error where the arms that were left have failed.
         """
-        choices = choose(
+        choices, left = self._choose(room), room.remaining()
+        if left is not None and not self._fits(choices, left):
+            lowered = within(self, left)
+            again = lowered._choose(room)
+            if lowered._fits(again, left):
+                return lowered._decision(again)
+        if choices.arm[0] < 0:
+            raise self._refusal(choices, room) from self.failure
+        return self._decision(choices)
+
+    def in_full(self) -> Plan:
+        """The plan with the caps that were asked for."""
+        return self if self.full is None else replace(with_quotes(self, self.full), full=None)
+
+    def is_cut(self, decision: Decision, response: Any) -> bool:
+        """Whether an answer ended at a cap that was lowered to a prediction."""
+        if self.full is None:
+            return False
+        cap, asked = decision.view.quote.output_cap, self.full[decision.chosen].output_cap
+        return cap < asked and any(each.finish_reason == "length" for each in response.choices)
+
+    def _choose(self, room: Room) -> Choices:
+        return choose(
             self.options,
             self.ladder.objective,
             self._left(room),
             priced=self.ladder.must_be_priced,
         )
-        if choices.arm[0] < 0:
-            raise self._refusal(choices, room) from self.failure
+
+    def _fits(self, choices: Choices, left: int) -> bool:
+        arm = int(choices.arm[0])
+        return arm >= 0 and int(self.options.upper[0, arm]) <= left
+
+    def _decision(self, choices: Choices) -> Decision:
         return decision(
             self.ladder.arms,
             self.quotes,
@@ -192,11 +220,11 @@ class Plan:
                 return self.quotes[index].expected
         return self.quotes[members[0]].expected
 
-    def token_bound(self, index: int) -> int:
-        """Most tokens that the prompt and the answers of an arm can be billed as."""
+    def token_bound(self, index: int, quoted: Quote) -> int:
+        """Most tokens that the prompt and the answers of an arm can be billed as, at a quote."""
         window = self.ladder.capabilities[index].context_window
         prompt = input_bound(self.shape, window)
-        answers = self.quotes[index].output_cap * samples(self.request.params)
+        answers = quoted.output_cap * samples(self.request.params)
         # Without a bound for the prompt there is no price for it either, and no limit on tokens.
         return (MAX_NANO if prompt is None else prompt) + answers
 
@@ -212,7 +240,7 @@ class Plan:
             return np.array([min([s.remaining or 0 for s in asking], default=UNLIMITED)])
         left = [
             LACKING
-            if room.lacking(arm.tier, 0, self.token_bound(index), "downgrade")
+            if room.lacking(arm.tier, 0, self.token_bound(index, self.quotes[index]), "downgrade")
             else min(
                 (
                     state.remaining or 0
@@ -230,7 +258,7 @@ class Plan:
         over = np.flatnonzero(final == Bar.OVER_BUDGET).tolist()
         if over:
             cheapest = min(over, key=lambda index: self.quotes[index].upper or 0)
-            needed, tokens = self.quotes[cheapest].upper or 0, self.token_bound(cheapest)
+            needed, tokens = self.quotes[cheapest].upper or 0, self.token_bound(cheapest, self.quotes[cheapest])
             state = room.lacking(self.ladder.arms[cheapest].tier, needed, tokens, "downgrade")
             assert state is not None  # it is why the arm was barred
             return budget_exceeded(state, needed, tokens)
@@ -290,7 +318,7 @@ def make_plan(
         tier=ladder.tier,
         baseline=ladder.baseline,
     )
-    return Plan(
+    plan = Plan(
         ladder=ladder,
         request=request,
         shape=shape,
@@ -301,6 +329,10 @@ def make_plan(
         options=options,
         rule=rule.name if rule else None,
     )
+    # A stream cannot be asked for again once its beginning has been read: it keeps its cap.
+    if ladder.policy.reserve == "predicted" and not request.stream:
+        return replace(predicted(plan), full=quotes)
+    return plan
 
 
 def _cautious(prediction: Prediction, baseline: int) -> Floats:

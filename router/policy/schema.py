@@ -324,6 +324,12 @@ class Policy(Part):
     budgets: tuple[BudgetLimit, ...] = Field(
         default=(), description="Hard limits on money, tokens, requests and shares."
     )
+    reserve: Literal["sound", "predicted"] = Field(
+        default="sound",
+        description="What is held while a call runs, and capped on the wire: sound, the whole "
+        "max_tokens; predicted, the P95 of what is predicted, and an answer that is cut there is "
+        "asked for once more in full.",
+    )
     rules: tuple[Rule, ...] = Field(
         default=(), description="Ahead of the classifier; the first wins."
     )

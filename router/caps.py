@@ -1,0 +1,120 @@
+"""Output caps below the one that was asked for: what is reserved is always what goes on the wire.
+
+Two reasons lower a cap. `reserve: predicted` asks for no more than answers of this kind have in 19
+of 20 cases, so that less money is held while a call runs. And where the full cap does not fit what
+a budget has left, but one does that such answers seldom reach, the call is made with that one: a
+budget must not refuse because `max_tokens` is large.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from router.decide import UNKNOWN
+from router.dispatch.bounds import beyond_cap, least, samples, text_bound
+from router.errors import UnknownPrice
+from router.prices import quote
+from router.types import Quote
+
+if TYPE_CHECKING:
+    from router.plan import Plan
+
+SHORTEST_CAP = 256  # tokens: a lowered cap is never below, whatever is predicted
+# A model that was asked to reason may do so for 4,096 tokens (litellm's budget at high effort)
+# before it answers; Anthropic refuses a cap that is not above that budget.
+SHORTEST_REASONING_CAP = 4_096 + 1_024
+SHARE = 4  # a lowered cap takes this fraction of the room, where it can: others call as well
+
+
+def floor_of(plan: Plan, index: int) -> int:
+    """The least cap, in tokens, that an arm's own may be lowered to: its P95, or the shortest."""
+    rank, effort = plan.ladder.token_factors[index]
+    predicted = math.ceil(float(plan.prediction.output_tokens_p95[rank]) * effort)
+    params = plan.request.params
+    asked = params.get("reasoning_effort") or plan.ladder.arms[index].effort
+    reasons = params.get("thinking") is not None or asked not in (None, "none")
+    return max(predicted, SHORTEST_REASONING_CAP if reasons else SHORTEST_CAP)
+
+
+def quote_at(plan: Plan, index: int, cap: int) -> Quote:
+    """What an arm costs with `cap` tokens on the wire for each answer."""
+    ladder, request, shape = plan.ladder, plan.request, plan.shape
+    able = ladder.capabilities[index]
+    price, bound = (
+        ladder.prices[index].at(request.now),
+        least(text_bound(shape), able.context_window),
+    )
+    if price is None or bound is None:
+        return Quote(None, None, cap)
+    count = samples(request.params)
+    try:
+        return quote(
+            price,
+            input_tokens=shape.input_tokens,
+            output_tokens=min(round(plan.tokens[index]), cap) * count,
+            input_bound=bound,
+            output_cap=cap,
+            beyond_cap=beyond_cap(request.params) + able.reasoning_beyond_cap,
+            images=shape.images,
+            samples=count,
+            audio=bool(shape.audio_parts or request.params.get("audio")),
+            service_tier=ladder.service_tier(request, ladder.arms[index]),
+            now=request.now,
+        )
+    except UnknownPrice:
+        return Quote(None, None, cap)
+
+
+def predicted(plan: Plan) -> Plan:
+    """The plan with each cap lowered to its predicted P95, where that is less."""
+    return with_quotes(
+        plan,
+        [
+            quote_at(plan, index, min(quoted.output_cap, floor_of(plan, index)))
+            for index, quoted in enumerate(plan.quotes)
+        ],
+    )
+
+
+def within(plan: Plan, room: int) -> Plan:
+    """The plan with the caps lowered of those arms that do not fit `room` nano-USD but then do.
+
+    Each such cap is the largest whose bound is within a quarter of the room, or the arm's P95
+    where that needs more.
+    """
+    return with_quotes(plan, [_within(plan, index, room) for index in range(len(plan.quotes))])
+
+
+def _within(plan: Plan, index: int, room: int) -> Quote:
+    quoted = plan.quotes[index]
+    low = floor_of(plan, index)
+    if quoted.upper is None or quoted.upper <= room or low >= quoted.output_cap:
+        return quoted
+    best = quote_at(plan, index, low)
+    if best.upper is None or best.upper > room:
+        return quoted
+    high = quoted.output_cap  # does not fit
+    while high - low > 1:
+        middle = (low + high) // 2
+        tried = quote_at(plan, index, middle)
+        if tried.upper is not None and tried.upper <= room // SHARE:
+            low, best = middle, tried
+        else:
+            high = middle
+    return best
+
+
+def with_quotes(plan: Plan, quotes: Sequence[Quote]) -> Plan:
+    """The plan with other quotes, one for each arm."""
+    money = [
+        [UNKNOWN if amount is None else amount for amount in amounts]
+        for amounts in zip(*((quoted.expected, quoted.upper) for quoted in quotes), strict=True)
+    ]
+    expected, upper = np.array(money).reshape(2, 1, -1)
+    options = replace(plan.options, expected=expected, upper=upper)
+    return replace(plan, quotes=tuple(quotes), options=options)
