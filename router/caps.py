@@ -28,7 +28,9 @@ SHORTEST_CAP = 256  # tokens: a lowered cap is never below, whatever is predicte
 # A model that was asked to reason may do so for 4,096 tokens (litellm's budget at high effort)
 # before it answers; Anthropic refuses a cap that is not above that budget.
 SHORTEST_REASONING_CAP = 4_096 + 1_024
-SHARE = 4  # a lowered cap takes this fraction of the room, where it can: others call as well
+# A lowered cap takes no more of the room than this fraction, since others call at the same time,
+# unless that is less than a few times the P95.
+SHARE, TIMES = 16, 4
 
 
 def floor_of(plan: Plan, index: int) -> int:
@@ -84,8 +86,8 @@ def predicted(plan: Plan) -> Plan:
 def within(plan: Plan, room: int) -> Plan:
     """The plan with the caps lowered of those arms that do not fit `room` nano-USD but then do.
 
-    Each such cap is the largest whose bound is within a quarter of the room, or the arm's P95
-    where that needs more.
+    Each such cap is the largest whose bound is within a sixteenth of the room; where four times
+    the arm's P95 is more than that, it is that, or what fits, but never below the P95.
     """
     return with_quotes(plan, [_within(plan, index, room) for index in range(len(plan.quotes))])
 
@@ -98,11 +100,12 @@ def _within(plan: Plan, index: int, room: int) -> Quote:
     best = quote_at(plan, index, low)
     if best.upper is None or best.upper > room:
         return quoted
-    high = quoted.output_cap  # does not fit
+    few, high = TIMES * low, quoted.output_cap  # the latter does not fit
     while high - low > 1:
         middle = (low + high) // 2
         tried = quote_at(plan, index, middle)
-        if tried.upper is not None and tried.upper <= room // SHARE:
+        share = room if middle <= few else room // SHARE
+        if tried.upper is not None and tried.upper <= share:
             low, best = middle, tried
         else:
             high = middle
