@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from router.plan import Plan
 
 SHORTEST_CAP = 256  # tokens: a lowered cap is never below, whatever is predicted
-# A model that was asked to reason may do so for 4,096 tokens (litellm's budget at high effort)
-# before it answers; Anthropic refuses a cap that is not above that budget.
+# A model that reasons may do so for 4,096 tokens (litellm's budget at high effort) before it
+# answers; Anthropic refuses a cap that is not above that budget.
 SHORTEST_REASONING_CAP = 4_096 + 1_024
 # A lowered cap takes no more of the room than this fraction, since others call at the same time,
 # unless that is less than a few times the P95.
@@ -39,7 +39,8 @@ def floor_of(plan: Plan, index: int) -> int:
     predicted = math.ceil(float(plan.prediction.output_tokens_p95[rank]) * effort)
     params = plan.request.params
     asked = params.get("reasoning_effort") or plan.ladder.arms[index].effort
-    reasons = params.get("thinking") is not None or asked not in (None, "none")
+    by_itself = asked is None and plan.ladder.capabilities[index].reasons
+    reasons = by_itself or params.get("thinking") is not None or asked not in (None, "none")
     return max(predicted, SHORTEST_REASONING_CAP if reasons else SHORTEST_CAP)
 
 

@@ -2,6 +2,7 @@
 
 `usage_shapes.yaml` holds the reports with their bills; a real HTTP server sends them, litellm reads
 them, the router charges. What is compared with is a few lines of `Decimal`, not the router's code.
+The cap that was reserved must stand in each provider's own field, once.
 """
 
 from __future__ import annotations
@@ -28,6 +29,18 @@ CASES = [
     for number, case in enumerate(cases)
     for how in ([case["how"]] if "how" in case else ["whole", "stream"])
 ]
+
+
+# What the providers of the table call the cap on the output.
+CAPS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "maxTokens", "num_predict")
+
+
+def caps_in(body: Any) -> list[int]:
+    """The output caps in a request's body, wherever they stand."""
+    if not isinstance(body, dict):
+        return []
+    inner = [cap for value in body.values() for cap in caps_in(value)]
+    return [body[name] for name in CAPS if name in body] + inner
 
 
 def by_hand(bill: str) -> int:
@@ -96,7 +109,7 @@ def routers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         for provider, number, how, case in CASES
     ],
 )
-def test_every_shape_of_report_is_charged_as_worked_out_by_hand(
+def test_every_shape_of_report_is_charged_as_worked_out_by_hand_and_capped_as_reserved(
     routers: Any, monkeypatch: pytest.MonkeyPatch, provider: str, case: Any, how: str
 ) -> None:
     monkeypatch.setenv("SHAPES_KEY", "k")
@@ -112,7 +125,10 @@ def test_every_shape_of_report_is_charged_as_worked_out_by_hand(
     else:
         said = reply.choices[0].message.content
     assert said == ANSWER
-    request_id = Router.decision(reply).request_id
-    (row,) = [row for row in router.ledger.log().attempts() if row.request_id == request_id]
+    routing = Router.decision(reply)
+    asked = [body for path, _, body in server.wire if path != "/api/show"]  # litellm's, of Ollama
+    assert caps_in(asked[-1]) == [routing.decision.view.quote.output_cap]
+    attempts = router.ledger.log().attempts()
+    (row,) = [row for row in attempts if row.request_id == routing.request_id]
     assert (row.cost, row.cost_source) == (by_hand(case["bill"]), case.get("source", "computed"))
     assert row.cost <= row.reserved
