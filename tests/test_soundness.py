@@ -33,13 +33,6 @@ def test_no_hostile_bill_exceeds_its_reservation(seed: int) -> None:
     assert min(found[kind] for kind in ("long", "samples", "tokenized")) > 40
 
 
-def test_the_benchmark_was_run_on_a_million_requests_without_an_overrun() -> None:
-    path = Path(__file__).parents[1] / "benchmarks/results/estimate_soundness.json"
-    result = json.loads(path.read_text())
-    assert result["requests"] + result["refused"] >= 1_000_000
-    assert result["overruns"] == result["tokens_above_bound"] == 0
-
-
 @pytest.mark.parametrize(
     ("text", "normal"),
     [
