@@ -182,9 +182,7 @@ class Attempt:
             self._id,
             self._terms.reserved,
             scopes=shared.request.paid_by(self._decision.arm.tier),
-            tokens=self._plan.token_bound(
-                self._decision.chosen, self._decision.view.quote
-            ),
+            tokens=self._plan.token_bound(self._decision.chosen, self._decision.view.quote),
             now=self._now,
             expires_at=self._now + longest,
             worst_case=self._row("expired", lost),

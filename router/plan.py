@@ -258,7 +258,10 @@ class Plan:
         over = np.flatnonzero(final == Bar.OVER_BUDGET).tolist()
         if over:
             cheapest = min(over, key=lambda index: self.quotes[index].upper or 0)
-            needed, tokens = self.quotes[cheapest].upper or 0, self.token_bound(cheapest, self.quotes[cheapest])
+            needed, tokens = (
+                self.quotes[cheapest].upper or 0,
+                self.token_bound(cheapest, self.quotes[cheapest]),
+            )
             state = room.lacking(self.ladder.arms[cheapest].tier, needed, tokens, "downgrade")
             assert state is not None  # it is why the arm was barred
             return budget_exceeded(state, needed, tokens)
