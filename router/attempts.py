@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("router")
 
-_LONGEST_PAUSE = 5.0  # seconds between two looks at a budget that queues
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.01, 5.0  # seconds between two looks at a budget that queues
 TTL_MARGIN = 60.0  # seconds by which a reservation outlives the longest call
 
 
@@ -82,6 +82,7 @@ class Attempts:
     client: Any = None
     waits: list[float] = field(default_factory=list)
     count: int = 0  # wire attempts that were reserved
+    failure: BaseException | None = None  # of the latest attempt that failed
     deadline: float = field(init=False)
     _pause: float = 0.05
 
@@ -96,14 +97,16 @@ class Attempts:
         """Seconds to wait before a budget that queues is asked again.
 
         Others' holds may be released before the window resets, so it is asked every few seconds.
-        Raises `full` itself where its reset is later than the request may wait.
+        Raises `full` itself where no release and no reset can help as long as the request may wait.
         """
         left = self.deadline - time.monotonic()
         until_reset = math.inf if full.resets_at is None else full.resets_at - self.clock()
-        if left <= 0 or (until_reset > left and not full.held):
-            raise full
+        fits_alone = full.needed <= full.limit or full.meter == "share"  # which grows meanwhile
+        fits_after_releases = full.used + full.needed <= full.limit
+        if left <= 0 or not fits_alone or (until_reset > left and not fits_after_releases):
+            raise full from self.failure
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-        return max(0.0, min(self._pause, until_reset, left))
+        return max(_SHORTEST_PAUSE, min(self._pause, until_reset, left))
 
     def prepare(self, plan: Plan, decision: Decision) -> Attempt:
         """Lay out the next wire attempt. Nothing is reserved or sent yet."""
@@ -181,7 +184,7 @@ class Attempt:
         shared.ledger.reserve(
             self._id,
             self._terms.reserved,
-            scopes=shared.request.paid_by(self._decision.arm.tier),
+            scopes=shared.request.paid_by(self._decision.arm),
             tokens=self._plan.token_bound(self._decision.chosen, self._decision.view.quote),
             now=self._now,
             expires_at=self._now + longest,
@@ -221,15 +224,17 @@ class Attempt:
         """Charge a finished answer and log it."""
         report = report_of(response)
         charge = for_answer(self._terms, report, answer_bytes(response.choices))
-        self._settle(self._row("answered", charge, report, answer=self._kept(response)), ends=True)
+        row = self._row("answered", charge, report, answer=self._kept(response))
+        self._settle(row, charge, ends=True)
         return self._routing(charge.cost)
 
     def settle_failure(self, error: BaseException) -> None:
         """Charge or release an attempt that gave no answer. A cancellation ends the request."""
         charge = for_failure(self._terms, error)
         cancelled = not isinstance(error, RouterError)
+        self._shared.failure = error
         status: AttemptStatus = "abandoned" if cancelled else "failed"
-        self._settle(self._row(status, charge, error=_said(error)), ends=cancelled)
+        self._settle(self._row(status, charge, error=_said(error)), charge, ends=cancelled)
 
     def stream(self, reply: Reply) -> Any:
         """The caller's stream over an open reply; it settles itself when it ends."""
@@ -250,13 +255,14 @@ class Attempt:
             charge = for_failure(self._terms, end.error)
             row = self._row("failed", charge, end.report, error=_said(end.error))
         elif end.abandoned and end.report is None:
-            row = self._row("abandoned", for_failure(self._terms, GeneratorExit()))
+            charge = for_failure(self._terms, GeneratorExit())
+            row = self._row("abandoned", charge)
         else:
             charge = for_answer(self._terms, end.report, end.answer_bytes)
             row = self._row("abandoned" if end.abandoned else "answered", charge, end.report)
-        self._settle(row, ends=True)
+        self._settle(row, charge, ends=True)
 
-    def _settle(self, row: AttemptRow, *, ends: bool) -> None:
+    def _settle(self, row: AttemptRow, charge: Charge, *, ends: bool) -> None:
         """Write the attempt's row and, where it `ends` the request, how that ended."""
         end = None
         if ends:
@@ -268,10 +274,10 @@ class Attempt:
             )
         ledger, now = self._shared.ledger, self._shared.clock()
         try:
-            if row.cost == 0 and row.status == "failed":
-                ledger.release(self._id, row, end, now)
-            else:
+            if charge.billed:
                 ledger.settle(self._id, row, end, now)
+            else:
+                ledger.release(self._id, row, end, now)
         except LedgerUnavailable as unavailable:
             # What was paid for is not taken from the caller. The hold stays, and expires in full.
             _log.error("attempt %s could not be settled: %s", self._id, unavailable)

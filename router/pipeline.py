@@ -179,7 +179,7 @@ class Router:
                     # Another process took the room first: look again, at most once per arm.
                     lost_races += 1
                     if not _seemed_to_fit(plan, decision, room) or lost_races > len(plan.quotes):
-                        raise
+                        raise full from attempts.failure
                 else:
                     if cut is not None or not plan.is_cut(decision, answer):
                         return answer
@@ -255,7 +255,7 @@ class Router:
             unused.close()
 
     def _room(self, ledger: Ledger, request: Request) -> Room:
-        return ledger.room(request.paid_by(*self.policy.tiers.present), self._clock())
+        return ledger.room(request.paid_by(*self.policy.arms()), self._clock())
 
     @property
     def certificate(self) -> Certificate | None:
@@ -283,7 +283,7 @@ def _seemed_to_fit(plan: Plan, decision: Decision, room: Room) -> bool:
     """Whether what was refused had had the room a moment before."""
     quoted = decision.view.quote
     tokens = plan.token_bound(decision.chosen, quoted)
-    return room.lacking(decision.arm.tier, quoted.upper or 0, tokens) is None
+    return room.lacking(decision.arm, quoted.upper or 0, tokens) is None
 
 
 def _predictor_of(policy: Policy) -> Predictor:

@@ -225,8 +225,8 @@ class Plan:
         window = self.ladder.capabilities[index].context_window
         prompt = input_bound(self.shape, window)
         answers = quoted.output_cap * samples(self.request.params)
-        # Without a bound for the prompt there is no price for it either, and no limit on tokens.
-        return (MAX_NANO if prompt is None else prompt) + answers
+        # Where nothing bounds the prompt, no limit on tokens has room for it.
+        return MAX_NANO if prompt is None else min(prompt + answers, MAX_NANO)
 
     def _left(self, room: Room) -> Ints:
         """Nano-USD left for each arm (1, A) in the budgets that ask for a downgrade, below every
@@ -236,16 +236,16 @@ class Plan:
             for state in room.budgets
             if state.remaining is not None and state.budget.on_exceed == "downgrade"
         ]
-        if all(s.budget.meter == "usd" and s.budget.scope != "tier" for s in asking):
+        if all(s.budget.meter == "usd" and not s.depends_on_arm for s in asking):
             return np.array([min([s.remaining or 0 for s in asking], default=UNLIMITED)])
         left = [
             LACKING
-            if room.lacking(arm.tier, 0, self.token_bound(index, self.quotes[index]), "downgrade")
+            if room.lacking(arm, 0, self.token_bound(index, self.quotes[index]), "downgrade")
             else min(
                 (
                     state.remaining or 0
                     for state in asking
-                    if state.budget.meter == "usd" and state.pays_for(arm.tier)
+                    if state.budget.meter == "usd" and state.pays_for(arm)
                 ),
                 default=UNLIMITED,
             )
@@ -258,11 +258,9 @@ class Plan:
         over = np.flatnonzero(final == Bar.OVER_BUDGET).tolist()
         if over:
             cheapest = min(over, key=lambda index: self.quotes[index].upper or 0)
-            needed, tokens = (
-                self.quotes[cheapest].upper or 0,
-                self.token_bound(cheapest, self.quotes[cheapest]),
-            )
-            state = room.lacking(self.ladder.arms[cheapest].tier, needed, tokens, "downgrade")
+            quoted = self.quotes[cheapest]
+            needed, tokens = quoted.upper or 0, self.token_bound(cheapest, quoted)
+            state = room.lacking(self.ladder.arms[cheapest], needed, tokens, "downgrade")
             assert state is not None  # it is why the arm was barred
             return budget_exceeded(state, needed, tokens)
         if (final == Bar.OVER_REQUEST_CEILING).any():
@@ -299,7 +297,7 @@ def make_plan(
     Raises `InvalidRequest` for arguments whose cost nothing bounds, under a budget.
     """
     rule = match(ladder.policy.rules, request, shape)
-    if ladder.must_be_priced:
+    if ladder.must_be_priced or ladder.policy.limits_tokens:
         _refuse_unbounded(request.params)
     prompt = room_for_prompt(shape)
     rooms = [able.room_for_answer(prompt) for able in ladder.capabilities]

@@ -54,19 +54,20 @@ class Request:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     conversation_id: str | None = None
 
-    def paid_by(self, *tiers: Tier) -> Scopes:
-        """Whose budgets pay for a call on these tiers: the caller's scopes, the router's own."""
+    def paid_by(self, *arms: Arm) -> Scopes:
+        """Whose budgets pay for a call of these arms: the caller's scopes, the router's own."""
         return {
             **self.scopes,
             "conversation": self.conversation_id or "",
+            "model": tuple([arm.model for arm in arms]),
             "request": self.request_id,
             "tag": self.tags,
-            "tier": tiers,
+            "tier": tuple([arm.tier for arm in arms]),
         }
 
 
 # Scopes that the router fills in itself.
-OWN_SCOPES = ("conversation", "global", "purpose", "request", "tag", "tier")
+OWN_SCOPES = ("conversation", "global", "model", "purpose", "request", "tag", "tier")
 
 
 # ── 2. what the router sees of it ──────────────────────────────────────────────────────────────
@@ -162,10 +163,12 @@ class Budget:
     among all that this budget sees, in millionths.
     `window` is a calendar one in `zone`, "total", or "rolling" over the last `seconds`.
     `scope` is "global", the name of a request scope ("user", "team", …), or one that the router
-    knows itself ("tier", "tag", "conversation", "request"): then every value of that scope has a
-    budget of its own, and requests that name no value share one, "". With `value`, only that value
-    has one. Money that the router spends on calls of its own (`purpose` "judge", …) counts against
-    budgets of that purpose alone; "any" counts all.
+    knows itself ("tier", "model", "tag", "conversation", "request"): then every value of that scope
+    has a budget of its own, and requests that name no value share one, "". With `value`, only that
+    value has one. `when` narrows what counts to attempts whose scopes have all these values:
+    pairs of a scope and a value of it, "*" for any but none. A model is named in full or without
+    its provider ("gpt-5.4" for "openai/gpt-5.4"). Money that the router spends on calls of its own
+    (`purpose` "judge", …) counts against budgets of that purpose alone; "any" counts all.
     """
 
     name: str
@@ -178,6 +181,16 @@ class Budget:
     value: str | None = None
     seconds: int | None = None
     purpose: Purpose | Literal["any"] = "serve"
+    when: tuple[tuple[str, str], ...] = ()
+
+    def counts(self, scope: str, value: str) -> bool:
+        """Whether an attempt with this value of a scope may count here, as far as that goes."""
+        return all(
+            wanted in (value, "*" if value else None)
+            or (scope == "model" and value.endswith(f"/{wanted}"))
+            for name, wanted in self.when
+            if name == scope
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,9 +219,36 @@ class BudgetState:
             return None
         return max(0, allowed(self.budget.meter, self.limit, self.seen) - self.settled - self.held)
 
-    def pays_for(self, tier: str) -> bool:
-        """Whether a call on this tier counts here."""
-        return self.budget.scope != "tier" or tier == self.scope_value
+    @property
+    def depends_on_arm(self) -> bool:
+        """Whether some arms' calls may count here and others' not."""
+        budget = self.budget
+        return any(name in ("tier", "model") for name in (budget.scope, *dict(budget.when)))
+
+    def pays_for(self, arm: Arm) -> bool:
+        """Whether a call of this arm counts here."""
+        own = {"tier": arm.tier, "model": arm.model}
+        return own.get(self.budget.scope, self.scope_value) == self.scope_value and all(
+            self.budget.counts(name, value) for name, value in own.items()
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a person did to a budget, `time` in unix seconds, `amount` in the unit of its meter.
+
+    "limit": `amount` was put in the place of the budget's own limit, -1 for unlimited, None to take
+    that back; `scope_value` None for all values. "credit": so much of what was settled was taken
+    back.
+    """
+
+    budget: str
+    scope_value: str | None
+    kind: Literal["limit", "credit"]
+    amount: int | None
+    time: float
+    by: str
+    note: str
 
 
 def allowed(meter: Meter, limit: int, seen: int) -> int:
@@ -223,25 +263,25 @@ class Room:
     budgets: tuple[BudgetState, ...] = ()
 
     def remaining(self) -> int | None:
-        """Least remaining nano-USD of the budgets that every tier pays from; None if unlimited."""
+        """Least remaining nano-USD of the budgets that every arm pays from; None if unlimited."""
         left = [
             state.remaining
             for state in self.budgets
             if state.remaining is not None
             and state.budget.meter == "usd"
-            and state.budget.scope != "tier"
+            and not state.depends_on_arm
         ]
         return min(left) if left else None
 
     def lacking(
-        self, tier: str, usd: int, tokens: int, on_exceed: OnExceed | None = None
+        self, arm: Arm, usd: int, tokens: int, on_exceed: OnExceed | None = None
     ) -> BudgetState | None:
-        """The first budget (of one kind, where named) without room for an attempt on `tier`."""
+        """The first budget (of one kind, where named) without room for an attempt of `arm`."""
         for state in self.budgets:
             budget, left = state.budget, state.remaining
             if left is None or on_exceed not in (None, budget.on_exceed):
                 continue
-            if not state.pays_for(tier):
+            if not state.pays_for(arm):
                 continue
             needed = {"usd": usd, "tokens": tokens}.get(budget.meter, 1)
             if needed > left:

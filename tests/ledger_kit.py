@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from router.ledger import Ledger
-from router.types import AttemptRow, Hold, RequestEnd, RequestRow
+from router.types import AttemptRow, Hold, RequestEnd, RequestRow, Scopes
 
 NOW = 1_800_000_000.0  # Friday 2027-01-15 08:00 UTC
 TTL = 600.0
@@ -37,7 +37,7 @@ def request_row(
         conversation_id=None,
         stream=False,
         features={"words": 12.0},
-        decision=({"arm": "mini/0:m", "tier": "mini", "propensity": 1.0},),
+        decision=({"arm": "mini/0:m", "tier": "mini", "propensity": 1.0, "expected": 50},),
         chosen="mini/0:m",
         reason="cheapest",
         rule=None,
@@ -77,7 +77,8 @@ def reserve(
     amount: int,
     *,
     number: int = 1,
-    scopes: Mapping[str, str] | None = None,
+    scopes: Scopes | None = None,
+    tokens: int = 0,
     now: float = NOW,
     ttl: float = TTL,
     first: bool | None = None,
@@ -88,20 +89,28 @@ def reserve(
         f"{name}/{number}",
         amount,
         scopes=scopes or {},
+        tokens=tokens,
         now=now,
         expires_at=now + ttl,
         worst_case=attempt_row(
             name, number, cost=amount, status="expired", cost_source="expired", reserved=amount
         ),
-        request=request_row(name, scopes=scopes) if first else None,
+        request=request_row(name) if first else None,
     )
 
 
 def settle(
-    ledger: Ledger, name: str, cost: int | None, *, number: int = 1, now: float = NOW
+    ledger: Ledger,
+    name: str,
+    cost: int | None,
+    *,
+    number: int = 1,
+    now: float = NOW,
+    **changes: Any,
 ) -> None:
+    """Settle attempt `number` of request `name`; `changes` are of its row."""
     end = RequestEnd("answered", accepted=number, baseline=900)
-    ledger.settle(f"{name}/{number}", attempt_row(name, number, cost=cost), end, now)
+    ledger.settle(f"{name}/{number}", attempt_row(name, number, cost=cost, **changes), end, now)
 
 
 def release(ledger: Ledger, name: str, *, number: int = 1, now: float = NOW) -> None:

@@ -38,12 +38,16 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """`cost` in nano-USD, None where no price is known; `note` names an anomaly, if any."""
+    """`cost` in nano-USD, None where no price is known; `note` names an anomaly, if any.
+
+    `billed` is False where the provider cannot bill: the attempt is released.
+    """
 
     cost: int | None
     source: CostSource
     usage: Usage | None = None
     note: str | None = None
+    billed: bool = True
 
 
 def for_answer(terms: Terms, report: Mapping[str, Any] | None, answer_bytes: int) -> Charge:
@@ -63,10 +67,10 @@ def for_answer(terms: Terms, report: Mapping[str, Any] | None, answer_bytes: int
 
 
 def for_failure(terms: Terms, error: BaseException) -> Charge:
-    """Charge an attempt that gave no answer; a cost of 0 means that it is released."""
+    """Charge an attempt that gave no answer."""
     unsent = isinstance(error, CancelledUnsent)
     if unsent or (isinstance(error, ProviderError) and not error.request_written):
-        return Charge(0, "computed")
+        return Charge(0, "computed", billed=False)
     if terms.price is None:
         return Charge(None, "assumed", note="price unknown")
     return Charge(terms.reserved, "assumed", note="billing unknown, charged as reserved")

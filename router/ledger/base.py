@@ -14,7 +14,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from router.types import AttemptRow, BudgetState, Hold, RequestEnd, RequestRow, Room, Scopes
+from router.types import (
+    AttemptRow,
+    BudgetState,
+    Change,
+    Hold,
+    RequestEnd,
+    RequestRow,
+    Room,
+    Scopes,
+)
 
 if TYPE_CHECKING:
     from router.log.base import Log
@@ -98,23 +107,36 @@ class Ledger(Protocol):
         now: float,
         scope_value: str | None = None,
         keep: bool = True,
+        by: str = "",
         note: str = "",
     ) -> None:
         """Put `limit` (None for unlimited) in the place of a budget's own, in every process.
 
         Usage is kept. `scope_value`: of that value alone. `keep` False takes an earlier limit back.
-        Writes an audit entry with `note`. Raises `ConfigurationError` for an unknown budget,
-        `InvalidRequest` for an impossible limit.
+        Writes an audit entry: `by`, who did it, and `note`, why. Raises `ConfigurationError` for an
+        unknown budget or an impossible limit, `InvalidRequest` for an impossible scope value.
         """
         ...
 
     def credit(
-        self, budget: str, amount: int, *, now: float, scope_value: str = "", note: str = ""
+        self,
+        budget: str,
+        amount: int,
+        *,
+        now: float,
+        scope_value: str = "",
+        by: str = "",
+        note: str = "",
     ) -> int:
         """Take back up to `amount` of what is settled in the current window; return how much.
 
-        Writes an audit entry with `note`. Raises as `set_limit` does.
+        Of a rolling window, what was settled last is taken back first. Writes an audit entry and
+        raises as `set_limit` does.
         """
+        ...
+
+    def audit(self) -> list[Change]:
+        """What people did to the budgets (`set_limit`, `credit`), oldest first."""
         ...
 
     def verify(self) -> list[str]:

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from router.errors import BudgetExceeded, ConfigurationError, InvalidRequest, ReservationError
-from router.ledger.matching import Account, Amounts, Take, accounts_of, checked
+from router.ledger.matching import (
+    Account,
+    Amounts,
+    Take,
+    accounts_of,
+    check_limit,
+    check_value,
+    checked,
+)
 from router.ledger.store import Counters, Denied, Ending, Invalid, Known, NewHold, Store
 from router.ledger.windows import bucket_leaves
 from router.log.writer import attempt_values, request_values
@@ -16,6 +25,7 @@ from router.types import (
     AttemptRow,
     Budget,
     BudgetState,
+    Change,
     Hold,
     RequestEnd,
     RequestRow,
@@ -48,7 +58,7 @@ class BudgetLedger:
             raise
 
     def room(self, scopes: Scopes, now: float) -> Room:
-        accounts = accounts_of(self._budgets, scopes)
+        accounts = [account for account in accounts_of(self._budgets, scopes) if account.counts]
         return Room(tuple(self._states(accounts, now))) if accounts else Room()
 
     def reserve(
@@ -120,7 +130,10 @@ class BudgetLedger:
     def states(self, now: float) -> list[BudgetState]:
         accounts = []
         for budget in self.store.defined():
-            values = [""] if budget.scope == "global" else self.store.scope_values(budget.name)
+            if budget.scope == "global" or budget.value is not None:
+                values = [budget.value or ""]
+            else:
+                values = self.store.scope_values(budget.name)
             accounts += [Account(budget, value) for value in values]
         return self._states(accounts, now)
 
@@ -132,20 +145,40 @@ class BudgetLedger:
         now: float,
         scope_value: str | None = None,
         keep: bool = True,
+        by: str = "",
         note: str = "",
     ) -> None:
-        self._defined(budget)
+        known = self._defined(budget)
         if limit is not None:
-            _check_amount(budget, "limit", limit)
+            check_limit(known, limit)
+        _check_whose(known, scope_value)
         wanted = (UNLIMITED if limit is None else limit) if keep else None
-        self.store.set_limit(budget, scope_value, wanted, now, note)
+        self.store.set_limit(budget, scope_value, wanted, now, _signed(by, note))
 
     def credit(
-        self, budget: str, amount: int, *, now: float, scope_value: str = "", note: str = ""
+        self,
+        budget: str,
+        amount: int,
+        *,
+        now: float,
+        scope_value: str = "",
+        by: str = "",
+        note: str = "",
     ) -> int:
-        _check_amount(budget, "amount", amount)
-        take = Account(self._defined(budget), scope_value).take(Amounts(), now)
-        return self.store.credit(take, amount, now, note)
+        known = self._defined(budget)
+        if type(amount) is not int or not 0 <= amount <= MAX_NANO:
+            raise InvalidRequest(
+                "amount",
+                f"budget {budget!r}: {amount!r} is not an amount",
+                value=amount,
+                allowed="an integer from 0 to 2**53",
+            )
+        _check_whose(known, scope_value)
+        take = Account(known, scope_value).take(Amounts(), now)
+        return self.store.credit(take, amount, now, _signed(by, note))
+
+    def audit(self) -> list[Change]:
+        return [_unsigned(change) for change in self.store.audit()]
 
     def verify(self) -> list[str]:
         return self.store.verify()
@@ -248,6 +281,16 @@ def _exceeded(budget: Budget, take: Take, denied: Denied) -> BudgetExceeded:
     )
 
 
+def _signed(by: str, note: str) -> str:
+    """The note of an audit entry, as stores keep it: who and why."""
+    return f"{by.replace(':', ' ')}: {note}"
+
+
+def _unsigned(change: Change) -> Change:
+    by, _, note = change.note.partition(": ")
+    return replace(change, by=by, note=note)
+
+
 def _repeated(reservation_id: str, amounts: Amounts, known: Known) -> Hold:
     """Answer a reservation that exists already: the reply to the first asking may be lost."""
     if (known.amounts.usd, known.amounts.tokens) != (amounts.usd, amounts.tokens):
@@ -293,11 +336,15 @@ def _check_reserved(reservation_id: str, amount: int) -> None:
         )
 
 
-def _check_amount(budget: str, name: str, amount: int) -> None:
-    if type(amount) is not int or not 0 <= amount <= MAX_NANO:
+def _check_whose(budget: Budget, scope_value: str | None) -> None:
+    """Refuse a value whose counters no request can reach: a change of them would do nothing."""
+    only = "" if budget.scope == "global" else budget.value
+    if scope_value is not None and only is not None and scope_value != only:
         raise InvalidRequest(
-            name,
-            f"budget {budget!r}: {amount!r} is not an amount",
-            value=amount,
-            allowed="an integer from 0 to 2**53",
+            "scope_value",
+            f"budget {budget.name!r} has no counters of its own for {scope_value!r}",
+            value=scope_value,
+            allowed=f"{only!r} alone",
         )
+    if scope_value is not None:
+        check_value(budget.scope, scope_value)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from router.errors import ConfigurationError, InvalidRequest
-from router.ledger.windows import rolling_seconds, span, time_zone
+from router.ledger.windows import span, time_zone
 from router.money import MAX_NANO
-from router.types import Budget, Meter, Scopes
+from router.types import Budget, Meter, OnExceed, Purpose, Scopes, Window
 
 MAX_SCOPE_VALUE = 256  # characters: a name, not a place to store things
-_METERS = ("usd", "tokens", "requests", "share")
+_KINDS = {
+    "meter": get_args(Meter),
+    "on_exceed": get_args(OnExceed),
+    "purpose": (*get_args(Purpose), "any"),
+    "window": get_args(Window),
+}
 _WHOLE = 1_000_000  # a share is in millionths
 
 
@@ -88,35 +94,42 @@ def checked(budgets: Iterable[Budget]) -> tuple[Budget, ...]:
     """Return the budgets sorted by name, the order in which every process takes from them.
 
     Raises `ConfigurationError` for a name used twice, a limit that is no amount, an unknown window,
-    meter or zone.
+    meter, purpose or zone.
     """
     by_name: dict[str, Budget] = {}
     for budget in budgets:
-        name, limit = budget.name, budget.limit
+        name = budget.name
         if not name or name in by_name:
             raise ConfigurationError(f"budget name {name!r} is empty or used twice")
-        if limit is not None and (type(limit) is not int or not 0 <= limit <= MAX_NANO):
+        for field, kinds in _KINDS.items():
+            if getattr(budget, field) not in kinds:
+                raise ConfigurationError(
+                    f"budget {name!r}: {field} {getattr(budget, field)!r} is unknown; allowed: "
+                    f"{', '.join(kinds)}"
+                )
+        if budget.limit is not None:
+            check_limit(budget, budget.limit)
+        if budget.meter == "share" and (budget.limit is None or budget.value is None):
             raise ConfigurationError(
-                f"budget {name!r}: limit {limit!r} must be an integer of nano-USD from 0 to 2**53, "
-                f"or None for unlimited"
+                f"budget {name!r}: a share needs a limit, a scope and a value of it"
             )
-        if budget.meter not in _METERS:
-            raise ConfigurationError(
-                f"budget {name!r}: meter {budget.meter!r} is unknown; allowed: {', '.join(_METERS)}"
-            )
-        if budget.meter == "share" and (
-            budget.value is None or budget.scope == "global" or limit is None or limit > _WHOLE
-        ):
-            raise ConfigurationError(
-                f"budget {name!r}: a share needs a scope, a value of it, and a limit of at most "
-                f"{_WHOLE} millionths"
-            )
-        if budget.window == "rolling":
-            rolling_seconds(budget)
+        if budget.value is not None and budget.scope == "global":
+            raise ConfigurationError(f"budget {name!r}: a global budget has no values")
         time_zone(budget.zone)
         span(budget, 0.0)
         by_name[name] = budget
     return tuple(by_name[name] for name in sorted(by_name))
+
+
+def check_limit(budget: Budget, limit: int) -> None:
+    """Raise `ConfigurationError` for a limit that is none in the unit of the budget's meter."""
+    most, of = (_WHOLE, "millionths") if budget.meter == "share" else (MAX_NANO, budget.meter)
+    if type(limit) is not int or not 0 <= limit <= most:
+        unit = "nano-USD" if of == "usd" else of
+        raise ConfigurationError(
+            f"budget {budget.name!r}: limit {limit!r} must be an integer of {unit} from 0 to "
+            f"{most}, or None for unlimited"
+        )
 
 
 def accounts_of(budgets: Sequence[Budget], scopes: Scopes) -> list[Account]:
@@ -127,17 +140,21 @@ def accounts_of(budgets: Sequence[Budget], scopes: Scopes) -> list[Account]:
     """
     for name, values in scopes.items():
         for value in values if isinstance(values, tuple) else (values,):
-            _check_value(name, value)
+            check_value(name, value)
     purpose = scopes.get("purpose", "serve")
     accounts = []
     for budget in budgets:
         if budget.purpose not in ("any", purpose):
             continue
+        if not all(
+            any(budget.counts(name, value) for value in _values(scopes, name))
+            for name, _ in budget.when
+        ):
+            continue
         if budget.scope == "global":
             accounts.append(Account(budget, ""))
             continue
-        found = scopes.get(budget.scope, "")
-        values = (found,) if isinstance(found, str) else tuple(dict.fromkeys(found)) or ("",)
+        values = _values(scopes, budget.scope)
         if budget.meter == "share":
             assert budget.value is not None  # `checked`
             accounts.append(Account(budget, budget.value, counts=budget.value in values))
@@ -148,7 +165,13 @@ def accounts_of(budgets: Sequence[Budget], scopes: Scopes) -> list[Account]:
     return accounts
 
 
-def _check_value(scope: str, value: object) -> None:
+def _values(scopes: Scopes, name: str) -> tuple[str, ...]:
+    found = scopes.get(name, "serve" if name == "purpose" else "")
+    return (found,) if isinstance(found, str) else tuple(dict.fromkeys(found)) or ("",)
+
+
+def check_value(scope: str, value: object) -> None:
+    """Raise `InvalidRequest` for a scope value that cannot name anybody."""
     if isinstance(value, str) and len(value) <= MAX_SCOPE_VALUE and _encodable(value):
         return
     raise InvalidRequest(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from router.ledger.matching import Amounts, Take
-from router.types import Budget, RequestEnd
+from router.types import Budget, Change, RequestEnd
 
 if TYPE_CHECKING:
     from router.log.base import Log
@@ -157,7 +157,16 @@ class Store(Protocol):
         ...
 
     def credit(self, take: Take, amount: int, now: float, note: str) -> int:
-        """Take back up to `amount` of what is settled in the current window; return how much."""
+        """Take back up to `amount` of what is settled in the windows that count, from the latest
+        back; return how much. With an audit entry.
+
+        Of an attempt that was charged when it expired, a correction may follow: then `settled` of
+        a window may fall below 0, by no more than what was credited there.
+        """
+        ...
+
+    def audit(self) -> list[Change]:
+        """The entries of `set_limit` and `credit`, oldest first, `note` as given and no `by`."""
         ...
 
     def verify(self) -> list[str]:

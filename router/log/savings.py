@@ -128,6 +128,9 @@ def savings(log: Log, since: float | None = None, until: float | None = None) ->
 
 
 def _add(report: Savings, request: LoggedRequest, attempts: list[AttemptRow]) -> None:
+    if request.purpose != "serve":
+        _add_overhead(report, attempts)
+        return
     report.failed += request.status in ("failed", "expired")
     report.refused += request.status == "refused"
     day = f"{datetime.fromtimestamp(request.time, UTC):%Y-%m-%d}"
@@ -159,6 +162,16 @@ def _add(report: Savings, request: LoggedRequest, attempts: list[AttemptRow]) ->
     quoted = _quoted(request.decision, accepted.arm)
     if quoted is not None and accepted.cost is not None and accepted.cost_source in _BILLED:
         _count(lines, predicted=quoted, billed=accepted.cost)
+
+
+def _add_overhead(report: Savings, attempts: list[AttemptRow]) -> None:
+    """A judge's or probe's calls serve nobody: they count in what they cost and nowhere else."""
+    for attempt in attempts:
+        report.assumed += attempt.cost_source in ("assumed", "expired")
+        if attempt.cost is None:
+            report.unknown_cost += 1
+        else:
+            report.overhead += attempt.cost
 
 
 def _own(report: Savings, attempt: AttemptRow) -> list[Line]:

@@ -159,11 +159,16 @@ class BudgetLimit(Part):
     )
     scope: Name = Field(
         default="global",
-        description="global, the name of a request scope such as user, or one of tier, tag, "
+        description="global, the name of a request scope such as user, or one of tier, model, tag, "
         "conversation and request: each value of it then has a budget of its own.",
     )
     value: Annotated[str, Field(min_length=1, max_length=256)] | None = Field(
         default=None, description="Only this value of the scope has the budget."
+    )
+    when: dict[Name, Annotated[str, Field(min_length=1, max_length=256)]] = Field(
+        default_factory=dict,
+        description="Only calls whose scopes have all these values count: {tag: nightly}, "
+        '{model: gpt-5.4}; "*" is any value but none, as in {user: "*"}.',
     )
     purpose: Purpose | Literal["any"] = Field(
         default="serve",
@@ -400,6 +405,7 @@ class Policy(Part):
                 value=budget.value,
                 seconds=budget.seconds,
                 purpose=budget.purpose,
+                when=tuple(budget.when.items()),
             )
             for budget in self.budgets
         )
@@ -408,6 +414,11 @@ class Policy(Part):
     def limited(self) -> bool:
         """Whether any budget limits money."""
         return any(budget.limit is not None for budget in self.budgets)
+
+    @property
+    def limits_tokens(self) -> bool:
+        """Whether any budget limits tokens."""
+        return any(budget.tokens is not None for budget in self.budgets)
 
     @property
     def predictor_path(self) -> Path | None:

@@ -23,9 +23,11 @@ FROM account
 WHERE budget = ? AND scope_value = ? AND window_id BETWEEN ? AND ?
 """
 _OVERRIDE = """
-SELECT limit_n FROM override WHERE budget = ? AND (scope_value = ? OR scope_value IS NULL)
-ORDER BY scope_value IS NULL LIMIT 1
+SELECT limit_n FROM override
+WHERE budget = :budget AND (override.scope_value = {value} OR override.scope_value IS NULL)
+ORDER BY override.scope_value IS NULL LIMIT 1
 """
+_OVERRIDE_OF = _OVERRIDE.format(value=":value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,6 @@ def open_account(connection: sqlite3.Connection, take: Take) -> int:
         " resets_at = excluded.resets_at WHERE excluded.window_id > window_id",
         (take.budget, take.kind, take.window_id, take.resets_at),
     )
-    override = connection.execute(_OVERRIDE, (take.budget, take.scope_value)).fetchone()
     made = connection.execute(
         "INSERT INTO account (budget, scope_value, window_id, meter, limit_n, override_n)"
         " SELECT ?, ?, window_id, ?, 0, ? FROM clock WHERE budget = ? AND kind = ?",
@@ -93,7 +94,7 @@ def open_account(connection: sqlite3.Connection, take: Take) -> int:
             take.budget,
             take.scope_value,
             take.meter,
-            override and override[0],
+            _override(connection, take),
             take.budget,
             take.kind,
         ),
@@ -104,19 +105,15 @@ def open_account(connection: sqlite3.Connection, take: Take) -> int:
 
 def read(connection: sqlite3.Connection, take: Take) -> Counters:
     """Return the counters of an account, without opening a window."""
-    latest = connection.execute(
-        "SELECT window_id FROM clock WHERE budget = ? AND kind = ?", (take.budget, take.kind)
-    ).fetchone()
-    window_id = max(take.window_id, latest[0] if latest else "")
+    window_id = _latest(connection, take)
     settled, held, overrun, seen, oldest = _sum(connection, take, window_id)
-    override = connection.execute(_OVERRIDE, (take.budget, take.scope_value)).fetchone()
     return Counters(
         window_id,
         settled,
         held,
         overrun,
         seen,
-        override and override[0],
+        _override(connection, take),
         _resets_at(connection, take, window_id),
         oldest,
     )
@@ -131,27 +128,44 @@ def apply_limit(
     )
     if limit is not None:
         connection.execute("INSERT INTO override VALUES (?, ?, ?)", (budget, scope_value, limit))
-    values = connection.execute(
-        "SELECT DISTINCT scope_value FROM account WHERE budget = ?", (budget,)
-    ).fetchall()
-    for [value] in values:
-        row = connection.execute(_OVERRIDE, (budget, value)).fetchone()
-        connection.execute(
-            "UPDATE account SET override_n = ? WHERE budget = ? AND scope_value = ?",
-            (row and row[0], budget, value),
-        )
+    connection.execute(
+        "UPDATE account"
+        f" SET override_n = ({_OVERRIDE.format(value='account.scope_value')})"
+        " WHERE budget = :budget",
+        {"budget": budget},
+    )
 
 
 def credit(connection: sqlite3.Connection, take: Take, amount: int) -> int:
-    """Take up to `amount` off what is settled in the latest window; return how much."""
-    account = _current(connection, take)
-    given = 0 if account is None else min(amount, account[1])
-    if account is not None:
+    """Take up to `amount` off what is settled in the windows that count; return how much."""
+    latest = _latest(connection, take)
+    accounts = connection.execute(
+        "SELECT id, settled FROM account WHERE budget = ? AND scope_value = ?"
+        " AND window_id BETWEEN ? AND ? AND settled > 0 ORDER BY window_id DESC",
+        (take.budget, take.scope_value, take.counted_since(latest), latest),
+    ).fetchall()
+    left = amount
+    for identity, settled in accounts:
+        given = min(left, settled)
         connection.execute(
             "UPDATE account SET settled = settled - ?, credited = credited + ? WHERE id = ?",
-            (given, given, account[0]),
+            (given, given, identity),
         )
-    return given
+        left -= given
+    return amount - left
+
+
+def _latest(connection: sqlite3.Connection, take: Take) -> str:
+    latest = connection.execute(
+        "SELECT window_id FROM clock WHERE budget = ? AND kind = ?", (take.budget, take.kind)
+    ).fetchone()
+    return max(take.window_id, latest[0] if latest else "")
+
+
+def _override(connection: sqlite3.Connection, take: Take) -> int | None:
+    place = {"budget": take.budget, "value": take.scope_value}
+    row = connection.execute(_OVERRIDE_OF, place).fetchone()
+    return None if row is None else int(row[0])
 
 
 def _current(connection: sqlite3.Connection, take: Take) -> tuple[Any, ...] | None:

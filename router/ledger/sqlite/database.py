@@ -10,7 +10,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -150,14 +150,25 @@ class Database:
                 while not job.done:
                     self._do_jobs(connection, deadline)
         except BaseException:
-            if not job.done:
-                with suppress(ValueError):
-                    self._jobs.remove(job)
+            if not job.done and not self._is_under_way(job):
                 raise
         if job.error is not None:
             raise job.error
         result: T = job.result
         return result
+
+    def _is_under_way(self, job: _Job) -> bool:
+        """Take back a job whose time is up, or wait for whoever is doing it: it may be committed,
+        and who handed it in must know."""
+        while not job.done:
+            try:
+                self._jobs.remove(job)
+            except ValueError:
+                with self._writer.lock:  # that thread gives up at its own deadline
+                    pass
+            else:
+                return False
+        return True
 
     def _do_jobs(self, connection: sqlite3.Connection, deadline: float) -> None:
         """Do the jobs that wait, in one transaction; if that fails, each in its own."""

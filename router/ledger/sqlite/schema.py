@@ -22,7 +22,8 @@ CREATE TABLE budget (              -- what was defined last; each process enforc
   meter       TEXT NOT NULL,
   value       TEXT,
   seconds     INTEGER,
-  purpose     TEXT NOT NULL
+  purpose     TEXT NOT NULL,
+  conditions  TEXT NOT NULL        -- JSON: pairs of a scope and the value of it that counts
 ) WITHOUT ROWID;
 
 CREATE TABLE clock (               -- the latest window opened: time never goes back behind it
@@ -48,7 +49,9 @@ CREATE TABLE account (             -- the counters of one budget, scope value an
   meter       TEXT NOT NULL,
   limit_n     INTEGER,             -- the highest limit that anything was admitted under
   override_n  INTEGER,             -- the override in force, copied here to be at hand
-  settled     INTEGER NOT NULL DEFAULT 0 CHECK (settled >= 0 AND typeof(settled) = 'integer'),
+  -- A credit that was given before a charge was corrected downwards is not taken back.
+  settled     INTEGER NOT NULL DEFAULT 0
+              CHECK (settled + credited >= 0 AND typeof(settled) = 'integer'),
   held        INTEGER NOT NULL DEFAULT 0 CHECK (held >= 0 AND typeof(held) = 'integer'),
   overrun     INTEGER NOT NULL DEFAULT 0 CHECK (overrun >= 0 AND typeof(overrun) = 'integer'),
   credited    INTEGER NOT NULL DEFAULT 0 CHECK (credited >= 0 AND typeof(credited) = 'integer'),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from router.ledger.matching import Amounts, Take
 from router.ledger.sqlite.accounts import apply_limit, credit, find, open_account, read
@@ -17,7 +18,7 @@ from router.ledger.sqlite.verify import problems
 from router.ledger.store import Counters, Denied, Ending, Invalid, Known, NewHold, NotOpen
 from router.log.reader import SqliteLog
 from router.log.writer import has_request, to_json, write_attempt, write_end, write_request
-from router.types import Budget, Meter, RequestEnd, allowed
+from router.types import Budget, Change, Meter, RequestEnd, allowed
 
 _EXPIRE_AT_ONCE = 200  # reservations a transaction, so that a sweep never blocks others for long
 
@@ -54,7 +55,9 @@ WHERE status = 'open' AND NOT EXISTS (
   SELECT 1 FROM reservation
   WHERE reservation.request_id = request.request_id AND reservation.expires_at > :now)
 """
-_BUDGET = "name, limit_n, window, zone, scope, on_exceed, meter, value, seconds, purpose"
+_BUDGET = """
+name, limit_n, window, zone, scope, on_exceed, meter, value, seconds, purpose, conditions
+"""
 
 
 class SqliteStore:
@@ -86,12 +89,14 @@ class SqliteStore:
                 b.value,
                 b.seconds,
                 b.purpose,
+                json.dumps(b.when),
             )
             for b in budgets
         ]
         with self._database.write() as connection:
             connection.executemany(
-                f"INSERT OR REPLACE INTO budget ({_BUDGET}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                f"INSERT OR REPLACE INTO budget ({_BUDGET})"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 rows,
             )
 
@@ -147,7 +152,12 @@ class SqliteStore:
     def defined(self) -> list[Budget]:
         with self._database.read() as connection:
             rows = connection.execute(f"SELECT {_BUDGET} FROM budget ORDER BY name").fetchall()
-        return [Budget(*row) for row in rows]
+        return [
+            replace(
+                Budget(*row[:-1]), when=tuple((name, value) for name, value in json.loads(row[-1]))
+            )
+            for row in rows
+        ]
 
     def scope_values(self, budget: str) -> list[str]:
         with self._database.read() as connection:
@@ -168,6 +178,14 @@ class SqliteStore:
             given = credit(connection, take, amount)
             _enter(connection, take.budget, take.scope_value, "CREDIT", given, now, note)
         return given
+
+    def audit(self) -> list[Change]:
+        with self._database.read() as connection:
+            rows = connection.execute(
+                "SELECT budget, scope_value, lower(kind), amount, time, '', note FROM entry"
+                " WHERE kind IN ('LIMIT', 'CREDIT') ORDER BY id"
+            ).fetchall()
+        return [Change(*row) for row in rows]
 
     def verify(self) -> list[str]:
         with self._database.read() as connection:
