@@ -16,8 +16,10 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 
 
 def console() -> Console:
-    """A console on standard output; rich leaves colour out where it is not a terminal."""
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    """A console on standard output; rich leaves colour out where it is not a terminal, and there
+    no line is folded to a terminal's width."""
+    terminal = sys.stdout.isatty()
+    return Console(highlight=False, soft_wrap=not terminal, width=None if terminal else 200)
 
 
 def progress_console() -> Console:

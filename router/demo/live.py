@@ -13,7 +13,7 @@ from router.errors import ConfigurationError, UnknownPrice
 from router.money import usd_text
 from router.pipeline import Router
 from router.policy import Deployment, Policy
-from router.policy.schema import BudgetLimit
+from router.policy.budgets import BudgetLimit
 
 # Where litellm looks for the key of each provider, by the first part of its model strings.
 KEYS: Mapping[str, str] = {

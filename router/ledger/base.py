@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from router.types import (
     AttemptRow,
+    Budget,
     BudgetState,
     Change,
     Hold,
@@ -93,6 +94,10 @@ class Ledger(Protocol):
 
     def expire(self, now: float) -> int:
         """Charge every open reservation past its time in full; return how many there were."""
+        ...
+
+    def budgets(self) -> list[Budget]:
+        """The budgets that are defined in the store, by name."""
         ...
 
     def states(self, now: float) -> list[BudgetState]:

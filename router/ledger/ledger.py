@@ -127,6 +127,9 @@ class BudgetLedger:
     def expire(self, now: float) -> int:
         return self.store.expire(now)
 
+    def budgets(self) -> list[Budget]:
+        return self.store.defined()
+
     def states(self, now: float) -> list[BudgetState]:
         accounts = []
         for budget in self.store.defined():

@@ -91,6 +91,26 @@ def window(budget: Budget, now: float) -> tuple[str, float | None]:
         raise InvalidRequest("now", f"{now!r} is not a time: {error}", value=now) from None
 
 
+def window_start(budget: Budget, resets_at: float) -> float:
+    """Return when the window began that ends at `resets_at`, as `window` gave it; unix seconds.
+
+    Raises `ConfigurationError` for a budget that never resets, or an unknown zone.
+    """
+    if budget.window == "hour":
+        return resets_at - _HOUR
+    zone = time_zone(budget.zone)
+    last = datetime.fromtimestamp(resets_at, zone).date() - timedelta(days=1)
+    if budget.window == "day":
+        first = last
+    elif budget.window == "week":
+        first = last - timedelta(days=6)
+    elif budget.window == "month":
+        first = last.replace(day=1)
+    else:
+        raise ConfigurationError(f"budget window {budget.window!r} has no beginning")
+    return datetime.combine(first, time.min, tzinfo=zone).timestamp()
+
+
 def _calendar(kind: str, today: date) -> tuple[str, date]:
     """Return the id of the window of local date `today`, and the date that the next one begins."""
     if kind == "day":

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -20,19 +19,14 @@ from pydantic import (
     model_validator,
 )
 
-from router.money import parse_usd
+from router.policy.budgets import BudgetLimit
 from router.policy.deployment import Deployment
 from router.policy.document import show
-from router.policy.fields import Name, Part, Real, Seconds, Tokens, Usd, similar, wrong
+from router.policy.fields import Name, Part, Real, Seconds, Tokens, Usd, wrong
 from router.policy.rules import Rule
-from router.types import TIERS, Arm, Budget, Meter, OnExceed, Purpose, Tier, Window
+from router.types import TIERS, Arm, Budget, Tier
 
 Ladder = Annotated[tuple[Deployment, ...], Field(min_length=1)]
-
-
-METERS: dict[str, Meter] = {
-    "limit": "usd", "tokens": "tokens", "requests": "requests", "share": "share",
-}  # fmt: skip
 
 
 class Tiers(Part):
@@ -111,108 +105,6 @@ class Objective(Part):
     def needs_money(self) -> bool:
         """Whether a decision under this objective depends on what calls cost."""
         return self.cost_weight != 0
-
-
-def _zone(name: str) -> str:
-    from zoneinfo import ZoneInfo, available_timezones
-
-    try:
-        ZoneInfo(name)
-    except (ValueError, OSError, LookupError):
-        near = similar(name, available_timezones())
-        raise wrong(f"{name!r} is not an IANA time zone{near}", "such as Europe/Berlin") from None
-    return name
-
-
-class BudgetLimit(Part):
-    """A hard limit in a window of time: exactly one of limit, tokens, requests and share."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "oneOf": [{"required": [name]} for name in ("limit", "tokens", "requests", "share")]
-        }
-    )
-
-    name: Name = Field(description="What reports and errors call it.")
-    limit: Usd | None = Field(default=None, description="USD per window; null for no limit.")
-    tokens: Annotated[int, Field(ge=0, le=2**53)] | None = Field(
-        default=None, description="Tokens of prompts and answers per window."
-    )
-    requests: Annotated[int, Field(ge=0, le=2**53)] | None = Field(
-        default=None, description="Calls per window."
-    )
-    share: Annotated[Real, Field(ge=0, le=1)] | None = Field(
-        default=None,
-        description="The most that calls of the scope's value may be among all: with scope tier "
-        "and value frontier, the frontier tier's share.",
-    )
-    window: Window = Field(
-        default="total",
-        description="When the count starts anew; total means never, rolling counts the last "
-        "`seconds`.",
-    )
-    seconds: Annotated[int, Field(ge=1, le=316_224_000)] | None = Field(
-        default=None, description="The length of a rolling window."
-    )
-    zone: Annotated[str, AfterValidator(_zone)] = Field(
-        default="UTC", description="The IANA time zone in which days, weeks and months begin."
-    )
-    scope: Name = Field(
-        default="global",
-        description="global, the name of a request scope such as user, or one of tier, model, tag, "
-        "conversation and request: each value of it then has a budget of its own.",
-    )
-    value: Annotated[str, Field(min_length=1, max_length=256)] | None = Field(
-        default=None, description="Only this value of the scope has the budget."
-    )
-    when: dict[Name, Annotated[str, Field(min_length=1, max_length=256)]] = Field(
-        default_factory=dict,
-        description="Only calls whose scopes have all these values count: {tag: nightly}, "
-        '{model: gpt-5.4}; "*" is any value but none, as in {user: "*"}.',
-    )
-    purpose: Purpose | Literal["any"] = Field(
-        default="serve",
-        description="Whose spending counts: answers to requests, or the router's own judges, "
-        "shadow calls, compactions and probes.",
-    )
-    on_exceed: OnExceed = Field(
-        default="block",
-        description="downgrade takes a cheaper arm that fits, where there is one; queue waits for "
-        "the reset, as long as timeout.total allows; block refuses.",
-    )
-
-    @model_validator(mode="after")
-    def _sound(self) -> Self:
-        given = [name for name in METERS if name in self.model_fields_set]
-        if len(given) != 1:
-            problem = f"{' and '.join(given)} are given" if given else "no limit is given"
-            raise wrong(problem, "exactly one of " + ", ".join(METERS))
-        if given != ["limit"] and getattr(self, given[0]) is None:
-            raise wrong("null is no limit", "a number, or limit: null for none", given[0])
-        if (self.window == "rolling") != (self.seconds is not None):
-            raise wrong("seconds and window: rolling go together",
-                        "both or neither", "seconds")  # fmt: skip
-        if self.value is not None and self.scope == "global":
-            raise wrong("a global budget has no values", "with a scope", "value")
-        if self.share is not None and self.value is None:
-            raise wrong("a share is one value's among all", "with scope and value", "share")
-        if self.scope == "tier" and self.value is not None and self.value not in TIERS:
-            raise wrong(f"{self.value!r} is no tier", ", ".join(TIERS), "value")
-        return self
-
-    @property
-    def meter(self) -> Meter:
-        """What is counted."""
-        return next(meter for name, meter in METERS.items() if name in self.model_fields_set)
-
-    @property
-    def amount(self) -> int | None:
-        """The limit in the unit of the meter: nano-USD, a count, or millionths."""
-        if self.share is not None:
-            return round(self.share * 1_000_000)
-        if self.limit is not None:
-            return parse_usd(self.limit)
-        return self.tokens if self.tokens is not None else self.requests
 
 
 class Limits(Part):
@@ -393,22 +285,7 @@ class Policy(Part):
 
     def budget_list(self) -> tuple[Budget, ...]:
         """The budgets, with limits in nano-USD."""
-        return tuple(
-            Budget(
-                name=budget.name,
-                limit=budget.amount,
-                window=budget.window,
-                zone=budget.zone,
-                scope=budget.scope,
-                on_exceed=budget.on_exceed,
-                meter=budget.meter,
-                value=budget.value,
-                seconds=budget.seconds,
-                purpose=budget.purpose,
-                when=tuple(budget.when.items()),
-            )
-            for budget in self.budgets
-        )
+        return tuple(budget.to_budget() for budget in self.budgets)
 
     @property
     def limited(self) -> bool:
