@@ -1,10 +1,13 @@
-"""The ledger against a model in plain Python, over every order of steps Hypothesis can think of."""
+"""The ledger against a model in plain Python, over every order of steps Hypothesis can think of.
+
+`LedgerMachine` runs over any store: a subclass names another in `new_store`.
+"""
 
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -13,108 +16,95 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from router.errors import BudgetExceeded, ReservationError
 from router.ledger import open_ledger
-from router.types import Budget, RequestEnd
-from tests.ledger_kit import NOW, attempt_row, reserve, url
+from router.types import RequestEnd
+from tests.ledger_kit import NOW, attempt_row, reserve
+from tests.ledger_model import BUDGETS, DAY, HOUR, Model, Reserved
 
-DAY = 86400.0
-USERS = ("", "ann", "bob")
-LIMITS = st.sampled_from([0, 50, 100, 250, None])
+LIMITS = {
+    "calls": st.sampled_from([None, None, 2, 5]),
+    "day": st.sampled_from([0, 50, 100, 250, None]),
+    "recent": st.sampled_from([None, 60, 150]),
+    "share": st.sampled_from([1_000_000, 500_000, 250_000]),
+    "tag": st.sampled_from([None, 80, 200]),
+    "tokens": st.sampled_from([None, 100, 300]),
+    "total": st.sampled_from([0, 100, 250, 1000, None]),
+}
+NAMES = st.sampled_from(list(BUDGETS))
+USERS = st.sampled_from(["", "ann", "bob"])
+TAGS = st.sampled_from([(), ("x",), ("x", "y"), ("y", "y")])
+TIERS = st.sampled_from(["nano", "frontier"])
+VALUES = {"user": USERS, "tag": st.sampled_from(["", "x", "y"]), "tier": st.just("frontier")}
 AMOUNTS = st.integers(0, 120)
-
-
-@dataclass
-class Reserved:
-    """The model's reservation: its amount, who pays in which window, and how it ended."""
-
-    amount: int
-    expires_at: float
-    accounts: tuple[tuple[str, str, int], ...]  # budget, scope value, day
-    state: str = "open"
-    actual: int = 0
-
-
-@dataclass
-class Account:
-    settled: int = 0
-    held: int = 0
-    overrun: int = 0
-
-
-@dataclass
-class Model:
-    limits: dict[str, int | None]
-    day: int = 0  # the latest day that a reservation opened
-    reserved: dict[str, Reserved] = field(default_factory=dict)
-
-    def account(self, key: tuple[str, str, int]) -> Account:
-        account = Account()
-        for each in self.reserved.values():
-            if key in each.accounts:
-                if each.state == "open":
-                    account.held += each.amount
-                else:
-                    account.settled += each.actual
-                    account.overrun += max(0, each.actual - each.amount)
-        return account
-
-    def keys(self, user: str, now: float) -> tuple[tuple[str, str, int], ...]:
-        day = max(self.day, int(now // DAY))
-        return (("day", "", day), ("total", "", 0), ("user", user, day))
-
-    def full(self, keys: tuple[tuple[str, str, int], ...], amount: int) -> list[str]:
-        """The budgets without room for `amount`."""
-        names = []
-        for key in keys:
-            limit, account = self.limits[key[0]], self.account(key)
-            if limit is not None and amount and account.settled + account.held + amount > limit:
-                names.append(key[0])
-        return names
-
-    def end(self, name: str, actual: int, state: str) -> bool:
-        """End a reservation; False where the ledger must refuse."""
-        each = self.reserved[name]
-        if each.state in ("open", "expired"):
-            each.state = state if each.state == "open" else "corrected"
-            each.actual = actual
-            return True
-        return each.actual == actual
 
 
 class LedgerMachine(RuleBasedStateMachine):
     names = Bundle("names")
 
+    def new_store(self) -> tuple[str, Callable[[], None]]:
+        """The URL of an empty store, and what removes it."""
+        folder = tempfile.TemporaryDirectory()
+        return f"sqlite:///{folder.name}/l.db", folder.cleanup
+
     def __init__(self) -> None:
         super().__init__()
-        self.folder = tempfile.TemporaryDirectory()
+        self.url, self.remove_store = self.new_store()
         self.now, self.count = NOW, 0
 
-    @initialize(day=LIMITS, total=LIMITS, user=LIMITS)
-    def begin(self, day, total, user):
-        self.model = Model({"day": day, "total": total, "user": user})
+    @initialize(limits=st.fixed_dictionaries(LIMITS))
+    def begin(self, limits):
+        self.model = Model(limits)
         self.ledger = self.open()
 
-    @rule(name=st.sampled_from(["day", "total", "user"]), limit=LIMITS)
-    def change_a_limit(self, name, limit):
+    def open(self):
+        budgets = [replace(b, limit=self.model.limits[b.name]) for b in BUDGETS.values()]
+        return open_ledger(self.url, budgets, durability="normal")
+
+    # ── people ─────────────────────────────────────────────────────────────────────────────────
+    @rule(name=NAMES, data=st.data())
+    def change_the_policy(self, name, data):
         self.ledger.close()
-        self.model.limits[name] = limit
+        self.model.limits[name] = data.draw(LIMITS[name])
         self.ledger = self.open()
 
+    @rule(name=NAMES, of_all=st.booleans(), keep=st.booleans(), data=st.data())
+    def set_a_limit(self, name, of_all, keep, data):
+        value = None if of_all else data.draw(VALUES.get(BUDGETS[name].scope, st.just("")))
+        limit = data.draw(LIMITS[name])
+        self.ledger.set_limit(name, limit, now=self.now, scope_value=value, keep=keep)
+        self.model.overrides.pop((name, value), None)
+        if keep:
+            self.model.overrides[name, value] = limit
+
+    @rule(name=NAMES, amount=st.integers(0, 200), data=st.data())
+    def credit(self, name, amount, data):
+        value = data.draw(VALUES.get(BUDGETS[name].scope, st.just("")))
+        given = self.ledger.credit(name, amount, now=self.now, scope_value=value)
+        assert given == self.model.credit(name, value, amount, self.now)
+        assert self.ledger.audit()[-1].amount == given
+
+    # ── calls ──────────────────────────────────────────────────────────────────────────────────
     @rule(
-        target=names, amount=AMOUNTS, user=st.sampled_from(USERS), ttl=st.sampled_from([60.0, DAY])
-    )
-    def reserve(self, amount, user, ttl):
+        target=names, usd=AMOUNTS, tokens=AMOUNTS, user=USERS, tags=TAGS, tier=TIERS,
+        ttl=st.sampled_from([60.0, float(DAY)]),
+    )  # fmt: skip
+    def reserve(self, usd, tokens, user, tags, tier, ttl):
         self.count += 1
-        name = f"r{self.count}"
-        keys = self.model.keys(user, self.now)
-        full = self.model.full(keys, amount)
-        if full:
-            with pytest.raises(BudgetExceeded) as refused:
-                reserve(self.ledger, name, amount, scopes={"user": user}, now=self.now, ttl=ttl)
-            assert refused.value.budget == full[0]
-        else:
-            reserve(self.ledger, name, amount, scopes={"user": user}, now=self.now, ttl=ttl)
-            self.model.reserved[name] = Reserved(amount, self.now + ttl, keys)
-            self.model.day = max(self.model.day, int(self.now // DAY))
+        name, now = f"r{self.count}", self.now
+        scopes = {"user": user, "tag": tags, "tier": (tier,)}
+        amounts = {"usd": usd, "tokens": tokens, "requests": 1}
+        pays, sees = self.model.accounts(now, user, tags, tier)
+        full = self.model.full(now, pays, amounts)
+        if full is None:
+            reserve(self.ledger, name, usd, tokens=tokens, scopes=scopes, now=now, ttl=ttl)
+            self.model.reserved[name] = Reserved(amounts, now + ttl, tuple(pays), tuple(sees))
+            return name
+        with pytest.raises(BudgetExceeded) as refused:
+            reserve(self.ledger, name, usd, tokens=tokens, scopes=scopes, now=now, ttl=ttl)
+        error = refused.value
+        settled, held, _, _ = self.model.sums(full.budget, full.value, now)
+        assert (error.budget, error.scope_value) == (full.budget, full.value)
+        assert (error.used, error.held) == (settled, held)
+        assert error.used + error.held + error.needed > error.limit
         return name
 
     @rule(name=names)
@@ -122,16 +112,22 @@ class LedgerMachine(RuleBasedStateMachine):
         each = self.model.reserved.get(name)
         if each is None:
             return
+        usd, tokens = each.amounts["usd"], each.amounts["tokens"]
         if each.state == "open":
-            reserve(self.ledger, name, each.amount, now=self.now, ttl=DAY)
+            reserve(self.ledger, name, usd, tokens=tokens, now=self.now, ttl=DAY)
         else:
             with pytest.raises(ReservationError):
-                reserve(self.ledger, name, each.amount, now=self.now, ttl=DAY)
+                reserve(self.ledger, name, usd, tokens=tokens, now=self.now, ttl=DAY)
 
-    @rule(name=names, cost=AMOUNTS)
-    def settle(self, name, cost):
-        row, end = attempt_row(name, cost=cost), RequestEnd("answered", 1, 900)
-        if name in self.model.reserved and self.model.end(name, cost, "settled"):
+    @rule(name=names, cost=AMOUNTS, tokens=AMOUNTS | st.none())
+    def settle(self, name, cost, tokens):
+        row = attempt_row(name, cost=cost, input_tokens=tokens, output_tokens=None)
+        end = RequestEnd("answered", 1, 900)
+        known = self.model.reserved.get(name)
+        if tokens is None and known is not None:
+            tokens = known.amounts["tokens"]
+        actual = {"usd": cost, "tokens": tokens, "requests": 1}
+        if known is not None and self.model.end(name, actual, "settled"):
             self.ledger.settle(f"{name}/1", row, end, self.now)
         else:
             with pytest.raises(ReservationError):
@@ -140,7 +136,8 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(name=names)
     def release(self, name):
         row = attempt_row(name, cost=0, status="failed")
-        if name in self.model.reserved and self.model.end(name, 0, "released"):
+        nothing = dict.fromkeys(("usd", "tokens", "requests"), 0)
+        if name in self.model.reserved and self.model.end(name, nothing, "released"):
             self.ledger.release(f"{name}/1", row, None, self.now)
         else:
             with pytest.raises(ReservationError):
@@ -148,54 +145,30 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule()
     def expire(self):
-        due = [
-            each
-            for each in self.model.reserved.values()
-            if each.state == "open" and each.expires_at <= self.now
-        ]
-        assert self.ledger.expire(self.now) == len(due)
-        for each in due:
-            each.state, each.actual = "expired", each.amount
+        assert self.ledger.expire(self.now) == self.model.expire(self.now)
 
-    @rule(seconds=st.sampled_from([1.0, 90.0, DAY / 2, 3 * DAY, -7200.0, -DAY]))
+    @rule(seconds=st.sampled_from([1, 90, HOUR / 2, HOUR, DAY / 2, 3 * DAY, -600, -2 * HOUR, -DAY]))
     def pass_time(self, seconds):
         self.now = max(NOW, self.now + seconds)
 
+    # ── what always holds ──────────────────────────────────────────────────────────────────────
     @invariant()
     def the_counters_are_the_model_s(self):
         for state in self.ledger.states(self.now):
-            [key] = [
-                key
-                for key in self.model.keys(state.scope_value, self.now)
-                if key[0] == state.budget.name
-            ]
-            account = self.model.account(key)
-            assert (state.settled, state.held, state.overrun) == (
-                account.settled,
-                account.held,
-                account.overrun,
-            )
-            assert state.budget.limit == self.model.limits[key[0]]
+            name, value = state.budget.name, state.scope_value
+            sums = self.model.sums(name, value, self.now)
+            assert (state.settled, state.held, state.overrun, state.seen) == sums, name
+            assert state.limit == self.model.limit(name, value), name
+            assert state.budget.limit == self.model.limits[name]
 
     @invariant()
     def the_store_is_sound(self):
         assert self.ledger.verify() == []
 
-    def open(self):
-        windows = {"day": "day", "total": "total", "user": "day"}
-        return open_ledger(
-            url(Path(self.folder.name) / "l.db"),
-            [
-                Budget(name, limit, windows[name], scope="user" if name == "user" else "global")
-                for name, limit in self.model.limits.items()
-            ],
-            durability="normal",
-        )
-
     def teardown(self):
         if hasattr(self, "ledger"):
             self.ledger.close()
-        self.folder.cleanup()
+        self.remove_store()
 
 
 LedgerMachine.TestCase.settings = settings(

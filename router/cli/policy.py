@@ -1,15 +1,17 @@
-"""`router policy`: check policy files, and print the format's JSON Schema."""
+"""`router policy`: check policy files, print the format's JSON Schema, import limits."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from router.cli.output import emit, json_option
+from router.errors import PolicyError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,6 +47,49 @@ def schema() -> None:
     from router.policy.json_schema import json_schema
 
     click.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+
+
+@command.command("import-limits")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="A policy without budgets, or none.")
+@json_option
+def import_limits(file: Path, out: Path | None, as_json: bool) -> None:
+    """Turn the limits of datasette-llm-limits in FILE into a policy's `budgets`.
+
+    FILE is datasette.yaml, the plugin's part of it, or the limits alone, in YAML or JSON. They are
+    printed, or with --out appended to a policy that has none (or written to a new file).
+
+    Callers name the user in `scopes`, and the purpose as a tag.
+    """
+    from router.policy.import_limits import as_text, import_limits
+
+    budgets = import_limits(file)
+    text = as_text(budgets)
+    if out is not None:
+        _append(out, text)
+    where = "" if out is None else f"{len(budgets)} budgets written to {out}"
+    emit(
+        {"budgets": budgets, "out": None if out is None else str(out)},
+        as_json,
+        lambda console: console.print(where or text.rstrip(), markup=False),
+    )
+
+
+def _append(policy: Path, text: str) -> None:
+    """Write `budgets` at the end of a policy; whatever else is in it stays as it is."""
+    from router.policy.document import read_text
+    from router.policy.loader import text_of
+
+    before = ""
+    if policy.exists():
+        before = text_of(policy)
+        if "budgets" in read_text(before, str(policy)).data:
+            raise PolicyError(str(policy), "budgets", "there are budgets already", allowed="none")
+        before = before.rstrip("\n") + "\n\n"
+    try:
+        policy.write_text(before + text, "utf-8")
+    except OSError as error:
+        raise PolicyError(str(policy), "", f"cannot be written: {error.strerror}") from None
 
 
 def _check(file: str, book: Any, now: float) -> dict[str, Any]:

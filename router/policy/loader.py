@@ -52,7 +52,7 @@ def policy_problems(
             document, file = read_mapping(source, "policy"), None
         else:
             file = find_policy(source)
-            document = read_text(_text_of(file), str(file))
+            document = read_text(text_of(file), str(file))
             document.data.setdefault("name", _name_of(file))
     except PolicyError as error:
         return None, [error]
@@ -102,7 +102,8 @@ def shipped_policies() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def _text_of(file: Path) -> str:
+def text_of(file: Path) -> str:
+    """Return a file's text; `PolicyError` for one that is too large or no UTF-8 text."""
     try:
         with file.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)
