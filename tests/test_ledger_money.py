@@ -215,6 +215,25 @@ def test_f08_where_one_nested_budget_is_full_nothing_is_held_in_any():
     assert list(ledger.log().requests()) == []
 
 
+def test_budgets_are_taken_from_in_the_order_of_their_names_whatever_order_they_are_given_in():
+    """So that no two processes ever wait for each other, where a store locks one after another."""
+    budgets = [Budget("c", 10), Budget("a", 10), Budget("b", 10)]
+    for order in (budgets, budgets[::-1]):
+        ledger = open_ledger("sqlite://", order)
+        with pytest.raises(BudgetExceeded) as refused:
+            reserve(ledger, "a", 11)
+        assert refused.value.budget == "a"
+        assert [state.budget.name for state in ledger.room({}, NOW).budgets] == ["a", "b", "c"]
+
+
+def test_more_reservations_than_one_transaction_takes_all_expire():
+    ledger = open_ledger("sqlite://", [Budget("all", None)])
+    for call in range(450):
+        reserve(ledger, f"r{call}", 1)
+    assert ledger.expire(NOW + TTL) == 450
+    assert counters(ledger) == {ALL: (450, 0)}
+
+
 def test_f10_a_bill_above_the_reservation_is_booked_in_full_and_the_next_call_denied(ledger):
     reserve(ledger, "a", 400)
     settle(ledger, "a", 1300)

@@ -331,6 +331,48 @@ def test_f40_no_flipped_bit_in_money_passes_verify(path):
         ledger.close()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE account SET settled = settled + 1 WHERE budget = 'tokens'",
+        "UPDATE account SET held = held + 1 WHERE budget = 'rolling'",
+        "UPDATE account SET settled = 0 WHERE budget = 'share'",
+        "UPDATE account SET seen = 1 WHERE budget = 'share'",
+        "UPDATE account SET limit_n = 200 WHERE budget = 'rolling'",
+        "UPDATE account SET credited = credited + 1, settled = settled - 1 WHERE budget = 'tokens'",
+        "UPDATE reservation SET tokens = 1 WHERE state = 'open'",
+        "UPDATE reservation SET actual_tokens = 0 WHERE state = 'settled'",
+        "UPDATE reservation SET actual_requests = 0 WHERE state = 'settled'",
+        "DELETE FROM account WHERE budget = 'share'",
+        "INSERT INTO entry (budget, scope_value, kind, amount, time) "
+        "VALUES ('tokens', '', 'CREDIT', 5, 0)",
+        "INSERT INTO entry (kind, amount, time) VALUES ('LIMIT', 5, 0)",
+    ],
+)
+def test_f40_no_change_of_other_meters_and_windows_passes_verify(tmp_path, change):
+    place = tmp_path / "l.db"
+    ledger = open_ledger(
+        url(place),
+        [
+            Budget("rolling", 250, "rolling", seconds=3600),
+            Budget("share", 500_000, scope="tier", value="frontier", meter="share"),
+            Budget("tokens", 1000, meter="tokens"),
+        ],
+    )
+    for call, tier in enumerate(["nano", "frontier", "nano", "frontier"]):
+        reserve(ledger, f"r{call}", 60, tokens=50, scopes={"tier": (tier,)}, now=NOW + 600 * call)
+        if call:
+            settle(ledger, f"r{call}", 60, now=NOW + 600 * call)
+    ledger.credit("tokens", 3, now=NOW)
+    assert ledger.verify() == []
+    ledger.close()
+    raw = sqlite3.connect(place)
+    raw.execute(change)
+    raw.commit()
+    raw.close()
+    assert open_ledger(url(place), create=False).verify() != []
+
+
 def test_f40_random_damage_is_refused_or_shown_or_harmless_to_money(path):
     """Whatever byte changes: an error by name, a problem found, or every counter still right."""
     whole = path.read_bytes()
