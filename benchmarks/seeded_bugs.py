@@ -170,8 +170,8 @@ BUGS = (
     Bug("a settlement is not logged", STORE,
         "    write_attempt(connection, ending.attempt)\n", ""),
     Bug("conditions are not written down", STORE, "json.dumps(b.when)", "json.dumps(())"),
-    Bug("the highest limit of a window falls with the limit", STORE,
-        "limit_n = max(limit_n, ?)", "limit_n = ?"),
+    Bug("the highest limit of a window falls with the limit", ACCOUNTS,
+        "return max(limit, self.highest)", "return limit"),
     # ── accounts and windows in the store ──────────────────────────────────────────────────────
     Bug("a credit takes more than was settled", ACCOUNTS,
         "given = min(left, settled)", "given = left", "test_budget_changes.py"),

@@ -34,6 +34,7 @@ OWNED = {
     "max_retries": "the policy's `retry`",
     "num_retries": "the policy's `retry`",
     "retry_policy": "the policy's `retry`",
+    "caching": "a cache before the router: an answer of litellm's would be charged as new",
     "mock_response": "a local provider",
     "input_cost_per_token": "the deployment's `price`",
     "output_cost_per_token": "the deployment's `price`",

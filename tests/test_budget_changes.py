@@ -51,6 +51,13 @@ def test_f12_a_limit_that_is_set_keeps_what_was_used_and_what_is_held(ledger):
     assert ledger.room({}, NOW).remaining() == 0
 
 
+def test_a_free_call_under_a_lowered_limit_leaves_the_store_sound(ledger):
+    reserve(ledger, "a", 300)
+    ledger.set_limit("all", 100, now=NOW)
+    reserve(ledger, "free", 0)
+    assert ledger.verify() == []  # what was admitted under 1000 stays admitted
+
+
 def test_a_limit_set_to_none_is_unlimited_and_taken_back_it_is_the_policy_s_own(ledger):
     ledger.set_limit("all", None, now=NOW)
     ledger.set_limit("each", None, now=NOW)

@@ -34,7 +34,7 @@ USERS = st.sampled_from(["", "ann", "bob"])
 TAGS = st.sampled_from([(), ("x",), ("x", "y"), ("y", "y")])
 TIERS = st.sampled_from(["nano", "frontier"])
 VALUES = {"user": USERS, "tag": st.sampled_from(["", "x", "y"]), "tier": st.just("frontier")}
-AMOUNTS = st.integers(0, 120)
+AMOUNTS = st.just(0) | st.integers(0, 120)
 
 
 class LedgerMachine(RuleBasedStateMachine):

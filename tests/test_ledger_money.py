@@ -249,6 +249,13 @@ def test_a_call_that_costs_nothing_is_admitted_even_above_the_limit(ledger):
     assert reserve(ledger, "free", 0).amount == 0
 
 
+def test_a_call_that_was_reserved_at_nothing_and_cost_something_is_an_overrun(ledger):
+    reserve(ledger, "a", 0)
+    settle(ledger, "a", 70)
+    [state] = ledger.states(NOW)
+    assert (state.settled, state.overrun) == (70, 70)
+
+
 def test_f11_a_limit_of_zero_denies_whatever_has_a_price_and_none_denies_nothing():
     closed = open_ledger("sqlite://", [Budget("closed", 0)])
     with pytest.raises(BudgetExceeded):

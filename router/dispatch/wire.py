@@ -133,6 +133,8 @@ def _arguments(call: Call) -> dict[str, Any]:
         "messages": copy.deepcopy([dict(message) for message in call.messages]),
         "num_retries": 0,
         "max_retries": 0,
+        # An answer from litellm's cache would be charged as if a provider had billed it.
+        "caching": False,
         "timeout": httpx.Timeout(read, connect=connect),
     }
     if arguments.get("tools"):

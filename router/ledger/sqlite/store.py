@@ -23,7 +23,7 @@ from router.types import Budget, Change, Meter, RequestEnd, allowed
 _EXPIRE_AT_ONCE = 200  # reservations a transaction, so that a sweep never blocks others for long
 
 _HOLD = """
-UPDATE account SET held = held + ?, seen = seen + 1, limit_n = max(limit_n, ?) WHERE id = ?
+UPDATE account SET held = held + ?, seen = seen + 1, limit_n = ? WHERE id = ?
 """
 _RESERVE = """
 INSERT INTO reservation
