@@ -131,6 +131,19 @@ def test_f46_a_clock_set_back_opens_no_earlier_window(tmp_path):
     assert counters(ledger, back) == {("b", ""): (0, 1000)}
 
 
+def test_f46_a_clock_set_back_opens_no_earlier_window_for_somebody_new_either():
+    noon = at("2027-01-16T12:00")
+    each = Budget("each", 1000, "day", scope="user")
+    ledger = open_ledger("sqlite://", [each])
+    reserve(ledger, "today", 1000, scopes={"user": "ann"}, now=noon)
+    reserve(ledger, "new", 1000, scopes={"user": "bob"}, now=noon - DAY)
+    for user in ("ann", "bob"):
+        for now in (noon - DAY, noon):
+            with pytest.raises(BudgetExceeded):
+                reserve(ledger, f"{user}-{now}", 1, scopes={"user": user}, now=now)
+    assert ledger.verify() == []
+
+
 def test_f46_a_clock_a_day_ahead_and_back_never_spends_more_than_a_limit_a_window():
     now = at("2027-01-15T12:00")
     ledger = open_ledger("sqlite://", [budget("day")])
