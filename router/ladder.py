@@ -11,16 +11,17 @@ import numpy as np
 
 from router.decide import Bar, Objective
 from router.dispatch.bounds import TOKENS_PER_REQUEST, least
+from router.errors import UnknownPrice
 from router.money import parse_usd
 from router.policy import Policy
-from router.prices import Dated, Price, PriceBook, to_price
+from router.prices import Dated, Price, PriceBook, quote, to_price
 from router.types import TIERS, Arm, Request, Shape
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from router.policy import Deployment
-    from router.types import Ints
+    from router.types import Floats, Ints
 
 # Capability → the bar for an arm that lacks it.
 NEEDS = {
@@ -31,6 +32,7 @@ NEEDS = {
     "structured_output": Bar.NO_STRUCTURED_OUTPUT,
 }
 PROMPT_MARGIN = 1.1  # the prompt's tokens are an estimate
+_USUAL_PROMPT, _USUAL_ANSWER = 1000, 500  # tokens of a call by which prices are compared
 SHORTEST_ANSWER = 16  # tokens; a window that leaves less cannot hold the exchange
 
 
@@ -137,6 +139,31 @@ class Ladder:
     def price(self, arm: Arm, now: float) -> Price | None:
         """The deployment's own price, or the book's at `now`, or None."""
         return self.prices[self.arms.index(arm)].at(now)
+
+    def unit_costs(self) -> Dated[Floats]:
+        """What one and the same call costs at each arm: (A,) nano-USD, NaN where not known."""
+        starts = sorted({start for dated in self.prices for start in dated.starts})
+        return Dated(
+            tuple(starts),
+            tuple(
+                np.array([self._unit_cost(i, at) for i in range(len(self.arms))]) for at in starts
+            ),
+        )
+
+    def _unit_cost(self, arm: int, now: float) -> float:
+        try:
+            cost = quote(
+                self.prices[arm].at(now),
+                input_tokens=_USUAL_PROMPT,
+                output_tokens=_USUAL_ANSWER,
+                input_bound=_USUAL_PROMPT,
+                output_cap=_USUAL_ANSWER,
+                service_tier=self.service_tiers[arm],
+                now=now if math.isfinite(now) else 0.0,
+            ).expected
+        except UnknownPrice:
+            return math.nan
+        return math.nan if cost is None else float(cost)
 
     def service_tier(self, request: Request, arm: Arm) -> str | None:
         """The service tier that a call is priced at: the request's own, else the deployment's."""

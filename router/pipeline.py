@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from router.attempts import Attempts, Routing, attach, routing_of
 from router.certified import PromisedLadder
+from router.decide import Objective
 from router.effects import Send, Store, Wait, Walk, arun, run
 from router.errors import (
     BudgetExceeded,
@@ -28,6 +29,7 @@ from router.intake import AUTO, read_request, refuse_size
 from router.ladder import Ladder
 from router.ledger import open_ledger
 from router.ledger.url import sqlite_path, store_url
+from router.pacing import Pacer
 from router.plan import Plan, make_plan
 from router.policy import Policy, load_policy
 from router.predict import Predictor, extract, load_predictor, shape_of
@@ -79,6 +81,7 @@ class Router:
         _refuse_unknown_tiers(self.policy, self.predictor)
         ladder = Ladder.of(self.policy, self.prices, self.predictor.effort_tokens)
         self._promised = PromisedLadder(ladder, self.predictor, clock())
+        self._pacer = _pacer_of(ladder)
         self._clock = clock
         self._opening = threading.Lock()
         self._next_sweep = 0.0
@@ -108,7 +111,8 @@ class Router:
         room = Room()
         if self.policy.budgets:
             room = self._room_without_a_trace(request)
-        return self._plan(request).decide(room)
+        plan = self._plan(request)
+        return plan.decide(room, self._paced(plan, room, new=False))
 
     def feedback(self, request_id: str | Any, score: float) -> None:
         """Say how good an answer was, 0 to 1. Takes a request's id or its response."""
@@ -165,7 +169,7 @@ class Router:
         try:
             while True:
                 room = yield Store(partial(self._room, ledger, request))
-                decision = plan.decide(room)
+                decision = plan.decide(room, self._paced(plan, room, new=decision is None))
                 try:
                     answer = yield from self._try(attempts, plan, decision)
                 except ProviderError as error:
@@ -241,12 +245,29 @@ class Router:
         now = self._clock()
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_SECONDS
-            yield Store(lambda: self.ledger.expire(now))
+            yield Store(partial(self._look_after, now))
+
+    def _look_after(self, now: float) -> None:
+        """What is done about once a minute: charge dead holds, see what other processes sent."""
+        self.ledger.expire(now)
+        self._read_traffic(now)
+
+    def _read_traffic(self, now: float) -> None:
+        if self._pacer is not None:
+            [window] = (b.window for b in self.policy.budgets if b.name == self._pacer.budget)
+            self._pacer.read(self.ledger.log(), window, now)
+
+    def _paced(self, plan: Plan, room: Room, *, new: bool) -> Objective | None:
+        """The objective that pacing asks for; None for the policy's own."""
+        if self._pacer is None:
+            return None
+        return self._pacer.objective(plan.options, room, plan.request.now, new=new)
 
     def _room_without_a_trace(self, request: Request) -> Room:
         """The room in the budgets, without making a store where there is none yet."""
         path = sqlite_path(self.store)
         if path is None or Path(path).exists():
+            self._read_traffic(request.now)
             return self._room(self.ledger, request)
         unused = open_ledger("sqlite://", self.policy.budget_list())
         try:
@@ -284,6 +305,20 @@ def _seemed_to_fit(plan: Plan, decision: Decision, room: Room) -> bool:
     quoted = decision.view.quote
     tokens = plan.token_bound(decision.chosen, quoted)
     return room.lacking(decision.arm, quoted.upper or 0, tokens) is None
+
+
+def _pacer_of(ladder: Ladder) -> Pacer | None:
+    asked = ladder.policy.pacing
+    if asked is None:
+        return None
+    return Pacer(
+        asked.budget,
+        [arm.name for arm in ladder.arms],
+        ladder.tier,
+        ladder.policy.objective.cost_weight or 0.0,
+        asked.expected_requests,
+        ladder.unit_costs(),
+    )
 
 
 def _predictor_of(policy: Policy) -> Predictor:

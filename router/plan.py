@@ -18,10 +18,10 @@ from router.decide import (
     UNLIMITED,
     Bar,
     Choices,
+    Objective,
     Options,
     choose,
     decision,
-    rejections,
 )
 from router.dispatch.bounds import (
     asked_cap,
@@ -34,11 +34,9 @@ from router.dispatch.bounds import (
 )
 from router.errors import (
     AuthenticationFailed,
-    BudgetExceeded,
     ContextWindowExceeded,
     InvalidRequest,
     MalformedReply,
-    NoCapableDeployment,
     ProviderError,
     ProviderTimeout,
     ProviderUnavailable,
@@ -50,10 +48,10 @@ from router.money import MAX_NANO
 from router.policy.rules import match
 from router.predict.features import DENSE_NAMES
 from router.prices import quote
+from router.refusal import refusal
 from router.types import (
     TIERS,
     Arm,
-    BudgetState,
     Decision,
     Features,
     Prediction,
@@ -61,7 +59,6 @@ from router.types import (
     Request,
     Room,
     Shape,
-    allowed,
 )
 
 if TYPE_CHECKING:
@@ -94,21 +91,26 @@ class Plan:
     failure: ProviderError | None = None
     full: tuple[Quote, ...] | None = None  # with the caps that were asked for, where these are less
 
-    def decide(self, room: Room) -> Decision:
-        """Choose an arm for the room there is; where none fits it, one with a lower output cap.
+    def decide(self, room: Room, objective: Objective | None = None) -> Decision:
+        """Choose an arm for the room there is, by `objective` instead of the policy's own if given;
+        where none fits the room, one with a lower output cap.
 
         Raises `NoCapableDeployment`, `UnknownPrice` or `BudgetExceeded` where every arm is barred,
         or the provider's last error where the arms that were left have failed.
         """
-        choices, left = self._choose(room), room.remaining()
+        objective = objective or self.ladder.objective
+        kept = objective.pace.kept if objective.pace else 0
+        choices, left = self._choose(objective, room, kept), room.remaining()
+        if kept and choices.arm[0] < 0:  # for this request it was kept
+            choices = self._choose(objective, room)
         if left is not None and not self._fits(choices, left):
             lowered = within(self, left)
-            again = lowered._choose(room)
+            again = lowered._choose(objective, room)
             if lowered._fits(again, left):
-                return lowered._decision(again)
+                return lowered._decision(again, objective)
         if choices.arm[0] < 0:
-            raise self._refusal(choices, room) from self.failure
-        return self._decision(choices)
+            raise refusal(self, choices, room) from self.failure
+        return self._decision(choices, objective)
 
     def in_full(self) -> Plan:
         """The plan with the caps that were asked for."""
@@ -121,11 +123,12 @@ class Plan:
         cap, asked = decision.view.quote.output_cap, self.full[decision.chosen].output_cap
         return cap < asked and any(each.finish_reason == "length" for each in response.choices)
 
-    def _choose(self, room: Room) -> Choices:
+    def _choose(self, objective: Objective, room: Room, kept: int = 0) -> Choices:
+        """`kept`: nano-USD of the room that are for later requests."""
         return choose(
             self.options,
-            self.ladder.objective,
-            self._left(room),
+            objective,
+            self._left(room) - kept,
             priced=self.ladder.must_be_priced,
         )
 
@@ -133,13 +136,13 @@ class Plan:
         arm = int(choices.arm[0])
         return arm >= 0 and int(self.options.upper[0, arm]) <= left
 
-    def _decision(self, choices: Choices) -> Decision:
+    def _decision(self, choices: Choices, objective: Objective) -> Decision:
         return decision(
             self.ladder.arms,
             self.quotes,
             self.options,
             choices,
-            self.ladder.objective,
+            objective,
             rule=self.rule,
             baseline=self.baseline(),
             failure=None if self.failure is None else type(self.failure).__name__,
@@ -253,41 +256,6 @@ class Plan:
         ]
         return np.array([left])
 
-    def _refusal(self, choices: Choices, room: Room) -> Exception:
-        final = choices.barred[0]
-        over = np.flatnonzero(final == Bar.OVER_BUDGET).tolist()
-        if over:
-            cheapest = min(over, key=lambda index: self.quotes[index].upper or 0)
-            quoted = self.quotes[cheapest]
-            needed, tokens = quoted.upper or 0, self.token_bound(cheapest, quoted)
-            state = room.lacking(self.ladder.arms[cheapest], needed, tokens, "downgrade")
-            assert state is not None  # it is why the arm was barred
-            return budget_exceeded(state, needed, tokens)
-        if (final == Bar.OVER_REQUEST_CEILING).any():
-            ceiling = self.ladder.objective.max_cost_per_request
-            assert ceiling is not None
-            too_dear = [
-                (quote.upper, arm.model)
-                for quote, arm, bar in zip(self.quotes, self.ladder.arms, final, strict=True)
-                if bar == Bar.OVER_REQUEST_CEILING
-            ]
-            known = [upper for upper, _ in too_dear if upper is not None]
-            if not known:
-                return UnknownPrice(too_dear[0][1], "max_cost_per_request needs one")
-            return BudgetExceeded(
-                "max_cost_per_request", needed=min(known), used=0, held=0, limit=ceiling
-            )
-        if self.failure is not None:
-            return self.failure
-        reasons = rejections(self.ladder.arms, self.quotes, choices, 0, self.rule)
-        names = [arm.name for arm in self.ladder.arms]
-        if (final == Bar.UNPRICED).any():
-            unpriced = self.ladder.arms[int(np.flatnonzero(final == Bar.UNPRICED)[0])]
-            return UnknownPrice(unpriced.model, "a policy with a budget needs one")
-        return NoCapableDeployment(
-            {name: why or "" for name, why in zip(names, reasons, strict=True)}
-        )
-
 
 def make_plan(
     ladder: Ladder, request: Request, shape: Shape, features: Features, prediction: Prediction
@@ -341,22 +309,6 @@ def _cautious(prediction: Prediction, baseline: int) -> Floats:
     quality = prediction.quality.copy()
     quality[:baseline] -= LOWER_BOUND * prediction.quality_std[:baseline]
     return np.maximum(quality, 0.0)
-
-
-def budget_exceeded(state: BudgetState, usd: int, tokens: int) -> BudgetExceeded:
-    """The refusal of a budget without room for `usd` nano-USD and `tokens`."""
-    assert state.limit is not None
-    return BudgetExceeded(
-        state.budget.name,
-        needed={"usd": usd, "tokens": tokens}.get(state.budget.meter, 1),
-        used=state.settled,
-        held=state.held,
-        limit=allowed(state.budget.meter, state.limit, state.seen),
-        scope_value=state.scope_value,
-        resets_at=state.resets_at,
-        meter=state.budget.meter,
-        on_exceed=state.budget.on_exceed,
-    )
 
 
 def _bars(

@@ -21,7 +21,8 @@ from router.types import TIERS, Budget
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "policies").glob("*.yaml"))
 NAMES = [
-    "anthropic", "default", "frugal", "google", "mixed", "openai", "quality", "self-hosted"
+    "anthropic", "default", "frugal", "google", "mixed", "openai", "paced", "quality",
+    "self-hosted",
 ]  # fmt: skip
 NOW = 1_795_500_000.0  # 2026-11-24
 

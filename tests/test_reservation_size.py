@@ -286,7 +286,7 @@ def test_what_a_plan_decides_fits_the_room_or_nothing_would_have(
     plan = plan_of({"max_tokens": max_tokens})
     room = Room(
         tuple(
-            BudgetState(Budget(str(at), amount, on_exceed="downgrade"), "", "", 0, 0)
+            BudgetState(Budget(str(at), amount, on_exceed="downgrade"), "", "", 0, 0, limit=amount)
             for at, amount in enumerate(left)
         )
     )

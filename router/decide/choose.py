@@ -16,6 +16,7 @@ from router.money import NANO_PER_USD
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from router.decide.pacing import Pace
     from router.types import Floats, Ints
 
 UNKNOWN = -1  # an amount of money that is not known
@@ -63,6 +64,7 @@ class Objective:
     max_cost_per_request: int | None = None
     margin: float = 0.0
     promise: str = ""  # what was certified with this weight and margin, in words
+    pace: Pace | None = None  # what the weight was found from, where pacing set it
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +123,13 @@ def choose(options: Options, objective: Objective, room: Ints, *, priced: bool) 
 
     free = np.logical_not(barred)  # Bar.FREE is 0
     utility = _utility(options, objective, free, unknown)
-    leaders = _leaders(free, options.tier)
+    leaders = leaders_of(free, options.tier)
     arm = best_without_budget = _best(utility, leaders)
 
     left = room[:, None] if room.ndim == 1 else room
     if _bar(barred, options.upper > left, Bar.OVER_BUDGET):
         free = np.logical_not(barred)
-        leaders = _leaders(free, options.tier)
+        leaders = leaders_of(free, options.tier)
         arm = _best(utility, leaders)
     if leaders is not free:
         barred[free & ~leaders] = Bar.STANDBY
@@ -179,7 +181,7 @@ def _bar(barred: NDArray[np.uint8], where: NDArray[np.bool_], bar: int) -> bool:
     return True
 
 
-def _leaders(free: NDArray[np.bool_], tier: Ints) -> NDArray[np.bool_]:
+def leaders_of(free: NDArray[np.bool_], tier: Ints) -> NDArray[np.bool_]:
     """The first free arm of each tier: a tier's deployments are in order of preference.
 
     Returns `free` itself where no tier has two arms. Arms of one tier are neighbours.

@@ -137,6 +137,12 @@ def _reason(view: ArmView, objective: Objective, rule: str | None, *, downgraded
         goal = f"best value at cost_weight {objective.cost_weight:.5g}"
         if objective.margin:
             goal += f", the baseline tier preferred by {objective.margin:.3g}"
+        if objective.pace is not None:
+            pace = objective.pace
+            goal += (
+                f", set by pacing: budget {pace.budget!r} has {format_usd(pace.left)} for about "
+                f"{pace.requests:,.0f} requests"
+            )
         if objective.promise:
             goal = f"{objective.promise}: {goal}"
     elif objective.keep_quality is not None:

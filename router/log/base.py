@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from router.types import AttemptRow, RequestRow
 
@@ -40,6 +40,17 @@ class Log(Protocol):
         self, since: float | None = None, until: float | None = None
     ) -> Iterator[AttemptRow]:
         """Every ended wire attempt of the requests of the period, in the order of its number."""
+        ...
+
+    def volume(self, since: float, until: float, bin_seconds: int) -> dict[int, int]:
+        """How many requests came in each bin (unix seconds // `bin_seconds`); empty ones are left
+        out."""
+        ...
+
+    def decisions(
+        self, since: float, until: float, *, every: int = 1
+    ) -> list[tuple[Mapping[str, Any], ...]]:
+        """The arms as decisions saw them, of about one request in `every`, in order of time."""
         ...
 
     def feedback(self, request_id: str, score: float, source: str = "user", *, now: float) -> None:

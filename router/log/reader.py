@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from router.errors import InvalidRequest
@@ -38,6 +38,14 @@ FROM (SELECT id, request_id, time FROM request
       WHERE (time, id) > (:time, :id) AND time < :until ORDER BY time, id LIMIT :page) AS page
 LEFT JOIN attempt ON attempt.request_id = page.request_id
 ORDER BY page.time, page.id, attempt.number
+"""
+_VOLUME = """
+SELECT CAST(time / :bin AS INTEGER), count(*) FROM request
+WHERE time >= :since AND time < :until GROUP BY 1
+"""
+_DECISIONS = """
+SELECT decision FROM request
+WHERE time >= :since AND time < :until AND id % :every = 0 ORDER BY time, id
 """
 
 
@@ -80,6 +88,19 @@ class SqliteLog:
                 if values["number"] is not None:  # a request without attempts
                     del values["_time"], values["_id"]
                     yield AttemptRow(**values)
+
+    def volume(self, since: float, until: float, bin_seconds: int) -> dict[int, int]:
+        place = {"since": since, "until": until, "bin": bin_seconds}
+        with self._database.read() as connection:
+            return dict(connection.execute(_VOLUME, place).fetchall())
+
+    def decisions(
+        self, since: float, until: float, *, every: int = 1
+    ) -> list[tuple[Mapping[str, Any], ...]]:
+        place = {"since": since, "until": until, "every": every}
+        with self._database.read() as connection:
+            rows = connection.execute(_DECISIONS, place).fetchall()
+        return [tuple(json.loads(decision)) for [decision] in rows]
 
     def feedback(self, request_id: str, score: float, source: str = "user", *, now: float) -> None:
         if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
+from router.money import format_usd
 from router.prices import Price, quote
 from router.types import TIERS, Arm, Tier
 
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from router.policy.schema import Policy
     from router.prices import PriceBook
 
+USUAL_PROMPT = 1000  # tokens of a prompt, for what one reservation takes of a paced budget
 ANSWER_TOKENS = 500  # the answer's length at which whole calls are compared
+PACED_CALLS = 50  # reservations that a paced budget should hold, to be used to 98%
 LONGEST_PROMPT = 1_000_000  # tokens; where no window is known
 _FLAGS = ("vision", "audio", "files", "tools", "structured_output")
 
@@ -83,6 +86,7 @@ def lint(policy: Policy, book: PriceBook, now: float) -> list[Finding]:
         *_flips(options, policy),
         *_baseline(options, policy),
         *_promises(policy),
+        *_paced(options, policy),
     ]
 
 
@@ -195,6 +199,27 @@ def _promises(policy: Policy) -> Iterator[Finding]:
             "confidence: 0.95 it is certified on the predictor's calibration queries"
         )
         yield Finding("note", "objective.keep_quality", message)
+
+
+def _paced(options: Sequence[_Option], policy: Policy) -> Iterator[Finding]:
+    """A reservation that is a large part of a paced budget: once less is left, it cannot be used
+    for that model, so some of the budget is left over at the window's end."""
+    if policy.pacing is None:
+        return
+    budget = next(b for b in policy.budget_list() if b.name == policy.pacing.budget)
+    largest, model = 0, ""
+    for option in options:
+        cap = option.deployment.max_output_tokens or policy.limits.max_output_tokens
+        reserved = option.cost(USUAL_PROMPT, min(cap, option.known.get("max_output_tokens") or cap))
+        if reserved is not None and reserved > largest:
+            largest, model = reserved, option.arm.model
+    if budget.limit is not None and largest * PACED_CALLS > budget.limit:
+        message = (
+            f"one call to {model} reserves {format_usd(largest)}, more than a {PACED_CALLS}th of "
+            f"budget {budget.name!r}: about as much may be left over at its window's end; a "
+            "smaller max_output_tokens reserves less"
+        )
+        yield Finding("note", "pacing.budget", message)
 
 
 def _tier_cost(options: Sequence[_Option], tier: Tier) -> Cost:

@@ -22,10 +22,11 @@ from pydantic import (
 from router.policy.budgets import BudgetLimit
 from router.policy.deployment import Deployment
 from router.policy.document import show
-from router.policy.fields import Name, Part, Real, Seconds, Tokens, Usd, wrong
+from router.policy.fields import Name, Part, Real, Seconds, Tokens, Usd, similar, wrong
 from router.policy.rules import Rule
 from router.types import TIERS, Arm, Budget, Tier
 
+PACED_WINDOWS = ("hour", "day", "week", "month")  # which have an end
 Ladder = Annotated[tuple[Deployment, ...], Field(min_length=1)]
 
 
@@ -105,6 +106,19 @@ class Objective(Part):
     def needs_money(self) -> bool:
         """Whether a decision under this objective depends on what calls cost."""
         return self.cost_weight != 0
+
+
+class Pacing(Part):
+    """Spend a budget by its window's end: the cost weight follows the money and the traffic."""
+
+    budget: Name = Field(
+        description="The name of the budget: with a limit and a window, of scope global, and "
+        "on_exceed: downgrade."
+    )
+    expected_requests: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = Field(
+        default=None,
+        description="How many requests a window brings, about; learnt from the log otherwise.",
+    )
 
 
 class Limits(Part):
@@ -227,6 +241,11 @@ class Policy(Part):
         "max_tokens; predicted, the P95 of what is predicted, and an answer that is cut there is "
         "asked for once more in full.",
     )
+    pacing: Pacing | None = Field(
+        default=None,
+        description="Which budget is spent evenly; objective.cost_weight is then the least weight. "
+        "None is otherwise.",
+    )
     rules: tuple[Rule, ...] = Field(
         default=(), description="Ahead of the classifier; the first wins."
     )
@@ -252,12 +271,36 @@ class Policy(Part):
             for at, name in enumerate(names):
                 if name in names[:at]:
                     raise wrong(f"{name!r} is used twice", "each name once", key, at, "name")
+        self._check_pacing()
         for at, rule in enumerate(self.rules):
             if not set(rule.tiers) & set(present):
                 key = next(key for key in ("tier", "at_least", "at_most") if getattr(rule, key))
                 raise wrong("it leaves no tier that has a deployment", ", ".join(present),
                             "rules", at, key)  # fmt: skip
         return self
+
+    def _check_pacing(self) -> None:
+        if self.pacing is None:
+            return
+        if self.objective.cost_weight is None:
+            raise wrong("pacing sets a cost weight, and the objective has none",
+                        "only with objective.cost_weight", "pacing")  # fmt: skip
+        name = self.pacing.budget
+        names = [budget.name for budget in self.budgets]
+        if name not in names:
+            raise wrong(f"there is no budget {name!r}{similar(name, names)}",
+                        ", ".join(names) or "one of budgets", "pacing", "budget")  # fmt: skip
+        at = names.index(name)
+        budget = self.budgets[at]
+        for key, fits, allowed in (
+            ("limit", budget.limit is not None, "a limit"),
+            ("window", budget.window in PACED_WINDOWS, ", ".join(PACED_WINDOWS)),
+            ("scope", budget.scope == "global", "global"),
+            ("on_exceed", budget.on_exceed == "downgrade", "downgrade"),
+        ):
+            if not fits:
+                raise wrong(f"budget {name!r} is paced, which this {key} does not allow",
+                            f"{allowed}, where pacing names it", "budgets", at, key)  # fmt: skip
 
     @cached_property
     def hash(self) -> str:

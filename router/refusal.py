@@ -1,0 +1,65 @@
+"""What is said where every arm of a plan is barred."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from router.decide import Bar, Choices, rejections
+from router.errors import BudgetExceeded, NoCapableDeployment, UnknownPrice
+from router.types import BudgetState, Room, allowed
+
+if TYPE_CHECKING:
+    from router.plan import Plan
+
+
+def refusal(plan: Plan, choices: Choices, room: Room) -> Exception:
+    """Why no arm may be taken: the error that says what would have to change first."""
+    final = choices.barred[0]
+    over = np.flatnonzero(final == Bar.OVER_BUDGET).tolist()
+    if over:
+        cheapest = min(over, key=lambda index: plan.quotes[index].upper or 0)
+        quoted = plan.quotes[cheapest]
+        needed, tokens = quoted.upper or 0, plan.token_bound(cheapest, quoted)
+        state = room.lacking(plan.ladder.arms[cheapest], needed, tokens, "downgrade")
+        assert state is not None  # it is why the arm was barred
+        return budget_exceeded(state, needed, tokens)
+    if (final == Bar.OVER_REQUEST_CEILING).any():
+        ceiling = plan.ladder.objective.max_cost_per_request
+        assert ceiling is not None
+        too_dear = [
+            (quote.upper, arm.model)
+            for quote, arm, bar in zip(plan.quotes, plan.ladder.arms, final, strict=True)
+            if bar == Bar.OVER_REQUEST_CEILING
+        ]
+        known = [upper for upper, _ in too_dear if upper is not None]
+        if not known:
+            return UnknownPrice(too_dear[0][1], "max_cost_per_request needs one")
+        return BudgetExceeded(
+            "max_cost_per_request", needed=min(known), used=0, held=0, limit=ceiling
+        )
+    if plan.failure is not None:
+        return plan.failure
+    reasons = rejections(plan.ladder.arms, plan.quotes, choices, 0, plan.rule)
+    names = [arm.name for arm in plan.ladder.arms]
+    if (final == Bar.UNPRICED).any():
+        unpriced = plan.ladder.arms[int(np.flatnonzero(final == Bar.UNPRICED)[0])]
+        return UnknownPrice(unpriced.model, "a policy with a budget needs one")
+    return NoCapableDeployment({name: why or "" for name, why in zip(names, reasons, strict=True)})
+
+
+def budget_exceeded(state: BudgetState, usd: int, tokens: int) -> BudgetExceeded:
+    """The refusal of a budget without room for `usd` nano-USD and `tokens`."""
+    assert state.limit is not None
+    return BudgetExceeded(
+        state.budget.name,
+        needed={"usd": usd, "tokens": tokens}.get(state.budget.meter, 1),
+        used=state.settled,
+        held=state.held,
+        limit=allowed(state.budget.meter, state.limit, state.seen),
+        scope_value=state.scope_value,
+        resets_at=state.resets_at,
+        meter=state.budget.meter,
+        on_exceed=state.budget.on_exceed,
+    )
