@@ -8,6 +8,9 @@ time, so that the provider's own usage report is what gets charged.
 from __future__ import annotations
 
 import asyncio
+import atexit
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -62,6 +65,7 @@ class _Meter:
         self.closed = False  # nobody reads any more, though a drain may
         self._ended = False
         self._lock = threading.Lock()
+        self.pid = os.getpid()
         _open.add(self)
 
     def leave(self) -> bool:
@@ -125,6 +129,8 @@ def answer_bytes(choices: Iterable[Any]) -> int:
 def _stream_class() -> Any:
     """Build the class when litellm is loaded: what it inherits from is litellm's."""
     from litellm import CustomStreamWrapper
+
+    atexit.register(_end_all)  # after the ledger's own, so that it comes before
 
     class RoutedStream(CustomStreamWrapper):  # type: ignore[misc]
         """litellm's stream, with the router's books kept beside it. `routing` is the decision."""
@@ -224,8 +230,8 @@ def _stream_class() -> Any:
 
         def __del__(self) -> None:
             meter = self.__dict__.get("_meter")
-            if meter is None or meter.closed:
-                return
+            if meter is None or meter.closed or sys.is_finalizing():
+                return  # no thread can be started at the very end; `_end_all` came before
             if hasattr(self._inner.completion_stream, "__anext__"):
                 # A forgotten async stream has no loop to be drained on: charged as reserved.
                 threading.Thread(target=meter.end, kwargs={"abandoned": True}, daemon=True).start()
@@ -233,6 +239,13 @@ def _stream_class() -> Any:
                 self.close()
 
     return RoutedStream
+
+
+def _end_all() -> None:
+    """When the program ends, streams that are still open are charged as abandoned."""
+    for meter in list(_open):
+        if meter.pid == os.getpid():
+            meter.end(abandoned=True)
 
 
 class _mapping:  # noqa: N801 - a context manager, used as a verb
