@@ -38,7 +38,7 @@ Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 Scopes = Mapping[str, "str | tuple[str, ...]"]
 CostSource = Literal["reported", "computed", "assumed", "expired"]
 AttemptStatus = Literal["answered", "failed", "abandoned", "expired"]
-RequestStatus = Literal["open", "answered", "failed", "abandoned", "refused", "expired"]
+RequestStatus = Literal["open", "answered", "failed", "abandoned", "refused", "expired", "returned"]
 
 
 # ── 1. what the caller asks ────────────────────────────────────────────────────────────────────

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from router.ledger.matching import Amounts, Take
 from router.types import Budget, Change, RequestEnd
@@ -104,6 +104,49 @@ class Counters:
     oldest: str
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """One call that was paid out of a lease: a reservation that was held and has ended.
+
+    `amounts` were set aside for it, it took `usd` and `tokens`. `request` is its request's row; one
+    that is there already stays.
+    """
+
+    reservation_id: str
+    request_id: str
+    number: int
+    state: Literal["settled", "released", "expired"]
+    amounts: Amounts
+    usd: int
+    tokens: int
+    attempt: list[Any]
+    request: list[Any] | None
+    end: RequestEnd | None
+    expires_at: float
+    now: float
+
+    @property
+    def inside(self) -> Amounts:
+        """What of it the lease covers; the rest is an overrun."""
+        return Amounts(min(self.usd, self.amounts.usd), min(self.tokens, self.amounts.tokens))
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Calls move out of a lease, and it is renewed.
+
+    `keep`: nano-USD and tokens that the lease holds afterwards; what neither the calls took nor is
+    kept goes back to the budgets. `worst_case`: the attempt row of a lease that holds `keep`.
+    """
+
+    lease_id: str
+    calls: tuple[Drawn, ...]
+    keep: Amounts
+    expires_at: float
+    worst_case: list[Any]
+    now: float
+
+
 class Store(Protocol):
     """Where a ledger keeps its counters. Safe to share between threads; calls may block.
 
@@ -123,6 +166,19 @@ class Store(Protocol):
 
     def end(self, ending: Ending) -> NotOpen | None:
         """End an open reservation, or correct an expired one; None where that was done."""
+        ...
+
+    def draw(self, step: Draw) -> str:
+        """Move calls out of a lease, which is a reservation like any other, in one step.
+
+        Each call appears as a reservation that has ended, in the lease's own accounts, with its
+        rows; calls that are there already are passed over, so that a step whose reply was lost can
+        be repeated. The lease's amounts become `keep`. Of an open lease, what it held falls to
+        that; of an expired one, what it was charged.
+        Returns the lease's state: "open" or "expired" where all was done. Nothing was where it is
+        another: "unknown" for no such lease, "short" for one that does not hold what was taken and
+        kept.
+        """
         ...
 
     def refuse(self, request: list[Any]) -> str | None:

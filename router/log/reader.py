@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _PAGE = 1000  # rows; each page is a transaction of its own, so a long read holds up no checkpoint
 _FIRST, _LAST = -1e300, 1e300
+# A lease that was given back is "returned": it asked nothing of a provider, and cost nothing.
 
 _REQUESTS = """
 SELECT request.*,
@@ -29,13 +30,15 @@ SELECT request.*,
   (SELECT source FROM label WHERE label.request_id = request.request_id
      ORDER BY time DESC, id DESC LIMIT 1) AS label_source
 FROM request
-WHERE (time, id) > (:time, :id) AND time < :until ORDER BY time, id LIMIT :page
+WHERE (time, id) > (:time, :id) AND time < :until AND status != 'returned'
+ORDER BY time, id LIMIT :page
 """
 # A page is a page of requests: the attempts of one are never torn apart.
 _ATTEMPTS = """
 SELECT page.time AS _time, page.id AS _id, attempt.*
 FROM (SELECT id, request_id, time FROM request
-      WHERE (time, id) > (:time, :id) AND time < :until ORDER BY time, id LIMIT :page) AS page
+      WHERE (time, id) > (:time, :id) AND time < :until AND status != 'returned'
+      ORDER BY time, id LIMIT :page) AS page
 LEFT JOIN attempt ON attempt.request_id = page.request_id
 ORDER BY page.time, page.id, attempt.number
 """

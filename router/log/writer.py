@@ -40,6 +40,7 @@ class _Table:
 
 _REQUEST = _Table("request", RequestRow, "INSERT")
 _ATTEMPT = _Table("attempt", AttemptRow, "INSERT OR REPLACE")
+ATTEMPT_COST = [field.name for field in fields(AttemptRow)].index("cost")
 
 
 def request_values(row: RequestRow) -> list[Any]:
@@ -50,6 +51,11 @@ def request_values(row: RequestRow) -> list[Any]:
 def write_request(connection: sqlite3.Connection, values: list[Any]) -> None:
     """Insert a request; `sqlite3.IntegrityError` if its id is there already."""
     connection.execute(_REQUEST.insert, values)
+
+
+def keep_request(connection: sqlite3.Connection, values: list[Any]) -> None:
+    """Insert a request unless one of its id is there."""
+    connection.execute(f"{_REQUEST.insert} ON CONFLICT (request_id) DO NOTHING", values)
 
 
 def has_request(connection: sqlite3.Connection, request_id: str) -> bool:

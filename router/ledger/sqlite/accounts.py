@@ -28,6 +28,9 @@ WHERE budget = :budget AND (override.scope_value = {value} OR override.scope_val
 ORDER BY override.scope_value IS NULL LIMIT 1
 """
 _OVERRIDE_OF = _OVERRIDE.format(value=":value")
+CHARGE = """
+UPDATE account SET held = held - ?, settled = settled + ?, overrun = overrun + ? WHERE id = ?
+"""
 
 
 @dataclass(frozen=True, slots=True)

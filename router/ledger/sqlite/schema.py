@@ -8,7 +8,7 @@ from __future__ import annotations
 from router.log.schema import LOG_TABLES
 
 APPLICATION_ID = 0x54527472  # "TRtr"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 # typeof(): SQLite turns an overflowing integer into a float, which would round money.
 LEDGER_TABLES = """
@@ -85,8 +85,8 @@ CREATE TABLE entry (               -- append-only: what happened, in order
   budget      TEXT,
   scope_value TEXT,
   kind        TEXT NOT NULL CHECK (kind IN
-              ('HOLD', 'POST', 'VOID', 'EXPIRE', 'OVERRUN', 'CORRECT', 'CREDIT', 'LIMIT')),
-  amount      INTEGER CHECK (amount >= 0 OR kind IN ('CORRECT', 'LIMIT')),
+              ('HOLD', 'POST', 'VOID', 'EXPIRE', 'OVERRUN', 'CORRECT', 'DRAW', 'CREDIT', 'LIMIT')),
+  amount      INTEGER CHECK (amount >= 0 OR kind IN ('CORRECT', 'DRAW', 'LIMIT')),
   time        REAL NOT NULL,
   note        TEXT
 );
@@ -107,6 +107,14 @@ WHEN new.state != 'open' BEGIN
     CASE new.state WHEN 'settled' THEN 'POST' WHEN 'released' THEN 'VOID'
       WHEN 'expired' THEN 'EXPIRE' WHEN 'corrected' THEN 'CORRECT' END,
     new.actual - coalesce(old.actual, 0), new.changed);
+END;
+-- A lease shrinks by what its calls took and what it gives back.
+CREATE TRIGGER reservation_shrinks AFTER UPDATE OF amount ON reservation
+WHEN old.state IN ('open', 'expired') BEGIN
+  INSERT INTO entry (reservation, kind, amount, time)
+  VALUES (new.seq, 'DRAW', new.amount - old.amount, new.changed);
+  INSERT INTO entry (reservation, kind, amount, time)
+  SELECT new.seq, 'CORRECT', new.actual - old.actual, new.changed WHERE old.state = 'expired';
 END;
 CREATE TRIGGER reservation_overruns AFTER UPDATE OF state ON reservation
 WHEN new.actual > new.amount BEGIN

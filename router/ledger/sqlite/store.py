@@ -12,10 +12,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from router.ledger.matching import Amounts, Take
-from router.ledger.sqlite.accounts import apply_limit, credit, find, open_account, read
+from router.ledger.sqlite.accounts import CHARGE, apply_limit, credit, find, open_account, read
 from router.ledger.sqlite.database import Database, Undo
+from router.ledger.sqlite.draws import draw
 from router.ledger.sqlite.verify import problems
-from router.ledger.store import Counters, Denied, Ending, Invalid, Known, NewHold, NotOpen
+from router.ledger.store import Counters, Denied, Draw, Ending, Invalid, Known, NewHold, NotOpen
 from router.log.reader import SqliteLog
 from router.log.writer import has_request, to_json, write_attempt, write_end, write_request
 from router.types import Budget, Change, Meter, RequestEnd, allowed
@@ -44,9 +45,6 @@ WHERE id = ? AND state = 'expired' RETURNING amount, tokens, actual_tokens, acco
 _EXPIRE = """
 UPDATE reservation SET state = 'expired', actual = amount, actual_tokens = tokens,
   actual_requests = 1, changed = ?, worst_case = NULL WHERE seq = ?
-"""
-_CHARGE = """
-UPDATE account SET held = held - ?, settled = settled + ?, overrun = overrun + ? WHERE id = ?
 """
 # A request whose process died between two attempts has no open reservation, only old ones.
 _EXPIRE_REQUESTS = """
@@ -106,6 +104,9 @@ class SqliteStore:
 
     def end(self, ending: Ending) -> NotOpen | None:
         return self._database.submit(lambda connection: _end(connection, ending))
+
+    def draw(self, step: Draw) -> str:
+        return self._database.submit(lambda connection: draw(connection, step))
 
     def refuse(self, request: list[object]) -> str | None:
         with self._database.write() as connection:
@@ -316,7 +317,7 @@ def _charge(
         change = actual.of(meter)
         over = change - reserved.of(meter) if first else change
         rows.append((held.of(meter), change, max(0, over), account))
-    connection.executemany(_CHARGE, rows)
+    connection.executemany(CHARGE, rows)
 
 
 def _enter(

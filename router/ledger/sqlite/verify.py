@@ -83,9 +83,9 @@ _CHECKS = (
       SELECT reservation,
         sum(kind = 'HOLD') AS holds, sum(kind = 'POST') AS posts, sum(kind = 'VOID') AS voids,
         sum(kind = 'EXPIRE') AS expiries, sum(kind = 'CORRECT') AS corrections,
-        sum(kind = 'OVERRUN') AS overruns,
-        sum(CASE WHEN kind = 'HOLD' THEN amount ELSE 0 END) AS held,
-        sum(CASE WHEN kind IN ('HOLD', 'OVERRUN') THEN 0 ELSE amount END) AS charged,
+        sum(kind = 'OVERRUN') AS overruns, sum(kind = 'DRAW') AS draws,
+        sum(CASE WHEN kind IN ('HOLD', 'DRAW') THEN amount ELSE 0 END) AS held,
+        sum(CASE WHEN kind IN ('HOLD', 'DRAW', 'OVERRUN') THEN 0 ELSE amount END) AS charged,
         sum(CASE WHEN kind = 'OVERRUN' THEN amount ELSE 0 END) AS over
       FROM entry WHERE reservation IS NOT NULL GROUP BY reservation
     )
@@ -93,7 +93,8 @@ _CHECKS = (
       || coalesce(r.actual, 'none') || '): its entries say otherwise'
     FROM reservation AS r LEFT JOIN story ON story.reservation = r.seq
     WHERE (holds, posts, voids, expiries, corrections) IS NOT (1, r.state = 'settled',
-        r.state = 'released', r.state IN ('expired', 'corrected'), r.state = 'corrected')
+        r.state = 'released', r.state IN ('expired', 'corrected'),
+        CASE WHEN draws THEN corrections ELSE r.state = 'corrected' END)
       OR (held, charged) IS NOT (r.amount, coalesce(r.actual, 0))
       OR (r.actual IS NULL) IS NOT (r.state = 'open')
       OR (overruns, over) IS NOT (coalesce(r.actual, 0) > r.amount,
