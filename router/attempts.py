@@ -16,7 +16,7 @@ from router.dispatch.retrying import retrying
 from router.dispatch.streams import StreamEnd, StreamTerms, answer_bytes, routed_stream
 from router.dispatch.usage import report_of
 from router.dispatch.wire import Call, Reply
-from router.errors import BudgetExceeded, LedgerUnavailable, ProviderError, RouterError
+from router.errors import BudgetExceeded, ClockJumped, LedgerUnavailable, ProviderError, RouterError
 from router.ladder import Ladder
 from router.plan import Plan
 from router.types import (
@@ -108,6 +108,14 @@ class Attempts:
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         return max(_SHORTEST_PAUSE, min(self._pause, until_reset, left))
 
+    @property
+    def now(self) -> float:
+        """The time to end something at: what was sent is settled, whatever the clock shows."""
+        try:
+            return self.clock()
+        except ClockJumped as jumped:
+            return jumped.trusted
+
     def prepare(self, plan: Plan, decision: Decision) -> Attempt:
         """Lay out the next wire attempt. Nothing is reserved or sent yet."""
         return Attempt(self, plan, decision, self.count + 1, self.clock())
@@ -120,7 +128,7 @@ class Attempts:
             self.ledger.refuse(self.row(plan, decision, status, error=text))
         else:
             end = RequestEnd(status, accepted=None, baseline=None, error=text)
-            self.ledger.finish(self.request.request_id, end, self.clock())
+            self.ledger.finish(self.request.request_id, end, self.now)
 
     def row(
         self,
@@ -272,7 +280,7 @@ class Attempt:
                 baseline=self._final_baseline(row.cost) if row.status != "failed" else None,
                 error=row.error,
             )
-        ledger, now = self._shared.ledger, self._shared.clock()
+        ledger, now = self._shared.ledger, self._shared.now
         try:
             if charge.billed:
                 ledger.settle(self._id, row, end, now)

@@ -190,6 +190,21 @@ class LedgerCorrupt(LedgerError):
         )
 
 
+class ClockJumped(LedgerError):
+    """The machine's clock is further ahead than time can have passed, so that budgets would be
+    reset too early. Fields: `ahead` and `allowed`, seconds; `now`, the time that it shows, and
+    `trusted`, the time by what has passed since the start, unix seconds.
+    """
+
+    def __init__(self, *, ahead: float, allowed: float, now: float, trusted: float):
+        self.ahead, self.allowed, self.now, self.trusted = ahead, allowed, now, trusted
+        super().__init__(
+            f"the clock jumped {ahead:.0f} s ahead, more than the {allowed:.0f} s of the shortest "
+            f"budget window; if it is right now, call router.confirm_clock() or start anew, else "
+            f"set it right"
+        )
+
+
 class ReservationError(LedgerError):
     """A reservation is unknown or has ended otherwise. Fields: `reservation_id`, `state`."""
 

@@ -7,7 +7,6 @@ the same lines serve `completion` and `acompletion`.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from router.attempts import Attempts, Routing, attach, routing_of
 from router.certified import PromisedLadder
+from router.clock import GuardedClock, shortest_window
 from router.decide import Objective
 from router.effects import Send, Store, Wait, Walk, arun, run
 from router.errors import (
@@ -57,7 +57,8 @@ class Router:
     predictor, prices
         Instead of the policy's (or shipped) predictor and the shipped price book.
     clock
-        Unix seconds; a test may turn it.
+        Unix seconds, to be turned by a test; by default the machine's, guarded against leaps
+        (`router.clock`).
 
     Raises
     ------
@@ -72,17 +73,17 @@ class Router:
         store: str | None = None,
         predictor: Predictor | None = None,
         prices: PriceBook | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
     ):
         self.policy = policy if isinstance(policy, Policy) else load_policy(policy)
         self.prices = prices or load_book()
         self.predictor = predictor or _predictor_of(self.policy)
         self.store = store_url(store or self.policy.log.store)
         _refuse_unknown_tiers(self.policy, self.predictor)
+        self._clock = clock or GuardedClock(shortest_window(self.policy.budget_list()))
         ladder = Ladder.of(self.policy, self.prices, self.predictor.effort_tokens)
-        self._promised = PromisedLadder(ladder, self.predictor, clock())
+        self._promised = PromisedLadder(ladder, self.predictor, self._clock())
         self._pacer = _pacer_of(ladder)
-        self._clock = clock
         self._opening = threading.Lock()
         self._next_sweep = 0.0
 
@@ -139,7 +140,14 @@ class Router:
         """What was spent, and what always-frontier would have cost."""
         from router.log.savings import savings
 
-        return savings(self.ledger.log())
+        report = savings(self.ledger.log())
+        report.unaccounted += self.ledger.unbooked()
+        return report
+
+    def confirm_clock(self) -> None:
+        """Say that the machine's clock is right, after a `ClockJumped`."""
+        if isinstance(self._clock, GuardedClock):
+            self._clock.confirm()
 
     def close(self) -> None:
         """Close the store. The router opens it again when it is used again."""
@@ -295,8 +303,14 @@ class Router:
 
     @cached_property
     def _ledger(self) -> Ledger:
+        options = self.policy.ledger
         return open_ledger(
-            self.store, self.policy.budget_list(), durability=self.policy.log.durability
+            self.store,
+            self.policy.budget_list(),
+            durability=self.policy.log.durability,
+            lease=options.lease,
+            on_outage=options.on_outage,
+            journal=options.journal,
         )
 
 

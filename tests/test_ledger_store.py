@@ -205,21 +205,18 @@ def _fill_the_disk(place: str) -> str:
             held += 1
         except LedgerUnavailable:
             denied += 1
-    try:
-        settle(ledger, "open", 70)
-        return "settled on a full disk"
-    except LedgerUnavailable:
-        pass
+    settle(ledger, "open", 70)  # it was paid for: parked in the journal
+    settle(ledger, "open", 70)
     if counters(ledger) != {ALL: (0, 100 * held)}:
         return f"{counters(ledger)} with {held} held"
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    settle(ledger, "open", 70)
+    ledger.expire(NOW)
     if counters(ledger) != {ALL: (70, 100 * (held - 1))}:
         return f"{counters(ledger)} after"
     return f"{ledger.verify()} {denied > 0}"
 
 
-def test_f38_a_full_disk_denies_and_keeps_what_is_held_until_there_is_room_again():
+def test_f38_a_full_disk_denies_and_parks_settlements_and_keeps_what_is_held_until_there_is_room():
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o777)
         assert in_child(_fill_the_disk, f"sqlite:///{folder}/l.db") == "[] True"
@@ -437,7 +434,7 @@ def test_entries_are_append_only(path):
     raw.close()
 
 
-@pytest.mark.parametrize("version", [0, 1, 3])
+@pytest.mark.parametrize("version", [0, 2, 4])
 def test_f41_a_store_of_another_schema_version_is_refused(path, version):
     raw = sqlite3.connect(path)
     raw.execute(f"PRAGMA user_version = {version}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import time
+from pathlib import Path
 
 import click
 from rich.console import Console
@@ -14,7 +16,7 @@ from router.ledger.url import store_url
 
 @click.group()
 def command() -> None:
-    """Check a ledger."""
+    """Check and repair a ledger."""
 
 
 @command.command()
@@ -38,3 +40,25 @@ def verify(store: str, as_json: bool) -> None:
 
     emit({"sound": not problems, "problems": problems}, as_json, render)
     sys.exit(1 if problems else 0)
+
+
+@command.command()
+@click.argument("store")
+@click.option("--journal", type=click.Path(path_type=Path), help="The policy's ledger.journal.")
+@json_option
+def recover(store: str, journal: Path | None, as_json: bool) -> None:
+    """Replay what processes that are gone could not write into STORE, and return what they had
+    leased and not spent.
+
+    The next process that uses the store does the same; this does it without one.
+    """
+    ledger = open_ledger(store_url(store), create=False, journal=journal)
+    try:
+        count = ledger.recover(time.time())
+    finally:
+        ledger.close()
+    emit(
+        {"journals": count},
+        as_json,
+        lambda out: out.print(f"{count} journals replayed" if count else "nothing to replay"),
+    )

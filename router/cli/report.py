@@ -81,6 +81,11 @@ def notes(report: Savings) -> list[str]:
             f"{report.unknown_cost} attempts and {report.unknown_baseline} baselines have no known "
             "price and are in no sum."
         )
+    if report.unaccounted:
+        said.append(
+            f"{report.unaccounted} calls were sent while the ledger was away, without asking any "
+            "budget; they are booked as overruns once it is back."
+        )
     said.append(
         "The baseline is predicted (the baseline model's own expected tokens at its own price) "
         "except where that tier answered. `bill/quote` shows how good such forecasts were."

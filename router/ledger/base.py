@@ -100,6 +100,10 @@ class Ledger(Protocol):
         """The budgets that are defined in the store, by name."""
         ...
 
+    def recover(self, now: float) -> int:
+        """Replay what processes that are gone could not write; return how many there were."""
+        ...
+
     def states(self, now: float) -> list[BudgetState]:
         """The current window of every budget defined in the store, for each scope value seen."""
         ...
@@ -150,6 +154,13 @@ class Ledger(Protocol):
 
     def log(self) -> Log:
         """The log that this ledger writes, to read and to label."""
+        ...
+
+    def unbooked(self) -> int:
+        """How many calls were sent without asking while the store was away, and are not yet in it.
+
+        None are unless the policy says `on_outage: open`.
+        """
         ...
 
     def close(self) -> None:

@@ -50,16 +50,16 @@ class BudgetLedger:
     def __init__(self, store: Store, budgets: Sequence[Budget] = (), *, define: bool = True):
         self.store = store
         try:
-            self._budgets = checked(budgets)
+            self.enforced = checked(budgets)
             if define:
-                store.define(self._budgets)
+                store.define(self.enforced)
         except BaseException:
             store.close()
             raise
 
     def room(self, scopes: Scopes, now: float) -> Room:
-        accounts = [account for account in accounts_of(self._budgets, scopes) if account.counts]
-        return Room(tuple(self._states(accounts, now))) if accounts else Room()
+        accounts = [account for account in accounts_of(self.enforced, scopes) if account.counts]
+        return Room(tuple(self.states_of(accounts, now))) if accounts else Room()
 
     def reserve(
         self,
@@ -73,8 +73,8 @@ class BudgetLedger:
         request: RequestRow | None,
         tokens: int = 0,
     ) -> Hold:
-        _check_reserve(reservation_id, amount, tokens, now, expires_at, worst_case, request)
-        accounts, amounts = accounts_of(self._budgets, scopes), Amounts(amount, tokens)
+        check_reserve(reservation_id, amount, tokens, now, expires_at, worst_case, request)
+        accounts, amounts = accounts_of(self.enforced, scopes), Amounts(amount, tokens)
         takes = tuple([account.take(amounts, now) for account in accounts])
         found = self.store.hold(
             NewHold(
@@ -100,9 +100,7 @@ class BudgetLedger:
     def settle(
         self, reservation_id: str, row: AttemptRow, end: RequestEnd | None, now: float
     ) -> None:
-        known = [count for count in (row.input_tokens, row.output_tokens) if count is not None]
-        tokens = min(sum(known), MAX_NANO) if known else None
-        self._end(reservation_id, row, row.cost or 0, tokens, end, now, billed=True)
+        self._end(reservation_id, row, row.cost or 0, tokens_of(row), end, now, billed=True)
 
     def release(
         self, reservation_id: str, row: AttemptRow, end: RequestEnd | None, now: float
@@ -130,6 +128,9 @@ class BudgetLedger:
     def budgets(self) -> list[Budget]:
         return self.store.defined()
 
+    def recover(self, now: float) -> int:
+        return 0
+
     def states(self, now: float) -> list[BudgetState]:
         accounts = []
         for budget in self.store.defined():
@@ -138,7 +139,7 @@ class BudgetLedger:
             else:
                 values = self.store.scope_values(budget.name)
             accounts += [Account(budget, value) for value in values]
-        return self._states(accounts, now)
+        return self.states_of(accounts, now)
 
     def set_limit(
         self,
@@ -189,6 +190,9 @@ class BudgetLedger:
     def log(self) -> Log:
         return self.store.log()
 
+    def unbooked(self) -> int:
+        return 0
+
     def close(self) -> None:
         self.store.close()
 
@@ -201,7 +205,8 @@ class BudgetLedger:
             )
         return known[name]
 
-    def _states(self, accounts: Sequence[Account], now: float) -> list[BudgetState]:
+    def states_of(self, accounts: Sequence[Account], now: float) -> list[BudgetState]:
+        """The states of some accounts, in their order, at one moment."""
         counters = self.store.read([account.take(Amounts(), now) for account in accounts])
         return [_state(*both) for both in zip(accounts, counters, strict=True)]
 
@@ -216,7 +221,7 @@ class BudgetLedger:
         *,
         billed: bool,
     ) -> None:
-        _check_reserved(reservation_id, usd)
+        check_reserved(reservation_id, usd)
         found = self.store.end(
             Ending(
                 reservation_id,
@@ -310,7 +315,13 @@ def _repeated(reservation_id: str, amounts: Amounts, known: Known) -> Hold:
     return Hold(reservation_id, amounts.usd, known.expires_at, amounts.tokens)
 
 
-def _check_reserve(
+def tokens_of(row: AttemptRow) -> int | None:
+    """The tokens that an attempt took, None where neither count is known."""
+    known = [count for count in (row.input_tokens, row.output_tokens) if count is not None]
+    return min(sum(known), MAX_NANO) if known else None
+
+
+def check_reserve(
     reservation_id: str,
     amount: int,
     tokens: int,
@@ -319,8 +330,9 @@ def _check_reserve(
     worst_case: AttemptRow,
     request: RequestRow | None,
 ) -> None:
-    _check_reserved(reservation_id, amount)
-    _check_reserved(reservation_id, tokens)
+    """Raise `ReservationError` for a reservation that contradicts itself."""
+    check_reserved(reservation_id, amount)
+    check_reserved(reservation_id, tokens)
     if worst_case.cost != amount and not (worst_case.cost is None and amount == 0):
         problem = f"its worst case costs {worst_case.cost}, and must cost its amount, {amount}"
     elif not math.isfinite(expires_at) or expires_at <= now:
@@ -332,7 +344,8 @@ def _check_reserve(
     raise ReservationError(reservation_id, "new", problem)
 
 
-def _check_reserved(reservation_id: str, amount: int) -> None:
+def check_reserved(reservation_id: str, amount: int) -> None:
+    """Raise `ReservationError` for what is no amount."""
     if type(amount) is not int or not 0 <= amount <= MAX_NANO:
         raise ReservationError(
             reservation_id, "new", f"{amount!r} is not an amount of nano-USD from 0 to 2**53"

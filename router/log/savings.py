@@ -19,6 +19,7 @@ from router.types import TIERS, AttemptRow
 
 SERVED = ("answered", "abandoned")
 _BILLED = ("computed", "reported")  # costs that rest on what a provider said
+UNACCOUNTED = "sent while the ledger was away"  # how the note of such an attempt begins
 
 
 @dataclass(slots=True)
@@ -73,7 +74,8 @@ class Savings:
 
     `overhead` is what the router spent on calls of its own. `wasted` is the part of `total.spent`
     that bought no accepted answer. `unknown_cost` counts attempts and `unknown_baseline` requests
-    without a known price; they are in no sum.
+    without a known price; they are in no sum. `unaccounted` counts attempts that were sent while
+    the ledger was away, as a policy may ask for; they are in every sum once the ledger has them.
     """
 
     total: Line = field(default_factory=Line)
@@ -88,6 +90,7 @@ class Savings:
     assumed: int = 0  # attempts charged by assumption, for want of a usage report
     unknown_cost: int = 0
     unknown_baseline: int = 0
+    unaccounted: int = 0
 
     @property
     def net_saved(self) -> int:
@@ -108,6 +111,7 @@ class Savings:
             "assumed_costs": self.assumed,
             "unknown_costs": self.unknown_cost,
             "unknown_baselines": self.unknown_baseline,
+            "unaccounted": self.unaccounted,
             "by_tier": {key: line.as_dict() for key, line in self.by_tier.items()},
             "by_model": {key: line.as_dict() for key, line in self.by_model.items()},
             "by_day": {key: line.as_dict() for key, line in self.by_day.items()},
@@ -140,6 +144,7 @@ def _add(report: Savings, request: LoggedRequest, attempts: list[AttemptRow]) ->
     for attempt in attempts:
         lines = [*shared, *_own(report, attempt)]
         _count(lines, attempts=1)
+        report.unaccounted += (attempt.note or "").startswith(UNACCOUNTED)
         report.assumed += attempt.cost_source in ("assumed", "expired")
         if attempt.cost is None:
             report.unknown_cost += 1

@@ -24,6 +24,7 @@ from router.policy.deployment import Deployment
 from router.policy.document import show
 from router.policy.fields import Name, Part, Real, Seconds, Tokens, Usd, similar, wrong
 from router.policy.rules import Rule
+from router.policy.storage import LedgerOptions, Log
 from router.types import TIERS, Arm, Budget, Tier
 
 PACED_WINDOWS = ("hour", "day", "week", "month")  # which have an end
@@ -185,21 +186,6 @@ class Streams(Part):
     )
 
 
-class Log(Part):
-    """Where calls and budgets are recorded."""
-
-    store: Annotated[str, Field(pattern=r"^(sqlite:///|postgresql://|rediss?://)\S+$")] = Field(
-        default="sqlite:///router.db", description="The store's URL, such as sqlite:///router.db."
-    )
-    content: bool = Field(
-        default=False, description="Whether to keep the text of prompts and answers."
-    )
-    durability: Literal["full", "normal"] = Field(
-        default="full",
-        description="full survives a power cut; normal survives a crash of the program.",
-    )
-
-
 class Predictor(Part):
     """A predictor of one's own instead of the one that is shipped."""
 
@@ -254,6 +240,9 @@ class Policy(Part):
     timeout: Timeout = Field(default=Timeout(), description="How long to wait, in seconds.")
     streams: Streams = Field(default=Streams(), description="When a caller leaves a stream.")
     log: Log = Field(default=Log(), description="Where calls and budgets are recorded.")
+    ledger: LedgerOptions = Field(
+        default=LedgerOptions(), description="How the budgets are asked, and without their store."
+    )
     predictor: Predictor | None = Field(
         default=None, description="The shipped predictor otherwise."
     )

@@ -1,0 +1,301 @@
+"""What happens while the store is away: nothing is sent, and nothing that was sent is lost.
+
+A call that was paid for is settled even if the store went away meanwhile: its end is written to a
+journal on the disk and replayed, once, when the store is back, at the next sweep, or by the next
+process. A policy that says `on_outage: open` goes on sending; each such call is counted, journalled
+and booked as an overrun later.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+import weakref
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from router.errors import LedgerUnavailable, ReservationError
+from router.ledger import lines
+from router.ledger.journal import Journal
+from router.ledger.ledger import BudgetLedger, check_reserve, tokens_of
+from router.ledger.matching import Amounts, accounts_of
+from router.ledger.replay import recover, replay_line
+from router.ledger.store import Ending, NewHold
+from router.ledger.wrapped import WrappedLedger
+from router.log.savings import UNACCOUNTED
+from router.log.writer import attempt_values, request_values
+from router.types import AttemptRow, Hold, RequestEnd, RequestRow, Room, Scopes
+
+OnOutage = Literal["deny", "lease", "open"]
+
+_log = logging.getLogger("router")
+_PAUSE = 1.0  # seconds before a store that was away is asked again by what can do without it
+
+
+class OutageLedger(WrappedLedger):
+    """A `BudgetLedger` that keeps what cannot be written, and writes it later.
+
+    Parameters: `journals`, the folder for what cannot be written (None: nothing is kept, and a
+    settlement that fails leaves its hold to expire in full); `identity`, the store's name in them;
+    `on_outage`, "open" to go on without the store.
+    """
+
+    def __init__(
+        self,
+        inner: BudgetLedger,
+        *,
+        journals: Path | None = None,
+        identity: str = "",
+        on_outage: OnOutage = "deny",
+    ):
+        super().__init__(inner)
+        self.budget_ledger, self.store = inner, inner.store
+        self.journals, self.identity = journals, identity or inner.store.name
+        self.opens = on_outage == "open"
+        self._reset()
+        _LIVE.add(self)
+
+    def recover(self, now: float) -> int:
+        """Replay what processes left that are gone; return how many journals there were."""
+        return recover(self.store, self.journals, self.identity, now)
+
+    def _reset(self) -> None:
+        self._lock = threading.RLock()
+        self._journal: Journal | None = None
+        self._parked: list[list[Any]] = []
+        self._ends: dict[str, int] = {}  # reservation → nano-USD, of those that are parked
+        self._unheard: dict[str, tuple[NewHold, AttemptRow]] = {}  # sent without asking
+        self._away_until = 0.0
+
+    def room(self, scopes: Scopes, now: float) -> Room:
+        if self.opens and self.is_away():
+            return Room()
+        try:
+            return self.inner.room(scopes, now)
+        except LedgerUnavailable as away:
+            if not self.opens:
+                raise
+            self.went_away(away)
+            return Room()
+
+    def reserve(
+        self,
+        reservation_id: str,
+        amount: int,
+        *,
+        scopes: Scopes,
+        now: float,
+        expires_at: float,
+        worst_case: AttemptRow,
+        request: RequestRow | None,
+        tokens: int = 0,
+    ) -> Hold:
+        try:
+            if self.opens and self.is_away():
+                raise LedgerUnavailable(self.store.name, "it was away a moment ago")
+            self.replay()
+            return self.inner.reserve(
+                reservation_id,
+                amount,
+                scopes=scopes,
+                now=now,
+                expires_at=expires_at,
+                worst_case=worst_case,
+                request=request,
+                tokens=tokens,
+            )
+        except LedgerUnavailable as away:
+            if not self.opens:
+                raise
+            self.went_away(away)
+        check_reserve(reservation_id, amount, tokens, now, expires_at, worst_case, request)
+        amounts = Amounts(amount, tokens)
+        accounts = accounts_of(self.budget_ledger.enforced, scopes)
+        new = NewHold(
+            reservation_id,
+            worst_case.request_id,
+            worst_case.number,
+            amounts,
+            now,
+            expires_at,
+            tuple([account.take(amounts, now) for account in accounts]),
+            attempt_values(worst_case),
+            None if request is None else request_values(request),
+        )
+        with self._lock:
+            self._write(lines.open_line(new))
+            self._unheard[reservation_id] = (new, worst_case)
+        return Hold(reservation_id, amount, expires_at, tokens)
+
+    def settle(
+        self, reservation_id: str, row: AttemptRow, end: RequestEnd | None, now: float
+    ) -> None:
+        self._end(reservation_id, row, end, now, billed=True)
+
+    def release(
+        self, reservation_id: str, row: AttemptRow, end: RequestEnd | None, now: float
+    ) -> None:
+        self._end(reservation_id, row, end, now, billed=False)
+
+    def refuse(self, row: RequestRow) -> None:
+        try:
+            self.inner.refuse(row)
+        except LedgerUnavailable as away:
+            self._park(lines.refuse_line(request_values(row)), away)
+
+    def finish(self, request_id: str, end: RequestEnd, now: float) -> None:
+        try:
+            self.replay()
+            self.inner.finish(request_id, end, now)
+        except LedgerUnavailable as away:
+            self._park(lines.finish_line(request_id, end, now), away)
+
+    def expire(self, now: float) -> int:
+        """Sweep the store; replay what this process has parked, and what dead ones have left."""
+        for new, worst_case in list(self._unheard.values()):
+            if new.expires_at <= now:
+                self.settle(new.reservation_id, worst_case, None, now)
+        try:
+            self.replay()
+            self.recover(now)
+            return self.budget_ledger.expire(now)
+        except LedgerUnavailable as away:
+            if not self.opens:
+                raise
+            self.went_away(away)
+            return 0
+
+    def unbooked(self) -> int:
+        with self._lock:
+            return len(self._unheard) + len([line for line in self._parked if line[0] == "open"])
+
+    def replay(self) -> None:
+        """Write what is parked into the store; `LedgerUnavailable` where it is still away."""
+        if not self._parked:
+            return
+        with self._lock:
+            opened = {line[1]: line for line in self._parked if line[0] == "open"}
+            while self._parked:
+                replay_line(self.store, self._parked[0], opened)
+                del self._parked[0]
+            self._ends.clear()
+            if self._journal is not None and not self._unheard:
+                self._journal.remove()
+                self._journal = None
+        _log.warning("ledger %s is back; all that was parked is booked", self.store.name)
+
+    def close(self) -> None:
+        """Close the store. What is still parked waits in its journal for the next process."""
+        try:
+            self.replay()
+        except LedgerUnavailable as away:
+            _log.error("%s; what could not be written waits in %s", away, self.journals)
+        with self._lock:
+            if self._journal is not None:
+                self._journal.abandon()
+                self._journal = None
+        self.inner.close()
+
+    def _end(
+        self,
+        reservation_id: str,
+        row: AttemptRow,
+        end: RequestEnd | None,
+        now: float,
+        *,
+        billed: bool,
+    ) -> None:
+        with self._lock:
+            unheard = self._unheard.get(reservation_id)
+            parked = self._ends.get(reservation_id)
+        if parked is not None:  # asked again, after its end was parked
+            if parked != (row.cost or 0):
+                problem = f"it ended at {parked} nano-USD, so not at {row.cost or 0}"
+                raise ReservationError(reservation_id, "parked", problem)
+            return
+        step = self.inner.settle if billed else self.inner.release
+        if unheard is None:
+            try:
+                self.replay()
+                step(reservation_id, row, end, now)
+                return
+            except LedgerUnavailable as away:
+                unavailable = away
+        else:
+            row = replace(row, note=f"{UNACCOUNTED}; {row.note}" if row.note else UNACCOUNTED)
+            unavailable = LedgerUnavailable(self.store.name, "it was away when the call was sent")
+        ending = Ending(
+            reservation_id,
+            row.request_id,
+            row.number,
+            billed,
+            (row.cost or 0) if billed else 0,
+            tokens_of(row) if billed else 0,
+            attempt_values(row),
+            end,
+            now,
+        )
+        with self._lock:
+            if reservation_id in self._ends:
+                return  # another thread ended it meanwhile
+            self._park(lines.end_line(ending), unavailable)
+            self._ends[reservation_id] = ending.usd
+            if unheard is not None:
+                del self._unheard[reservation_id]
+                self._parked.insert(-1, _plain(lines.open_line(unheard[0])))
+
+    def _park(self, line: str, away: LedgerUnavailable) -> None:
+        """Keep a step on the disk; raise `away` itself where that cannot be done either."""
+        if self.journals is None:
+            raise away
+        with self._lock:
+            try:
+                self._write(line)
+            except LedgerUnavailable as full:
+                raise away from full
+            self._parked.append(_plain(line))
+        _log.error("%s; a step is parked in %s", away, self.journals)
+
+    def _write(self, line: str) -> None:
+        if self._journal is None:
+            if self.journals is None:
+                raise LedgerUnavailable(self.store.name, "there is no folder for a journal")
+            self._journal = Journal(self.journals, self.identity)
+        self._journal.append(line, sync=True)
+
+    def is_away(self) -> bool:
+        """Whether the store was away a moment ago."""
+        return time.monotonic() < self._away_until
+
+    def went_away(self, away: LedgerUnavailable) -> None:
+        """Do without the store for a moment."""
+        if not self.is_away():
+            _log.error("%s; calls are sent without it, as the policy says", away)
+        self._away_until = time.monotonic() + _PAUSE
+
+    def forget(self) -> None:
+        """In a child after a fork: what is parked is the parent's to replay."""
+        if self._journal is not None:
+            self._journal.abandon()
+        self._reset()
+
+
+def _plain(line: str) -> list[Any]:
+    values: list[Any] = json.loads(line)
+    return values
+
+
+_LIVE: weakref.WeakSet[OutageLedger] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for ledger in list(_LIVE):
+        ledger.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

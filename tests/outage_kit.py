@@ -1,0 +1,81 @@
+"""A store that can be cut off, for one process or for many, and ledgers over it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from router.errors import LedgerUnavailable
+from router.ledger.lease import LeasedLedger
+from router.ledger.ledger import BudgetLedger
+from router.ledger.outage import OutageLedger
+from router.ledger.sqlite.store import SqliteStore
+from router.types import Budget
+
+
+class CutStore:
+    """A store in SQLite that raises `LedgerUnavailable` while the file `cut` exists.
+
+    `lose_replies` makes that many of its next steps succeed and lose their answer.
+    """
+
+    def __init__(self, path: Path, cut: Path):
+        self._store, self._cut = SqliteStore(str(path), durability="normal", busy_seconds=60), cut
+        self.name = self._store.name
+        self.lose_replies = 0
+        self.steps: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        step = getattr(self._store, name)
+
+        def passed(*arguments: Any) -> Any:
+            if self._cut.exists() and name != "close":
+                raise LedgerUnavailable(self.name, "the network is cut")
+            self.steps.append(name)
+            answer = step(*arguments)
+            if self.lose_replies and name != "close":
+                self.lose_replies -= 1
+                raise LedgerUnavailable(self.name, "the reply was lost")
+            return answer
+
+        return passed
+
+
+def outage(
+    path: Path, cut: Path, budgets: Sequence[Budget], *, on_outage: Any = "deny"
+) -> OutageLedger:
+    direct = BudgetLedger(CutStore(path, cut), budgets)
+    return OutageLedger(
+        direct, journals=Path(f"{path}.journal"), identity=str(path), on_outage=on_outage
+    )
+
+
+def leased(
+    path: Path,
+    cut: Path,
+    budgets: Sequence[Budget],
+    *,
+    on_outage: Any = "deny",
+    seconds: float = 60.0,
+    flush_seconds: float = 0.05,
+) -> LeasedLedger:
+    """`flush_seconds` of an hour leaves flushing to the test."""
+    return LeasedLedger(
+        outage(path, cut, budgets, on_outage=on_outage),
+        seconds=seconds,
+        go_on=on_outage == "lease",
+        flush_seconds=flush_seconds,
+    )
+
+
+def store_of(ledger: Any) -> CutStore:
+    """The store beneath a ledger."""
+    while hasattr(ledger, "inner"):
+        ledger = ledger.inner
+    store: CutStore = ledger.store
+    return store
+
+
+def journals(path: Path) -> list[Path]:
+    return sorted(Path(f"{path}.journal").glob("*.journal"))

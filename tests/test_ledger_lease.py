@@ -1,0 +1,536 @@
+"""Leases: a chunk is held, spent in memory, and told in batches; the limit holds all the same."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sqlite3
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from router.errors import BudgetExceeded, ConfigurationError, InvalidRequest, ReservationError
+from router.ledger import open_ledger
+from router.ledger.leases import chunk
+from router.ledger.matching import Amounts
+from router.ledger.store import Draw
+from router.types import Budget
+from tests.ledger_kit import (
+    NOW,
+    TTL,
+    attempt_row,
+    counters,
+    processes,
+    release,
+    request_row,
+    reserve,
+    run_all,
+    settle,
+    url,
+)
+from tests.outage_kit import journals, leased, store_of
+
+ALL = ("all", "")
+DAY = 86400.0
+BUDGETS = [
+    Budget("all", 10_000_000),
+    Budget("team", 6_000_000, "month", "Europe/Berlin", "team"),
+    Budget("user", 4_000_000, "day", "America/New_York", "user"),
+]
+ANN = {"user": "ann", "team": "t"}
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    return tmp_path / "l.db"
+
+
+@pytest.fixture
+def cut(tmp_path) -> Path:
+    return tmp_path / "cut"
+
+
+def direct(path: Path, budgets=BUDGETS):
+    return open_ledger(url(path), budgets, durability="normal")
+
+
+def by_hand(path, cut, budgets=BUDGETS, **options):
+    return leased(path, cut, budgets, flush_seconds=3600.0, **options)
+
+
+@pytest.mark.parametrize(
+    ("asked", "remaining", "size"),
+    [
+        (100, 1_000_000, 10_000),  # 1%
+        (5_000, 1_000_000, 50_000),  # ten calls
+        (10_000, 1_000_000, 100_000),  # at most a tenth of what remains
+        (10_001, 1_000_000, None),
+        (1, 0, None),
+        (100, 9_999, None),  # near the limit each call asks
+        (100, 10_000, 1_000),
+        (7, None, 7_000),
+        (0, 500, 5),
+    ],
+)
+def test_a_lease_is_a_part_of_what_remains_and_none_is_taken_near_the_limit(asked, remaining, size):
+    assert chunk(asked, remaining) == size
+
+
+def test_calls_of_a_lease_ask_the_store_once_and_end_up_there_to_the_nano_dollar(path, cut):
+    ledger = by_hand(path, cut)
+    for call in range(300):
+        reserve(ledger, f"r{call}", 100, scopes=ANN)
+        settle(ledger, f"r{call}", call % 100) if call % 3 else release(ledger, f"r{call}")
+    assert store_of(ledger).steps == ["define", "read", "hold"]
+    before = counters(direct(path))
+    assert before[ALL] == (0, 40_000)  # 1% of the least, all of it held
+    spent = sum(call % 100 for call in range(300) if call % 3)
+    assert counters(ledger)[ALL] == (spent, 40_000 - spent)
+    assert ledger.verify() == []
+    ledger.close()
+    after = direct(path)
+    assert set(counters(after).values()) == {(spent, 0)}
+    assert after.verify() == []
+    rows = list(after.log().attempts())
+    assert len(rows) == len(list(after.log().requests())) == 300
+    assert sum(row.cost or 0 for row in rows) == spent
+    assert journals(path) == []
+
+
+def test_in_every_committed_state_money_and_rows_of_leases_agree(path):
+    ledger = open_ledger(url(path), BUDGETS, durability="normal", lease=True)
+    other, done, problems = direct(path), threading.Event(), []
+
+    def look() -> None:
+        while not done.is_set():
+            problems.extend(other.verify())
+
+    looking = threading.Thread(target=look)
+    looking.start()
+
+    def work(thread: int) -> None:
+        chance = random.Random(thread)
+        for call in range(150):
+            name = f"r{thread}-{call}"
+            reserve(ledger, name, 100, scopes=ANN)
+            settle(ledger, name, chance.randint(0, 130))
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(work, range(4)))
+    done.set()
+    looking.join()
+    assert problems == []
+    ledger.close()
+    assert other.verify() == []
+    assert {held for _, held in counters(other).values()} == {0}
+    assert counters(other)[ALL][0] == sum(row.cost or 0 for row in other.log().attempts())
+
+
+def test_a_bill_above_the_reservation_is_booked_in_full_as_an_overrun(path, cut):
+    ledger = by_hand(path, cut)
+    reserve(ledger, "a", 100, scopes=ANN)
+    settle(ledger, "a", 350)
+    state = ledger.states(NOW)[0]
+    assert (state.settled, state.overrun) == (350, 250)
+    ledger.close()
+    assert direct(path).verify() == []
+
+
+def test_a_refusal_names_the_true_state_and_the_last_nano_dollar_can_be_spent(path, cut):
+    ledger = by_hand(path, cut, [Budget("all", 10_000)])
+    for call in range(100):
+        reserve(ledger, f"r{call}", 100)
+        settle(ledger, f"r{call}", 99)
+    with pytest.raises(BudgetExceeded) as refused:
+        reserve(ledger, "more", 101)
+    error = refused.value
+    assert (error.used, error.held, error.limit) == (9_900, 0, 10_000)
+    reserve(ledger, "last", 100)
+    assert counters(ledger) == {ALL: (9_900, 100)}
+
+
+def test_a_window_that_ends_ends_the_lease_and_f47_its_calls_settle_in_the_old_one(path, cut):
+    midnight = NOW - NOW % DAY + DAY
+    ledger = by_hand(path, cut, [Budget("all", 100_000_000, "day")])
+    for call in range(1000):
+        reserve(ledger, f"r{call}", 1000, now=midnight - 1)
+    reserve(ledger, "new", 1000, now=midnight)
+    for call in range(1000):
+        settle(ledger, f"r{call}", 400, now=midnight + 1)
+    settle(ledger, "new", 7, now=midnight + 1)
+    ledger.close()
+    after = direct(path, [])
+    [state] = after.states(midnight + 1)
+    assert (state.settled, state.held) == (7, 0)
+    [old] = sqlite3.connect(path).execute("SELECT settled FROM account WHERE settled > 7")
+    assert old == (400_000,)
+    assert after.verify() == []
+
+
+def test_an_id_is_answered_again_refused_with_another_amount_and_settled_once(path, cut):
+    ledger = by_hand(path, cut)
+    first = reserve(ledger, "a", 100, scopes=ANN)
+    assert reserve(ledger, "a", 100, scopes=ANN) == first
+    with pytest.raises(ReservationError):
+        reserve(ledger, "a", 99, scopes=ANN)
+    settle(ledger, "a", 60)
+    settle(ledger, "a", 60)
+    with pytest.raises(ReservationError):
+        settle(ledger, "a", 61)
+    assert counters(ledger)[ALL][0] == 60
+    with pytest.raises(ReservationError):
+        settle(ledger, "b", 1)
+
+
+def test_a_call_past_its_time_is_charged_in_full_and_corrected_once(path, cut):
+    ledger = by_hand(path, cut)
+    reserve(ledger, "a", 100, scopes=ANN)
+    assert ledger.expire(NOW + TTL) == 1
+    assert counters(ledger, NOW + TTL)[ALL][0] == 100
+    settle(ledger, "a", 30, now=NOW + TTL)
+    with pytest.raises(ReservationError):
+        settle(ledger, "a", 31, now=NOW + TTL)
+    assert counters(ledger, NOW + TTL)[ALL][0] == 30
+    assert ledger.verify() == []
+
+
+def test_a_second_attempt_finds_its_request_whichever_way_the_first_one_went(path, cut):
+    ledger = by_hand(path, cut, [Budget("all", 100_000), Budget("nano", 900, scope="tier")])
+    cheap, dear = {"tier": "mini"}, {"tier": "nano"}
+    reserve(ledger, "a", 50, scopes={"tier": "big"})  # from a lease
+    release(ledger, "a")
+    reserve(ledger, "a", 100, number=2, scopes=dear)  # asked directly: near its limit
+    settle(ledger, "a", 90, number=2)
+    reserve(ledger, "b", 100, scopes=dear)
+    release(ledger, "b")
+    reserve(ledger, "b", 5, number=2, scopes=cheap)
+    settle(ledger, "b", 4, number=2)
+    assert ledger.verify() == []
+    assert {row.request_id: row.attempts for row in ledger.log().requests() if row.attempts} == {
+        "a": 2,
+        "b": 2,
+    }
+
+
+def test_what_counts_requests_or_shares_or_one_request_is_asked_directly(path, cut):
+    budgets = [
+        Budget("all", 1_000_000),
+        Budget("calls", 3, meter="requests", scope="user"),
+        Budget("each", 500, scope="request"),
+    ]
+    ledger = by_hand(path, cut, budgets)
+    for call in range(3):
+        reserve(ledger, f"r{call}", 100, scopes={"user": "ann", "request": f"r{call}"})
+    with pytest.raises(BudgetExceeded) as refused:
+        reserve(ledger, "r4", 100, scopes={"user": "ann", "request": "r4"})
+    assert refused.value.budget == "calls"
+    assert store_of(ledger).steps.count("hold") == 4
+    assert counters(ledger)[ALL] == (0, 300)
+
+
+def test_a_budget_with_a_condition_pays_only_for_the_calls_that_meet_it(path, cut):
+    when = Budget("night", 1_000_000, when=(("job", "night"),))
+    ledger = by_hand(path, cut, [Budget("all", 1_000_000), when])
+    for call, job in enumerate(["day", "night", "day", "night", "night"]):
+        reserve(ledger, f"r{call}", 100, scopes={"job": job})
+        settle(ledger, f"r{call}", 10)
+    assert store_of(ledger).steps.count("hold") == 2
+    ledger.close()
+    assert counters(direct(path, [])) == {ALL: (50, 0), ("night", ""): (30, 0)}
+
+
+def test_tokens_are_leased_as_money_is(path, cut):
+    ledger = by_hand(path, cut, [Budget("all", None), Budget("tokens", 100_000, meter="tokens")])
+    for call in range(50):
+        name = f"r{call}"
+        ledger.reserve(
+            f"{name}/1", 100, scopes={}, now=NOW, expires_at=NOW + TTL, tokens=90,
+            worst_case=attempt_row(name, cost=100), request=request_row(name),
+        )  # fmt: skip
+        settle(ledger, name, 60)  # of 7 tokens
+    assert store_of(ledger).steps.count("hold") == 1
+    assert counters(ledger)["tokens", ""][0] == 350
+    assert ledger.verify() == []
+
+
+@pytest.mark.parametrize("value", [7, ["ann"], "a\0b", "x" * 300])
+def test_a_scope_value_that_cannot_name_a_budget_is_refused(path, cut, value):
+    ledger = by_hand(path, cut)
+    reserve(ledger, "a", 100, scopes=ANN)
+    with pytest.raises(InvalidRequest):
+        reserve(ledger, "b", 100, scopes={"user": value})
+
+
+def test_room_counts_what_is_leased_here_as_free_and_asks_at_most_once_a_second(path, cut):
+    ledger = by_hand(path, cut)
+    reserve(ledger, "a", 100, scopes=ANN)
+    reads = store_of(ledger).steps.count("read")
+    rooms = {ledger.room(ANN, NOW).remaining() for _ in range(20)}
+    assert rooms == {4_000_000 - 100}
+    assert store_of(ledger).steps.count("read") == reads + 1
+
+
+def test_a_lost_reply_of_a_draw_changes_nothing_twice(path, cut):
+    ledger = by_hand(path, cut)
+    for call in range(20):
+        reserve(ledger, f"r{call}", 100, scopes=ANN)
+        settle(ledger, f"r{call}", 70)
+    store_of(ledger).lose_replies = 1
+    ledger.log()  # flushes; the reply is lost
+    reserve(ledger, "more", 100, scopes=ANN)
+    settle(ledger, "more", 30)
+    ledger.close()
+    after = direct(path)
+    assert counters(after)[ALL] == (20 * 70 + 30, 0)
+    assert after.verify() == []
+    assert len(list(after.log().attempts())) == 21
+
+
+def test_a_lease_whose_reply_was_lost_is_given_back(path, cut):
+    ledger = by_hand(path, cut)
+    reserve(ledger, "warm", 3_900_000, scopes=ANN)  # near the limit: directly
+    release(ledger, "warm")
+    store = store_of(ledger)
+    real, lost = store._store.hold, []
+
+    def hold(new):
+        answer = real(new)
+        if new.reservation_id.startswith("lease/") and not lost:
+            lost.append(new)
+            store.lose_replies = 1
+        return answer
+
+    store._store.hold = hold
+    with pytest.raises(Exception, match="lost"):
+        reserve(ledger, "a", 100, scopes=ANN)
+    ledger.log()
+    assert counters(direct(path))[ALL] == (0, 0)
+
+
+def test_a_draw_of_more_than_a_lease_holds_is_refused_and_changes_nothing(path, cut):
+    ledger = by_hand(path, cut)
+    reserve(ledger, "a", 100, scopes=ANN)
+    [lease] = ledger._mine.leases
+    for lease_id, keep, says in [
+        (lease.id, Amounts(40_001, 0), "short"),
+        ("lease/none", Amounts(0, 0), "unknown"),
+    ]:
+        step = Draw(lease_id, (), keep, NOW + 60, [], NOW)
+        assert store_of(ledger).draw(step) == says
+    assert counters(direct(path))[ALL] == (0, 40_000)
+
+
+def test_calls_of_a_lease_that_the_store_lost_are_booked_as_overruns(path, cut):
+    ledger = by_hand(path, cut)
+    reserve(ledger, "a", 100, scopes=ANN)
+    [lease] = ledger._mine.leases
+    other = direct(path)
+    row = attempt_row(lease.id, cost=0)
+    other.release(lease.id, row, None, NOW)  # somebody else ended it
+    settle(ledger, "a", 60)
+    state = ledger.states(NOW)[0]
+    assert (state.settled, state.held, state.overrun) == (60, 0, 60)
+    assert ledger.verify() == []
+
+
+def test_a_lease_that_is_not_used_goes_back_and_one_in_use_is_renewed(path, cut):
+    ledger = by_hand(path, cut)
+    reserve(ledger, "a", 100, scopes=ANN)
+    ledger._mine.offset += 40  # seconds later
+    ledger._mine.flush()
+    assert counters(direct(path))[ALL] == (0, 40_000)
+    assert direct(path).expire(NOW + 61) == 0  # it was renewed
+    settle(ledger, "a", 60, now=NOW + 41)
+    ledger._mine.offset += 40
+    ledger._mine.flush()
+    assert counters(direct(path))[ALL] == (60, 0)
+
+
+def test_f04_a_process_stopped_past_its_lease_corrects_the_full_charge_to_what_it_spent(path, cut):
+    ledger = by_hand(path, cut)
+    reserve(ledger, "a", 100, scopes=ANN)
+    reserve(ledger, "b", 100, scopes=ANN)
+    settle(ledger, "a", 60)
+    other = direct(path)
+    assert other.expire(NOW + 61) == 1
+    assert counters(other)[ALL] == (40_000, 0)
+    ledger._mine.flush()  # it wakes up
+    assert counters(other)[ALL] == (160, 0)  # b is open, and charged until it is heard of
+    settle(ledger, "b", 5, now=NOW + 70)
+    ledger._mine.flush()
+    assert counters(other)[ALL] == (65, 0)
+    assert other.verify() == []
+    assert [row.request_id for row in other.log().requests()] == ["a", "b"]
+
+
+def _spend_and_die(place, journal_too):
+    ledger = open_ledger(place, BUDGETS, durability="normal", lease=True)
+    for call in range(40):
+        reserve(ledger, f"r{call}", 100, scopes=ANN, now=time.time())
+        if call % 4:
+            settle(ledger, f"r{call}", 60, now=time.time())
+    if not journal_too:
+        for file in journals(Path(place.removeprefix("sqlite:///"))):
+            file.unlink()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def died(place: str, journal_too: bool) -> None:
+    process = processes.Process(target=_spend_and_die, args=(place, journal_too))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+def test_after_a_crash_the_journal_returns_exactly_what_was_not_spent(path):
+    died(url(path), journal_too=True)
+    before = open_ledger(url(path), create=False)
+    settled, held = counters(before, time.time())[ALL]
+    assert settled + held == 40_000  # nothing is given back unasked
+    after = direct(path)  # the next process replays it
+    assert counters(after, time.time())[ALL] == (30 * 60 + 10 * 100, 0)
+    assert after.verify() == []
+    rows = list(after.log().attempts())
+    assert sorted(row.status for row in rows) == ["answered"] * 30 + ["expired"] * 10
+    assert sum(row.cost or 0 for row in rows) == 2_800
+    assert journals(path) == []
+
+
+def test_after_a_crash_without_its_journal_a_lease_is_charged_in_full(path):
+    died(url(path), journal_too=False)
+    after = direct(path)
+    assert after.expire(time.time() + 61) == 1
+    assert counters(after, time.time())[ALL] == (40_000, 0)
+    assert after.verify() == []
+    assert sum(row.cost or 0 for row in after.log().attempts()) == 40_000
+
+
+def _spend_until_killed(place, bills, worker):
+    chance = random.Random(worker)
+    ledger = open_ledger(place, BUDGETS, durability="normal", busy_seconds=60, lease=True)
+    provider = os.open(bills, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    for call in range(1_000_000):
+        name = f"r{worker}-{call}"
+        try:
+            reserve(ledger, name, 10, scopes={"user": f"u{worker % 3}", "team": "t"})
+        except BudgetExceeded:
+            time.sleep(0.01)
+            continue
+        cost = chance.randint(0, 10)
+        os.write(provider, f"{name} {cost}\n".encode())
+        settle(ledger, name, cost)
+        time.sleep(0.001)
+
+
+def test_f03_of_leasing_processes_killed_at_random_no_bill_is_lost_or_charged_too_low(path):
+    bills = path.with_name("bills")
+    ledger = direct(path)
+    chance = random.Random(5)
+    running = []
+    for worker in range(16):
+        process = processes.Process(target=_spend_until_killed, args=(url(path), bills, worker))
+        process.start()
+        running.append(process)
+        if len(running) == 4:
+            time.sleep(chance.uniform(0.1, 0.5))
+            victim = running.pop(chance.randrange(4))
+            victim.kill()
+            victim.join()
+    for process in running:
+        process.kill()
+        process.join()
+    ledger.expire(NOW)  # the sweep replays the journals
+    assert {held for _, held in counters(ledger).values()} == {0}
+    assert ledger.verify() == []
+    charged = {row.request_id: row.cost for row in ledger.log().attempts()}
+    billed = dict(line.split() for line in bills.read_text().splitlines())
+    assert len(billed) > 100
+    assert [name for name in billed if name not in charged] == []
+    assert [name for name, cost in billed.items() if charged[name] < int(cost)] == []
+    assert counters(ledger)[ALL][0] == sum(cost or 0 for cost in charged.values())
+    over = sum(cost or 0 for cost in charged.values()) - sum(map(int, billed.values()))
+    assert over <= 16 * 10  # at most the one call that each was in the middle of
+
+
+def _hammer(place, worker, calls, answers):
+    chance = random.Random(worker)
+    budgets = [Budget("all", 400_000), Budget("user", 150_000, "day", scope="user")]
+    ledger = open_ledger(place, budgets, durability="normal", busy_seconds=60, lease=True)
+    spent = 0
+    for call in range(calls):
+        name = f"r{worker}-{call}"
+        try:
+            reserve(ledger, name, 100, scopes={"user": f"u{chance.randrange(3)}"})
+        except BudgetExceeded:
+            continue
+        cost = chance.randint(0, 100)
+        spent += cost
+        settle(ledger, name, cost)
+    ledger.close()
+    answers.put(spent)
+
+
+def test_f02_processes_with_leases_never_pass_a_limit_and_sum_up_exactly(path):
+    place = url(path)
+    budgets = [Budget("all", 400_000), Budget("user", 150_000, "day", scope="user")]
+    ledger = open_ledger(place, budgets, durability="normal")
+    worst, done = [], threading.Event()
+
+    def sample() -> None:
+        while not done.is_set():
+            states = ledger.states(NOW)
+            worst.extend(s.settled + s.held - (s.budget.limit or 0) for s in states)
+            time.sleep(0.005)
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    spent = run_all(_hammer, [(place, worker, 1500) for worker in range(8)])
+    done.set()
+    sampler.join()
+    assert max(worst) <= 0
+    assert ledger.verify() == []
+    found = counters(ledger)
+    assert found[ALL] == (sum(spent), 0)
+    assert {held for _, held in found.values()} == {0}
+
+
+def test_f42_a_child_starts_without_its_parents_leases(path):
+    ledger = open_ledger(url(path), BUDGETS, durability="normal", lease=True)
+    reserve(ledger, "parent", 100, scopes=ANN)
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            assert ledger._mine.leases == []
+            for call in range(20):
+                reserve(ledger, f"child{call}", 100, scopes=ANN)
+                settle(ledger, f"child{call}", 50)
+            ledger.close()
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitpid(pid, 0)[1] == 0
+    settle(ledger, "parent", 70)
+    ledger.close()
+    after = direct(path)
+    assert counters(after)[ALL] == (20 * 50 + 70, 0)
+    assert after.verify() == []
+
+
+def test_closing_with_calls_under_way_charges_them_in_full_until_they_are_heard_of(path):
+    ledger = open_ledger(url(path), BUDGETS, durability="normal", lease=True)
+    reserve(ledger, "a", 100, scopes=ANN)
+    ledger.close()
+    assert counters(direct(path))[ALL] == (100, 0)
+    settle(ledger, "a", 40)  # to a closed ledger: parked
+    other = direct(path)
+    assert counters(other)[ALL] == (100, 0)  # this process lives: its journal is its own
+
+
+def test_a_store_that_no_other_process_can_reach_is_not_leased():
+    with pytest.raises(ConfigurationError):
+        open_ledger("sqlite://", BUDGETS, lease=True)
