@@ -159,7 +159,7 @@ class Pacer:
         self._sample = Sample(tier)
         self._drawn: Drawn | None = None
         self._weight = floor
-        self._asked = 0
+        self._asked, self._every = 0, 1  # requests, and how many of them one joins the sample for
         self._counts: dict[int, int] = {}  # requests by the number of their bin
         self._began = math.inf  # when the first request was seen
         self._read_until: float | None = None  # in the log, unix seconds
@@ -226,22 +226,25 @@ class Pacer:
         Parameters: `options`, one row; `room`, the request's budgets, the paced one among them;
         `now`, unix seconds; `new`, whether the request counts as traffic: not if asked again.
         """
-        state = next((each for each in room.budgets if each.budget.name == self.budget), None)
-        if state is None or state.remaining is None or state.resets_at is None:
+        state = None
+        for each in room.budgets:
+            if each.budget.name == self.budget:
+                state = each
+        limit = None if state is None else state.limit
+        if state is None or limit is None or state.resets_at is None:
             return None
-        limit = state.limit
-        assert limit is not None  # it has something remaining
+        remaining = max(0, limit - state.settled - state.held)
         with self._lock:
             traffic = self._traffic(state, state.resets_at, now)
             self._follow_prices(now)
             if new:
-                self._count(options, traffic, now)
+                self._count(options, now)
             requests, spread = traffic.remaining(self._counts, now)
-            drawn = self._draw(options, state.remaining)
+            drawn = self._draw(options, remaining)
             if drawn is None:  # a usual request cannot be paid for any more
                 return Objective(
                     cost_weight=ONLY_COST,
-                    pace=Pace(self.budget, state.remaining, 1 + requests, kept=0),
+                    pace=Pace(self.budget, remaining, 1 + requests, kept=0),
                 )
             in_flight = state.held / max(1.0, drawn.reserved)
             kept = min(drawn.cheapest * (1 + in_flight), MOST_KEPT * limit)
@@ -252,14 +255,13 @@ class Pacer:
             pace = Pace(self.budget, max(0, round(left)), 1 + requests, round(kept))
             return Objective(cost_weight=self._weight, pace=pace)
 
-    def _count(self, options: Options, traffic: WindowTraffic, now: float) -> None:
+    def _count(self, options: Options, now: float) -> None:
         number = int(now // BIN_SECONDS)
         self._counts[number] = self._counts.get(number, 0) + 1
         # Once it is full, the sample keeps one request in so many that it spans about a window:
         # what comes by day only, or at its end, is not forgotten before it comes again.
         self._asked += 1
-        every = max(1, round(traffic.forecast.total / SAMPLE))
-        if self._sample.count < SAMPLE or self._asked % every == 0:
+        if self._sample.count < SAMPLE or self._asked % self._every == 0:
             self._sample.add(options)
 
     def _draw(self, options: Options, room: int) -> Drawn | None:
@@ -288,6 +290,7 @@ class Pacer:
         self._began = min(self._began, now)
         if self._window is None or self._window[0] != state.window_id:
             self._window = state.window_id, self._open(state.budget, end)
+            self._every = max(1, round(self._window[1].forecast.total / SAMPLE))
         return self._window[1]
 
     def _open(self, budget: Budget, end: float) -> WindowTraffic:

@@ -141,6 +141,10 @@ class WindowTraffic:
     ):
         self.forecast = forecast
         self._since, self._learnt, self._guessed = since, learnt, guessed
+        self._before = forecast.until(since)  # forecast for when nobody counted
+        # What every request asks anew, and does not change.
+        self._total, self._steady = forecast.total, _SMOOTHING * forecast.total
+        self._earlier = 1.0 if learnt is None else learnt.errors / max(1.0, learnt.requests)
         self.recount()
 
     def recount(self) -> None:
@@ -166,15 +170,15 @@ class WindowTraffic:
             )
         so_far = self.forecast.until(now)
         recent = counts.get(last, 0)
-        seen, due = self._seen + recent, so_far - self.forecast.until(self._since)
-        left = self.forecast.total - so_far
+        seen, due = self._seen + recent, so_far - self._before
+        left = self._total - so_far
         if self._guessed:
             mean = (seen + 1) / (due + 1) * left
             return mean, math.sqrt(mean)
         dispersion = self._dispersion(recent, due - self._due)
         belief = dispersion / LEVEL_VARIANCE
         if self._learnt is None and seen < due:
-            belief += SLOW * self.forecast.total
+            belief += SLOW * self._total
         mean = (seen + belief) / (due + belief) * left
         return mean, math.sqrt(dispersion * mean)
 
@@ -191,11 +195,10 @@ class WindowTraffic:
 
         `recent` requests have come in the bin that is not over, `due` were forecast until now.
         """
-        learnt = self._learnt
-        steady = _SMOOTHING * self.forecast.total
+        steady = self._steady
         level = (self._seen + recent + steady) / (self._due + due + steady)
         both, cross, squares = self._squares
         errors = both - 2 * level * cross + level * level * squares
-        errors += max(0.0, recent - level * due) ** 2
-        earlier = 1.0 if learnt is None else learnt.errors / max(1.0, learnt.requests)
-        return max(1.0, earlier, errors / max(1.0, self._seen + recent))
+        if recent > level * due:
+            errors += (recent - level * due) ** 2
+        return max(1.0, self._earlier, errors / max(1.0, self._seen + recent))
