@@ -196,8 +196,10 @@ def test_a_conversation_s_ceiling_holds_over_its_requests(
 def test_a_request_s_ceiling_holds_over_its_retries(
     make_router: MakeRouter, provider: Provider
 ) -> None:
-    """A lost answer is charged as reserved, so the retry has no room left."""
-    nano = 2 * 500 * 1250
+    """A lost answer is charged as reserved; what is left is less than the prompt alone may cost."""
+    upper = make_router(rules=[PIN_NANO]).explain(HELLO).view.quote.upper
+    assert upper is not None
+    nano = upper + (upper - 500 * 1250) - 1
     ceiling = {"name": "one", "limit": f"{nano / 1e9:.9f}", "scope": "request"}
     router = make_router(budgets=[ceiling], rules=[PIN_NANO])
     provider.script("t-nano", Behaviour(cut=True))
