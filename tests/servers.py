@@ -19,7 +19,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ class PostgresServer:
         self._log = self._folder / "log"
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
-        self._numbers = itertools.count()
+        self._numbers, self._spare = itertools.count(), list[str]()
         self._run("initdb", "-D", str(self._data), "-U", "postgres", "-A", "trust", "--no-sync",
                   "--no-locale", "-E", "UTF8").wait(_START_SECONDS)  # fmt: skip
         if not (self._data / "PG_VERSION").exists():
@@ -71,11 +71,23 @@ class PostgresServer:
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
 
-    def new_database(self) -> str:
-        """Make an empty database; return its URL."""
-        name = f"test{next(self._numbers)}"
-        self.execute(f"CREATE DATABASE {name}")
-        return self.url(name)
+    @contextlib.contextmanager
+    def database(self) -> Iterator[str]:
+        """An empty database, by its URL; it is emptied and used again, since making one is slow."""
+        if self._spare:
+            name = self._spare.pop()
+        else:
+            name = f"test{next(self._numbers)}"
+            self.execute(f"CREATE DATABASE {name}")
+        try:
+            yield self.url(name)
+        finally:
+            self.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                f" WHERE datname = '{name}' AND pid <> pg_backend_pid()"
+            )
+            self.execute("DROP SCHEMA IF EXISTS tiered_router CASCADE", name)
+            self._spare.append(name)
 
     def execute(self, sql: str, database: str = "postgres") -> None:
         import psycopg

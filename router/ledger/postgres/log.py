@@ -10,6 +10,10 @@ from router.ledger.postgres.database import Database
 from router.log.reader import PagedLog
 
 
+# JSON does not tell 1.0 from 1.
+_FLOATS = ("_time", "time", "ended", "propensity", "latency", "label")
+
+
 class PostgresLog(PagedLog):
     """The log in one PostgreSQL store; `owned` is False for the log of a ledger that is in use."""
 
@@ -27,10 +31,17 @@ class PostgresLog(PagedLog):
             kind = "int8" if isinstance(value, int) else "float8"
             query = query.replace(f":{name}", f"'{value!r}'::{kind}")
         [rows] = self._database.read(f"SELECT to_json(page) FROM ({query}) AS page")
-        return [json.loads(str(row)) for [row] in rows]
+        return [_floats(json.loads(str(row))) for [row] in rows]
 
     def _label(self, request_id: str, score: float, source: str, now: float) -> bool:
         known: bool = self._database.call(
             "SELECT to_jsonb(put_label($1, $2, $3, $4))", request_id, score, source, now
         )
         return known
+
+
+def _floats(row: dict[str, Any]) -> dict[str, Any]:
+    for name in _FLOATS:
+        if row.get(name) is not None:
+            row[name] = float(row[name])
+    return row
