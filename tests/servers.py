@@ -86,7 +86,8 @@ class PostgresServer:
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 f" WHERE datname = '{name}' AND pid <> pg_backend_pid()"
             )
-            self.execute("DROP SCHEMA IF EXISTS tiered_router CASCADE", name)
+            self.execute("DROP SCHEMA IF EXISTS tiered_router, copy, public CASCADE", name)
+            self.execute("CREATE SCHEMA public", name)
             self._spare.append(name)
 
     def execute(self, sql: str, database: str = "postgres") -> None:
@@ -94,6 +95,10 @@ class PostgresServer:
 
         with psycopg.connect(self.url(database), autocommit=True) as connection:
             connection.execute(sql)
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
         """Start it on the data that it has, and wait until it answers."""
@@ -129,7 +134,8 @@ class PostgresServer:
     def stop(self) -> None:
         """Stop it for good, and delete what it has."""
         atexit.unregister(self.stop)
-        if self._process is not None and self._process.poll() is None:
+        if self.running:
+            assert self._process is not None
             self._process.send_signal(signal.SIGINT)  # not waiting for those who are connected
             try:
                 self._process.wait(10)

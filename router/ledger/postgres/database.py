@@ -228,8 +228,10 @@ class Database:
         )
 
     def _named(self, error: Exception) -> LedgerError:
-        if not isinstance(error, Refused):
-            return LedgerUnavailable(self.name, str(error))
+        if isinstance(error, Lost):
+            doubt = "; what was asked may have been done" if error.sent else ""
+            return LedgerUnavailable(self.name, f"{error}{doubt}")
+        assert isinstance(error, Refused)
         why = _WHY.get(error.sqlstate, str(error))
         if error.sqlstate.startswith(_AWAY) or error.sqlstate in (*_WHY, *_TRANSIENT):
             return LedgerUnavailable(self.name, why)

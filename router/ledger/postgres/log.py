@@ -9,7 +9,6 @@ from typing import Any
 from router.ledger.postgres.database import Database
 from router.log.reader import PagedLog
 
-
 # JSON does not tell 1.0 from 1.
 _FLOATS = ("_time", "time", "ended", "propensity", "latency", "label")
 
