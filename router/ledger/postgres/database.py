@@ -93,11 +93,12 @@ class Database:
         """Run queries in one transaction that sees one committed state, however long it takes."""
         script = (
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = 0;"
-            f" SET LOCAL plan_cache_mode = auto; {'; '.join(queries)}; COMMIT"
+            " SET LOCAL enable_seqscan = on; SET LOCAL enable_hashjoin = on;"
+            f" SET LOCAL enable_mergejoin = on; {'; '.join(queries)}; COMMIT"
         )
 
         def work(connection: Connection, deadline: float) -> list[list[list[str | None]]]:
-            return connection.script(script, time.monotonic() + 3600)[3:-1]
+            return connection.script(script, time.monotonic() + 3600)[5:-1]
 
         return self.attempt(work)
 
@@ -185,6 +186,7 @@ class Database:
                 f"SET synchronous_commit = {'on' if self.durable else 'off'};"
                 "SET default_transaction_isolation = 'read committed'; SET jit = off;"
                 "SET plan_cache_mode = force_generic_plan; SET client_min_messages = warning;"
+                "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;"
                 "SELECT version FROM meta",
                 deadline,
             )

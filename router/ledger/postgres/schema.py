@@ -2,7 +2,8 @@
 
 Names and window ids are compared by their bytes (COLLATE "C"), so that windows sort by time
 whatever the database's language. A schema change is a new version: an older library must refuse a
-newer store, not guess at it. The steps (`steps.py`) belong to the version too.
+newer store, not guess at it. The steps (`steps.py`) belong to the version too. There are as few
+indexes as the steps need: writing to them is much of a step's cost.
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ CREATE TABLE account (
 ) WITH (fillfactor = 40);
 
 CREATE TABLE reservation (
-  seq             bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-  id              text COLLATE "C" NOT NULL UNIQUE,
+  seq             bigint GENERATED ALWAYS AS IDENTITY,
+  id              text COLLATE "C" PRIMARY KEY,
   request_id      text COLLATE "C" NOT NULL,
   number          int NOT NULL,
   state           text NOT NULL
@@ -84,7 +85,7 @@ CREATE TABLE reservation (
 CREATE INDEX reservation_open ON reservation (expires_at) WHERE state = 'open';
 
 CREATE TABLE entry (               -- append-only: what happened, in order
-  id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  id          bigint GENERATED ALWAYS AS IDENTITY,
   reservation bigint,              -- reservation.seq; null for what a person did to a budget
   budget      text COLLATE "C",
   scope_value text COLLATE "C",
@@ -104,8 +105,8 @@ CREATE TRIGGER entry_is_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON entry
 
 _LOG_TABLES = """
 CREATE TABLE request (
-  id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-  request_id      text COLLATE "C" NOT NULL UNIQUE,
+  id              bigint GENERATED ALWAYS AS IDENTITY,
+  request_id      text COLLATE "C" PRIMARY KEY,
   time            double precision NOT NULL,
   status          text NOT NULL,
   policy          text NOT NULL,

@@ -81,63 +81,41 @@ BEGIN
 END $$;
 """
 
-# p_take: budget, scope value, meter, kind, window id, since, resets at, amount, limit.
-_ACCOUNTS = """
-CREATE TYPE found AS (             -- the account of the latest window; id is null if none is open
-  id bigint, window_id text, settled bigint, held bigint, overrun bigint, seen bigint,
-  highest bigint, override_n bigint, resets_at float8, oldest text);
+# The accounts of takes, in their order. A take is a JSON array: budget, scope value, meter, kind,
+# window id, since, resets at, amount, limit. `id` is null where the window is not open yet. It is
+# the window asked for, or a later one that was opened already: clocks are set back. One query finds
+# them all, because starting queries is what most of a step's time goes into.
+_FIND = """
+  SELECT a.id, latest.window_id, a.limit_n AS highest, o.limit_n AS override_n, t.take,
+    CASE WHEN latest.window_id = t.take->>4 THEN (t.take->>6)::float8 ELSE c.resets_at END
+      AS resets_at,
+    coalesce(s.settled, a.settled, 0)::int8 AS settled, coalesce(s.held, a.held, 0)::int8 AS held,
+    coalesce(s.overrun, a.overrun, 0)::int8 AS overrun, coalesce(s.seen, a.seen, 0)::int8 AS seen,
+    coalesce(s.oldest, '') AS oldest
+  FROM jsonb_array_elements(%s) WITH ORDINALITY AS t (take, n)
+  LEFT JOIN clock AS c ON c.budget = t.take->>0 AND c.kind = t.take->>3
+  CROSS JOIN LATERAL (SELECT greatest((t.take->>4) COLLATE "C", c.window_id) AS window_id) AS latest
+  LEFT JOIN account AS a ON a.budget = t.take->>0 AND a.scope_value = t.take->>1
+    AND a.window_id = latest.window_id
+  LEFT JOIN LATERAL (
+    SELECT limit_n FROM override
+    WHERE budget = t.take->>0 AND (scope_value = t.take->>1 OR scope_value IS NULL)
+    ORDER BY scope_value IS NULL LIMIT 1) AS o ON true
+  LEFT JOIN LATERAL (  -- a rolling window
+    SELECT sum(settled) AS settled, sum(held) AS held, sum(overrun) AS overrun, sum(seen) AS seen,
+      min(window_id) FILTER (WHERE settled + held > 0) AS oldest
+    FROM account
+    WHERE t.take->>5 <> t.take->>4 AND budget = t.take->>0 AND scope_value = t.take->>1
+      AND window_id BETWEEN t.take->>5 AND latest.window_id) AS s ON true
+  ORDER BY t.n
+"""
 
--- The window asked for, or a later one that was opened already: clocks are set back.
-CREATE FUNCTION find(p_take jsonb) RETURNS found STABLE LANGUAGE plpgsql AS $$
-DECLARE
-  f found;
-  v_budget text := p_take->>0;
-  v_value text := p_take->>1;
-  v_since text := p_take->>5;
-  v_opened record;
-BEGIN
-  f.window_id := p_take->>4;
-  f.resets_at := (p_take->>6)::float8;
-  SELECT window_id, resets_at INTO v_opened FROM clock
-    WHERE budget = v_budget AND kind = p_take->>3 AND window_id > f.window_id;
-  IF FOUND THEN
-    IF v_since = f.window_id THEN
-      v_since := v_opened.window_id;
-    END IF;
-    f.window_id := v_opened.window_id;
-    f.resets_at := v_opened.resets_at;
-  END IF;
-  SELECT limit_n INTO f.override_n FROM override
-    WHERE budget = v_budget AND (scope_value = v_value OR scope_value IS NULL)
-    ORDER BY scope_value IS NULL LIMIT 1;
-  SELECT id, settled, held, overrun, seen, limit_n
-    INTO f.id, f.settled, f.held, f.overrun, f.seen, f.highest FROM account
-    WHERE budget = v_budget AND scope_value = v_value AND window_id = f.window_id;
-  IF v_since <> f.window_id THEN
-    SELECT coalesce(sum(settled), 0), coalesce(sum(held), 0), coalesce(sum(overrun), 0),
-        coalesce(sum(seen), 0), min(window_id) FILTER (WHERE settled + held > 0)
-      INTO f.settled, f.held, f.overrun, f.seen, f.oldest FROM account
-      WHERE budget = v_budget AND scope_value = v_value
-        AND window_id BETWEEN v_since AND f.window_id;
-  ELSIF f.id IS NULL THEN
-    f.settled := 0; f.held := 0; f.overrun := 0; f.seen := 0;
-  END IF;
-  RETURN f;
-END $$;
-
+_ACCOUNTS = f"""
 -- STABLE, so all accounts are seen at one moment.
 CREATE FUNCTION counters(p_takes jsonb) RETURNS jsonb STABLE LANGUAGE plpgsql AS $$
-DECLARE
-  f found;
-  v_take jsonb;
-  v_all jsonb := '[]';
 BEGIN
-  FOR v_take IN SELECT * FROM jsonb_array_elements(p_takes) LOOP
-    f := find(v_take);
-    v_all := v_all || jsonb_build_array(jsonb_build_array(f.window_id, f.settled, f.held,
-      f.overrun, f.seen, f.override_n, f.resets_at, coalesce(f.oldest, '')));
-  END LOOP;
-  RETURN v_all;
+  RETURN (SELECT jsonb_agg(jsonb_build_array(window_id, settled, held, overrun, seen, override_n,
+    resets_at, oldest)) FROM ({_FIND % "p_takes"}) AS f);
 END $$;
 
 -- Opens a take's window, or the latest of its kind. The caller has the account's advisory lock.
@@ -176,13 +154,13 @@ END $$;
 CREATE FUNCTION credit(p_take jsonb, p_amount int8, p_now float8, p_note text)
 RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
-  f found;
-  v_given bigint := 0;
+  v_id bigint;
+  v_given bigint;
 BEGIN
-  f := find(p_take);
-  SELECT least(p_amount, settled) INTO v_given FROM account WHERE id = f.id FOR UPDATE;
+  SELECT id INTO v_id FROM ({_FIND % "jsonb_build_array(p_take)"}) AS f;
+  SELECT least(p_amount, settled) INTO v_given FROM account WHERE id = v_id FOR UPDATE;
   v_given := coalesce(v_given, 0);
-  UPDATE account SET settled = settled - v_given, credited = credited + v_given WHERE id = f.id;
+  UPDATE account SET settled = settled - v_given, credited = credited + v_given WHERE id = v_id;
   INSERT INTO entry (budget, scope_value, kind, amount, time, note)
     VALUES (p_take->>0, p_take->>1, 'CREDIT', v_given, p_now, p_note);
   RETURN v_given;
@@ -206,7 +184,7 @@ CREATE FUNCTION hold_in_all(p_id text, p_request_id text, p_number int, p_usd in
   p_now float8, p_expires_at float8, p_locks int[], p_takes jsonb, p_worst_case text,
   p_request jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
-  f found;
+  f record;
   n int := 0;
   v_lock int;
   v_take jsonb;
@@ -229,8 +207,8 @@ BEGIN
     RETURN v_known;
   END IF;
 
-  FOR v_take IN SELECT * FROM jsonb_array_elements(p_takes) LOOP
-    f := find(v_take);
+  FOR f IN {_FIND % "p_takes"} LOOP
+    v_take := f.take;
     v_amount := (v_take->>7)::int8;
     v_limit := coalesce(f.override_n, (v_take->>8)::int8);
     IF v_limit < 0 THEN
@@ -239,7 +217,7 @@ BEGIN
     v_most := CASE WHEN v_take->>2 = 'share' THEN v_limit * (f.seen + 1) / 1000000 ELSE v_limit END;
     IF v_amount > 0 AND f.settled + f.held + v_amount > v_most THEN
       RETURN jsonb_build_array('denied', n, f.settled, f.held, v_limit, f.seen, f.window_id,
-        f.resets_at, coalesce(f.oldest, ''));
+        f.resets_at, f.oldest);
     END IF;
     n := n + 1;
     v_ids[n] := f.id;
@@ -298,6 +276,9 @@ DECLARE
   r record;
   v_was_open boolean;
   v_requests int := p_billed::int;
+  v_meter text;
+  v_reserved bigint;
+  v_actual bigint;
   v_answer jsonb;
 BEGIN
   UPDATE reservation SET state = CASE WHEN p_billed THEN 'settled' ELSE 'released' END,
@@ -325,55 +306,48 @@ BEGIN
       VALUES (r.seq, 'OVERRUN', p_usd - r.amount, p_now);
   END IF;
   PERFORM put_attempt(p_attempt);
-  PERFORM move(r.accounts[i], r.meters[i], v_was_open, r.amount, r.tokens, 1,
-      p_usd, r.actual_tokens, v_requests)
-    FROM generate_subscripts(r.accounts, 1) AS i;
+  -- From held to settled; what an expiry has charged in full is replaced by what it really took.
+  FOR i IN 1..cardinality(r.accounts) LOOP
+    v_meter := r.meters[i];
+    v_reserved :=
+      CASE v_meter WHEN 'usd' THEN r.amount WHEN 'tokens' THEN r.tokens ELSE 1 END;
+    v_actual := CASE v_meter
+      WHEN 'usd' THEN p_usd WHEN 'tokens' THEN r.actual_tokens ELSE v_requests END;
+    UPDATE account SET held = held - CASE WHEN v_was_open THEN v_reserved ELSE 0 END,
+      settled = settled + v_actual - CASE WHEN v_was_open THEN 0 ELSE v_reserved END,
+      overrun = overrun + greatest(0, v_actual - v_reserved) WHERE id = r.accounts[i];
+  END LOOP;
   IF p_end IS NOT NULL THEN
     PERFORM end_request(p_request_id, p_end, p_now);
   END IF;
   RETURN NULL;
 END $$;
 
--- From held to settled; what an expiry has charged in full is replaced by what it really took.
-CREATE FUNCTION move(p_account int8, p_meter text, p_was_open boolean, p_usd int8, p_tokens int8,
-  p_requests int, p_actual_usd int8, p_actual_tokens int8, p_actual_requests int) RETURNS void
-LANGUAGE plpgsql AS $$
-DECLARE
-  v_reserved bigint :=
-    CASE p_meter WHEN 'usd' THEN p_usd WHEN 'tokens' THEN p_tokens ELSE p_requests END;
-  v_actual bigint := CASE p_meter
-    WHEN 'usd' THEN p_actual_usd WHEN 'tokens' THEN p_actual_tokens ELSE p_actual_requests END;
-BEGIN
-  UPDATE account SET held = held - CASE WHEN p_was_open THEN v_reserved ELSE 0 END,
-    settled = settled + v_actual - CASE WHEN p_was_open THEN 0 ELSE v_reserved END,
-    overrun = overrun + greatest(0, v_actual - v_reserved) WHERE id = p_account;
-END $$;
-
 CREATE FUNCTION expire(p_now float8, p_most int) RETURNS int LANGUAGE plpgsql AS $$
 DECLARE
   r record;
-  v_seqs bigint[];
+  v_ids text[];
 BEGIN
   PERFORM pg_advisory_xact_lock({LOCKS}, {SWEEP_LOCK});
-  SELECT array_agg(seq) INTO v_seqs FROM (
-    SELECT seq FROM reservation WHERE state = 'open' AND expires_at <= p_now
+  SELECT array_agg(id) INTO v_ids FROM (
+    SELECT id FROM reservation WHERE state = 'open' AND expires_at <= p_now
     ORDER BY expires_at LIMIT p_most FOR UPDATE SKIP LOCKED) AS due;
-  PERFORM put_attempt(worst_case::jsonb) FROM reservation WHERE seq = ANY (v_seqs);
+  PERFORM put_attempt(worst_case::jsonb) FROM reservation WHERE id = ANY (v_ids);
   UPDATE reservation SET state = 'expired', actual = amount, actual_tokens = tokens,
-    actual_requests = 1, changed = p_now, worst_case = NULL WHERE seq = ANY (v_seqs);
+    actual_requests = 1, changed = p_now, worst_case = NULL WHERE id = ANY (v_ids);
   INSERT INTO entry (reservation, kind, amount, time)
-    SELECT seq, 'EXPIRE', amount, p_now FROM reservation WHERE seq = ANY (v_seqs);
+    SELECT seq, 'EXPIRE', amount, p_now FROM reservation WHERE id = ANY (v_ids);
   FOR r IN
     SELECT a.id, sum(CASE part.meter WHEN 'usd' THEN res.amount WHEN 'tokens' THEN res.tokens
       ELSE 1 END)::int8 AS amount
     FROM reservation AS res, unnest(res.accounts, res.meters) AS part (account, meter)
     JOIN account AS a ON a.id = part.account
-    WHERE res.seq = ANY (v_seqs)
+    WHERE res.id = ANY (v_ids)
     GROUP BY a.id ORDER BY a.budget, a.scope_value, a.window_id
   LOOP
     UPDATE account SET held = held - r.amount, settled = settled + r.amount WHERE id = r.id;
   END LOOP;
-  RETURN coalesce(cardinality(v_seqs), 0);
+  RETURN coalesce(cardinality(v_ids), 0);
 END $$;
 
 -- A request whose process died between two attempts has no open reservation, only old ones.
