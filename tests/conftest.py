@@ -14,7 +14,7 @@ from router.predict.model_file import ModelFile
 from router.predict.scorer import ARRAY_SHAPES, HEADS
 from router.types import TIERS, Effort
 from tests.provider import Provider
-from tests.stores import STORES, FreshStore
+from tests.stores import store as store  # a fixture
 
 PRICES = {
     "nano": {"input": "0.2", "output": "1.25", "cache_read": "0.02"},
@@ -36,13 +36,6 @@ def provider() -> Iterator[Provider]:
     server = Provider()
     yield server
     server.close()
-
-
-@pytest.fixture(params=list(STORES))
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FreshStore]:
-    """Every kind of store in turn, each fresh; a test fails where its server cannot be had."""
-    with STORES[request.param](tmp_path) as fresh:
-        yield fresh
 
 
 def ladder(url: str, **changes: Any) -> dict[str, Any]:

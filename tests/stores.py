@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from router.ledger import Ledger, open_ledger
 from router.types import Budget
 from tests import servers
@@ -48,3 +50,10 @@ STORES: dict[str, Callable[[Path], AbstractContextManager[FreshStore]]] = {
     "sqlite": _sqlite,
     "postgres": _postgres,
 }
+
+
+@pytest.fixture(params=list(STORES))
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FreshStore]:
+    """Every kind of store in turn, each fresh; a test fails where its server cannot be had."""
+    with STORES[request.param](tmp_path) as fresh:
+        yield fresh

@@ -559,6 +559,13 @@ def test_the_command_line_reads_a_store_by_its_url(url, capsys):
     settle(ledger, "a", 60)
     code, out = run(capsys, "budget", url, "--json")
     assert (code, json.loads(out)[0]["used_nano"]) == (0, 60)
+    assert run(capsys, "budget", "set", url, "all", "1", "--json")[0] == 0
+    assert run(capsys, "budget", "credit", url, "all", "0.00000001", "--note", "x")[0] == 0
+    code, out = run(capsys, "budget", "audit", url, "--json")
+    assert [(row["kind"], row["amount"]) for row in json.loads(out)] == [
+        ("limit", 10**9),
+        ("credit", 10),
+    ]
     assert run(capsys, "ledger", "verify", url) == (0, "sound\n")
     sql(url, "UPDATE tiered_router.account SET settled = 61")
     code, out = run(capsys, "ledger", "verify", url)

@@ -26,7 +26,8 @@ CREATE TABLE budget (              -- what was defined last; each process enforc
   meter       text NOT NULL,
   value       text,
   seconds     bigint,
-  purpose     text NOT NULL
+  purpose     text NOT NULL,
+  conditions  text NOT NULL        -- JSON: pairs of a scope and the value of it that counts
 );
 
 CREATE TABLE clock (               -- the latest window opened: time never goes back behind it
@@ -55,7 +56,8 @@ CREATE TABLE account (
   window_id   text COLLATE "C" NOT NULL,
   meter       text NOT NULL,
   limit_n     bigint,              -- the highest limit that anything was admitted under
-  settled     bigint NOT NULL DEFAULT 0 CHECK (settled >= 0),
+  -- A credit that was given before a charge was corrected downwards is not taken back.
+  settled     bigint NOT NULL DEFAULT 0 CHECK (settled + credited >= 0),
   held        bigint NOT NULL DEFAULT 0 CHECK (held >= 0),
   overrun     bigint NOT NULL DEFAULT 0 CHECK (overrun >= 0),
   credited    bigint NOT NULL DEFAULT 0 CHECK (credited >= 0),

@@ -154,27 +154,45 @@ END $$;
 CREATE FUNCTION credit(p_take jsonb, p_amount int8, p_now float8, p_note text)
 RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
-  v_id bigint;
-  v_given bigint;
+  v_latest text COLLATE "C";
+  v_since text COLLATE "C";
+  r record;
+  v_part bigint;
+  v_left bigint := p_amount;
 BEGIN
-  SELECT id INTO v_id FROM ({_FIND % "jsonb_build_array(p_take)"}) AS f;
-  SELECT least(p_amount, settled) INTO v_given FROM account WHERE id = v_id FOR UPDATE;
-  v_given := coalesce(v_given, 0);
-  UPDATE account SET settled = settled - v_given, credited = credited + v_given WHERE id = v_id;
+  SELECT window_id INTO v_latest FROM ({_FIND % "jsonb_build_array(p_take)"}) AS f;
+  v_since := CASE WHEN p_take->>5 = p_take->>4 THEN v_latest ELSE p_take->>5 END;
+  PERFORM FROM account WHERE budget = p_take->>0 AND scope_value = p_take->>1
+    AND window_id BETWEEN v_since AND v_latest ORDER BY window_id FOR UPDATE;
+  FOR r IN
+    SELECT id, settled FROM account WHERE budget = p_take->>0 AND scope_value = p_take->>1
+      AND window_id BETWEEN v_since AND v_latest AND settled > 0 ORDER BY window_id DESC
+  LOOP
+    v_part := least(v_left, r.settled);
+    UPDATE account SET settled = settled - v_part, credited = credited + v_part WHERE id = r.id;
+    v_left := v_left - v_part;
+  END LOOP;
   INSERT INTO entry (budget, scope_value, kind, amount, time, note)
-    VALUES (p_take->>0, p_take->>1, 'CREDIT', v_given, p_now, p_note);
-  RETURN v_given;
+    VALUES (p_take->>0, p_take->>1, 'CREDIT', p_amount - v_left, p_now, p_note);
+  RETURN p_amount - v_left;
+END $$;
+
+CREATE FUNCTION audit() RETURNS jsonb STABLE LANGUAGE plpgsql AS $$
+BEGIN
+  RETURN (SELECT jsonb_agg(jsonb_build_array(budget, scope_value, lower(kind), amount, time, note)
+    ORDER BY id) FROM entry WHERE kind IN ('LIMIT', 'CREDIT'));
 END $$;
 
 CREATE FUNCTION define(p_budgets jsonb) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
   INSERT INTO budget AS b
-    SELECT r->>0, (r->>1)::int8, r->>2, r->>3, r->>4, r->>5, r->>6, r->>7, (r->>8)::int8, r->>9
+    SELECT r->>0, (r->>1)::int8, r->>2, r->>3, r->>4, r->>5, r->>6, r->>7, (r->>8)::int8, r->>9,
+      r->>10
     FROM jsonb_array_elements(p_budgets) WITH ORDINALITY AS given(r, n) ORDER BY n
     ON CONFLICT (name) DO UPDATE SET limit_n = excluded.limit_n, "window" = excluded."window",
       zone = excluded.zone, scope = excluded.scope, on_exceed = excluded.on_exceed,
       meter = excluded.meter, value = excluded.value, seconds = excluded.seconds,
-      purpose = excluded.purpose
+      purpose = excluded.purpose, conditions = excluded.conditions
     WHERE b.* IS DISTINCT FROM excluded.*;
 END $$;
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from router.ledger.matching import Amounts, Take
@@ -13,7 +14,7 @@ from router.ledger.postgres.database import BUSY_SECONDS, Database
 from router.ledger.postgres.log import PostgresLog
 from router.ledger.postgres.verify import problems
 from router.ledger.store import Counters, Denied, Ending, Invalid, Known, NewHold, NotOpen
-from router.types import Budget, RequestEnd
+from router.types import Budget, Change, RequestEnd
 
 _EXPIRE_AT_ONCE = 100  # reservations a transaction, so that a sweep never blocks others for long
 
@@ -46,7 +47,7 @@ class PostgresStore:
         rows = [
             (
                 *(b.name, b.limit, b.window, b.zone, b.scope),
-                *(b.on_exceed, b.meter, b.value, b.seconds, b.purpose),
+                *(b.on_exceed, b.meter, b.value, b.seconds, b.purpose, json.dumps(b.when)),
             )
             for b in budgets
         ]
@@ -130,9 +131,14 @@ class PostgresStore:
     def defined(self) -> list[Budget]:
         rows = self._database.call(
             'SELECT jsonb_agg(jsonb_build_array(name, limit_n, "window", zone, scope, on_exceed,'
-            " meter, value, seconds, purpose) ORDER BY name) FROM budget"
+            " meter, value, seconds, purpose, conditions) ORDER BY name) FROM budget"
         )
-        return [Budget(*row) for row in rows or []]
+        return [
+            replace(
+                Budget(*row[:-1]), when=tuple((name, value) for name, value in json.loads(row[-1]))
+            )
+            for row in rows or []
+        ]
 
     def scope_values(self, budget: str) -> list[str]:
         values = self._database.call(
@@ -160,6 +166,13 @@ class PostgresStore:
             "SELECT credit($1, $2, $3, $4)", _row(_take(take)), amount, now, note, again=False
         )
         return given
+
+    def audit(self) -> list[Change]:
+        rows = self._database.call("SELECT audit()") or []
+        return [
+            Change(budget, value, kind, amount, float(time), "", note)
+            for budget, value, kind, amount, time, note in rows
+        ]
 
     def verify(self) -> list[str]:
         return problems(self._database)
