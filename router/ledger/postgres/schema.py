@@ -97,6 +97,7 @@ CREATE TABLE entry (               -- append-only: what happened, in order
   time        double precision NOT NULL,
   note        text
 );
+CREATE INDEX entry_of_people ON entry (id) WHERE reservation IS NULL;
 CREATE FUNCTION refuse_to_change_entries() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
   RAISE EXCEPTION 'entries are append-only' USING ERRCODE = 'integrity_constraint_violation';

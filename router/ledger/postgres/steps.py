@@ -147,8 +147,13 @@ BEGIN
   IF p_limit IS NOT NULL THEN
     INSERT INTO override VALUES (p_budget, p_value, p_limit);
   END IF;
+  -- Asked again after its answer was lost, it is one change still.
   INSERT INTO entry (budget, scope_value, kind, amount, time, note)
-    VALUES (p_budget, p_value, 'LIMIT', p_limit, p_now, p_note);
+    SELECT p_budget, p_value, 'LIMIT', p_limit, p_now, p_note
+    WHERE NOT EXISTS (
+      SELECT FROM (SELECT * FROM entry WHERE reservation IS NULL ORDER BY id DESC LIMIT 1) AS last
+      WHERE budget = p_budget AND scope_value IS NOT DISTINCT FROM p_value AND kind = 'LIMIT'
+        AND amount IS NOT DISTINCT FROM p_limit AND time = p_now AND note = p_note);
 END $$;
 
 CREATE FUNCTION credit(p_take jsonb, p_amount int8, p_now float8, p_note text)
@@ -180,7 +185,7 @@ END $$;
 CREATE FUNCTION audit() RETURNS jsonb STABLE LANGUAGE plpgsql AS $$
 BEGIN
   RETURN (SELECT jsonb_agg(jsonb_build_array(budget, scope_value, lower(kind), amount, time, note)
-    ORDER BY id) FROM entry WHERE kind IN ('LIMIT', 'CREDIT'));
+    ORDER BY id) FROM entry WHERE reservation IS NULL);
 END $$;
 
 CREATE FUNCTION define(p_budgets jsonb) RETURNS void LANGUAGE plpgsql AS $$
