@@ -156,6 +156,19 @@ def clean(text: str) -> str:
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
+def plain(values: Sequence[Any]) -> list[Any]:
+    """The values, with texts that PostgreSQL can hold."""
+    return [clean(value) if isinstance(value, str) else value for value in values]
+
+
+def to_json(values: Sequence[Any]) -> str:
+    """JSON of values, whose texts are made such that PostgreSQL can hold them."""
+    return _JSON.encode(plain(values))
+
+
+_JSON = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+
+
 def _encoded(value: Any) -> bytes | None:
     if value is None:
         return None

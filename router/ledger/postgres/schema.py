@@ -2,12 +2,13 @@
 
 Names and window ids are compared by their bytes (COLLATE "C"), so that windows sort by time
 whatever the database's language. A schema change is a new version: an older library must refuse a
-newer store, not guess at it. The steps (`steps.py`) belong to the version too. There are as few
-indexes as the steps need: writing to them is much of a step's cost.
+newer store, not guess at it. The steps (`steps.py`, `draws.py`) belong to the version too. There
+are as few indexes as the steps need: writing to them is much of a step's cost.
 """
 
 from __future__ import annotations
 
+from router.ledger.postgres.draws import STEPS as DRAW_STEPS
 from router.ledger.postgres.steps import STEPS
 
 SCHEMA = "tiered_router"
@@ -92,8 +93,8 @@ CREATE TABLE entry (               -- append-only: what happened, in order
   budget      text COLLATE "C",
   scope_value text COLLATE "C",
   kind        text NOT NULL CHECK (kind IN
-              ('HOLD', 'POST', 'VOID', 'EXPIRE', 'OVERRUN', 'CORRECT', 'CREDIT', 'LIMIT')),
-  amount      bigint CHECK (amount >= 0 OR kind IN ('CORRECT', 'LIMIT')),
+              ('HOLD', 'POST', 'VOID', 'EXPIRE', 'OVERRUN', 'CORRECT', 'DRAW', 'CREDIT', 'LIMIT')),
+  amount      bigint CHECK (amount >= 0 OR kind IN ('CORRECT', 'DRAW', 'LIMIT')),
   time        double precision NOT NULL,
   note        text
 );
@@ -174,5 +175,6 @@ CREATE = (
     + _LEDGER_TABLES
     + _LOG_TABLES
     + STEPS
+    + DRAW_STEPS
     + f"INSERT INTO meta VALUES ({SCHEMA_VERSION});"
 )

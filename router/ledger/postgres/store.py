@@ -9,11 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 from router.ledger.matching import Amounts, Take
-from router.ledger.postgres.connection import Refused, clean
+from router.ledger.postgres.connection import Refused, to_json
 from router.ledger.postgres.database import BUSY_SECONDS, Database
+from router.ledger.postgres.draws import DRAW, draw_values
 from router.ledger.postgres.log import PostgresLog
 from router.ledger.postgres.verify import problems
-from router.ledger.store import Counters, Denied, Ending, Invalid, Known, NewHold, NotOpen
+from router.ledger.store import Counters, Denied, Draw, Ending, Invalid, Known, NewHold, NotOpen
 from router.types import Budget, Change, RequestEnd
 
 _EXPIRE_AT_ONCE = 100  # reservations a transaction, so that a sweep never blocks others for long
@@ -52,7 +53,7 @@ class PostgresStore:
             for b in budgets
         ]
         if rows:
-            self._database.call("SELECT define($1)", _row(rows))
+            self._database.call("SELECT define($1)", to_json(rows))
 
     def hold(self, new: NewHold) -> Denied | Known | Invalid | None:
         # One order of accounts for every process, so that none waits for another in a circle.
@@ -73,8 +74,8 @@ class PostgresStore:
                 new.expires_at,
                 _locks(takes),
                 _takes(takes),
-                _row(new.worst_case),
-                None if new.request is None else _row(new.request),
+                to_json(new.worst_case),
+                None if new.request is None else to_json(new.request),
             )
         except Refused as error:
             return Invalid(str(error))
@@ -97,13 +98,17 @@ class PostgresStore:
             ending.usd,
             ending.tokens,
             ending.now,
-            _row(ending.attempt),
+            to_json(ending.attempt),
             None if ending.end is None else _end(ending.end),
         )
         return None if answer is None else NotOpen(*answer)
 
+    def draw(self, step: Draw) -> str:
+        state: str = self._database.call(DRAW, self._database.durable, *draw_values(step))
+        return state
+
     def refuse(self, request: list[object]) -> str | None:
-        status: str | None = self._database.call("SELECT refuse($1)", _row(request))
+        status: str | None = self._database.call("SELECT refuse($1)", to_json(request))
         return status
 
     def finish(self, request_id: str, end: RequestEnd, now: float) -> bool:
@@ -163,7 +168,7 @@ class PostgresStore:
     def credit(self, take: Take, amount: int, now: float, note: str) -> int:
         # Asked again after a lost answer, it would be given twice.
         given: int = self._database.call(
-            "SELECT credit($1, $2, $3, $4)", _row(_take(take)), amount, now, note, again=False
+            "SELECT credit($1, $2, $3, $4)", to_json(_take(take)), amount, now, note, again=False
         )
         return given
 
@@ -185,7 +190,7 @@ class PostgresStore:
 
 
 def _takes(takes: Sequence[Take]) -> str:
-    return _row([_take(take) for take in takes])
+    return to_json([_take(take) for take in takes])
 
 
 def _take(take: Take) -> list[Any]:
@@ -202,12 +207,4 @@ def _locks(takes: Sequence[Take]) -> list[int]:
 
 
 def _end(end: RequestEnd) -> str:
-    return _row([end.status, end.accepted, end.baseline, end.error])
-
-
-def _row(values: Sequence[Any]) -> str:
-    """JSON of plain values that PostgreSQL can hold."""
-    return _encode([clean(value) if isinstance(value, str) else value for value in values])
-
-
-_encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
+    return to_json([end.status, end.accepted, end.baseline, end.error])

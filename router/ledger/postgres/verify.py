@@ -86,8 +86,9 @@ _CHECKS = (
         count(*) FILTER (WHERE kind = 'EXPIRE') AS expiries,
         count(*) FILTER (WHERE kind = 'CORRECT') AS corrections,
         count(*) FILTER (WHERE kind = 'OVERRUN') AS overruns,
-        coalesce(sum(amount) FILTER (WHERE kind = 'HOLD'), 0) AS held,
-        coalesce(sum(amount) FILTER (WHERE kind NOT IN ('HOLD', 'OVERRUN')), 0) AS charged,
+        count(*) FILTER (WHERE kind = 'DRAW') AS draws,
+        coalesce(sum(amount) FILTER (WHERE kind IN ('HOLD', 'DRAW')), 0) AS held,
+        coalesce(sum(amount) FILTER (WHERE kind NOT IN ('HOLD', 'DRAW', 'OVERRUN')), 0) AS charged,
         coalesce(sum(amount) FILTER (WHERE kind = 'OVERRUN'), 0) AS over
       FROM entry WHERE reservation IS NOT NULL GROUP BY reservation
     )
@@ -96,7 +97,8 @@ _CHECKS = (
     FROM reservation AS r LEFT JOIN story ON story.reservation = r.seq
     WHERE ROW(holds, posts, voids, expiries, corrections) IS DISTINCT FROM ROW(1,
         (r.state = 'settled')::int, (r.state = 'released')::int,
-        (r.state IN ('expired', 'corrected'))::int, (r.state = 'corrected')::int)
+        (r.state IN ('expired', 'corrected'))::int,
+        CASE WHEN draws > 0 THEN corrections ELSE (r.state = 'corrected')::int END)
       OR ROW(held, charged) IS DISTINCT FROM ROW(r.amount, coalesce(r.actual, 0))
       OR (r.actual IS NULL) <> (r.state = 'open')
       OR ROW(overruns, over) IS DISTINCT FROM
