@@ -31,6 +31,12 @@ CAPABILITIES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _state_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Journals of stores on a server belong to the test, not to the user who runs it."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
 @pytest.fixture
 def provider() -> Iterator[Provider]:
     server = Provider()
