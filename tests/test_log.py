@@ -33,6 +33,15 @@ def ledger(store):
     opened.close()
 
 
+def write(ledger, request):
+    """Log a request with an attempt under way."""
+    worst = attempt_row(request.request_id, cost=1, status="expired", cost_source="expired")
+    ledger.reserve(
+        f"{request.request_id}/1", 1, scopes={}, now=NOW, expires_at=NOW + TTL,
+        worst_case=worst, request=request,
+    )  # fmt: skip
+
+
 def test_a_row_comes_back_as_it_was_written(ledger):
     request = request_row(
         "a", scopes={"user": "ann"}, tags=("x", "y"), conversation_id="c-1", stream=True,
@@ -104,6 +113,30 @@ def test_a_period_selects_requests_by_their_time_and_attempts_with_them(ledger):
     assert [row.request_id for row in log.attempts(NOW + 3, NOW + 6)] == ["r4"]
     assert [row.request_id for row in log.attempts(since=NOW + 6)] == ["r6", "r8"]
     assert len(list(log.requests(until=NOW + 4))) == 4
+
+
+def test_a_period_is_counted_by_bins_and_its_decisions_are_a_sample(ledger):
+    times = [0.0, 599.9, 600.0, 1199.0, 1800.0, 2400.0]
+    for number, time in enumerate(times):
+        row = request_row(f"r{number}", time=time, decision=({"arm": str(number)},))
+        write(ledger, row)
+    log = ledger.log()
+    assert log.volume(0, 2400, 600) == {0: 2, 1: 2, 3: 1}
+    assert log.volume(599.9, 1800, 600) == {0: 1, 1: 2}
+    assert log.volume(5000, 6000, 600) == {}
+    assert log.decisions(600, 2400) == [({"arm": str(number)},) for number in (2, 3, 4)]
+    assert len(log.decisions(0, 3000, every=2)) == 3
+
+
+def test_a_lease_that_was_given_back_is_no_request(ledger):
+    for name in ("a", "lease"):
+        write(ledger, request_row(name, time=0.0))
+    end = RequestEnd("returned", accepted=None, baseline=None)
+    ledger.release("lease/1", attempt_row("lease", cost=0), end, NOW)
+    log = ledger.log()
+    assert [row.request_id for row in log.requests()] == ["a"]
+    assert log.volume(0, 600, 600) == {0: 1}
+    assert len(log.decisions(0, 600)) == 1
 
 
 def test_a_log_longer_than_a_page_comes_whole_and_in_order_also_where_times_are_equal(ledger):

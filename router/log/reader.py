@@ -44,11 +44,12 @@ ORDER BY page.time, page.id, attempt.number
 """
 _VOLUME = """
 SELECT {bin} AS bin, count(*) AS requests FROM request
-WHERE time >= :since AND time < :until GROUP BY 1
+WHERE time >= :since AND time < :until AND status != 'returned' GROUP BY 1
 """
 _DECISIONS = """
 SELECT decision FROM request
-WHERE time >= :since AND time < :until AND id % :every = 0 ORDER BY time, id
+WHERE time >= :since AND time < :until AND status != 'returned' AND id % :every = 0
+ORDER BY time, id
 """
 
 
