@@ -66,8 +66,16 @@ def test_f40_no_number_that_was_changed_passes_verify(url):
     for call in range(10):
         reserve(ledger, f"r{call}", 100)
         settle(ledger, f"r{call}", 60)
+    leased = open_ledger(url, BUDGETS, busy_seconds=PATIENCE, lease=True)
+    reserve(leased, "leased", 100)
+    settle(leased, "leased", 60)
+    leased.close()
     assert ledger.verify() == []
     for change in [
+        "DELETE FROM entry WHERE kind = 'DRAW'",
+        "UPDATE entry SET amount = amount - 1 WHERE kind = 'DRAW'",
+        "UPDATE reservation SET amount = amount + 1 WHERE id LIKE 'lease/%'",
+        "UPDATE reservation SET actual = 61 WHERE id = 'leased/1'",
         "UPDATE account SET settled = settled + 1",
         "UPDATE account SET held = held + 64",
         "UPDATE account SET overrun = 4",
