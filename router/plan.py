@@ -365,6 +365,7 @@ def _quotes(
                 input_bound=bound,
                 output_cap=cap,
                 beyond_cap=beyond + able.reasoning_beyond_cap,
+                repeated_tokens=shape.prefix_tokens,
                 images=shape.images,
                 samples=count,
                 audio=audio,
