@@ -208,6 +208,26 @@ class Decision:
 
 # ── 6. what is reserved ────────────────────────────────────────────────────────────────────────
 @dataclass(frozen=True, slots=True)
+class Reservation:
+    """What one wire attempt asks of the budgets: nano-USD, tokens and one request.
+
+    `reservation_id` is unique and made by the caller, so that a lost reply can be asked again.
+    `worst_case` is the log row that stands if nothing is heard until `expires_at`; its cost is
+    `amount`, or None where the amount is 0 and no price is known. `request` comes with the first
+    attempt of a request only.
+    """
+
+    reservation_id: str
+    amount: int
+    scopes: Scopes
+    now: float
+    expires_at: float
+    worst_case: AttemptRow
+    request: RequestRow | None
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Hold:
     """What is set aside for one wire attempt until `expires_at`: nano-USD, and tokens."""
 
