@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from train_predictor import ROOT, commit, machine
+from stamp import ROOT, commit, machine
 
 from router.decide import UNLIMITED, Objective, Options, choose
 from router.predict import extract_many, load_predictor

@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from predictor_data import LADDERS
 from scipy.stats import beta
-from train_predictor import ROOT, commit, machine, rounded
+from stamp import ROOT, commit, machine, rounded
 
 from router.decide.betting import betting_p_value, fixed_sequence
 from router.decide.certify import Certificate, argmax_utility, certify, path

@@ -29,7 +29,7 @@ from cold_start_study import (
     apgr_resampled,
     read,
 )
-from train_predictor import ROOT, commit, machine, rounded
+from stamp import ROOT, commit, machine, rounded
 
 from router.predict.features import DENSE_NAMES
 from router.replay.curves import Singles, summarise, upper_hull

@@ -17,7 +17,7 @@ from itertools import repeat
 from pathlib import Path
 
 import numpy as np
-from train_predictor import ROOT, commit, machine
+from stamp import ROOT, commit, machine
 
 from router.dispatch.heuristic import classify
 from router.ladder import Ladder

@@ -18,7 +18,6 @@ import importlib.util
 import json
 import os
 import random
-import subprocess
 import time
 import unicodedata
 from collections import Counter
@@ -27,10 +26,10 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from platform import machine, python_version
 from typing import Any
 
 import numpy as np
+from stamp import ROOT, commit, machine
 
 from router.dispatch.bounds import MAX_SAMPLES, input_bound, text_bound
 from router.dispatch.charge import Terms, for_answer
@@ -43,7 +42,6 @@ from router.predict import extract, shape_of
 from router.prices import load_book
 from router.types import Prediction
 
-ROOT = Path(__file__).resolve().parents[1]
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp()
 WEEK = 7 * 86_400
 
@@ -385,8 +383,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results")
     options = parser.parse_args()
     started = time.perf_counter()
-    described = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    commit = subprocess.run(described, cwd=ROOT, capture_output=True, text=True).stdout.strip()
     parts = 40
     tasks = [(options.requests // parts, options.seed + part) for part in range(parts)]
     total: Counter[str] = Counter({"overruns": 0, "tokens_above_bound": 0, "assumed": 0})
@@ -396,8 +392,8 @@ def main() -> None:
             print(f"{part}/{parts}: {total['overruns']} overruns", flush=True)
     result = {
         "seed": options.seed,
-        "commit": commit or "uncommitted",
-        "machine": f"{machine()}, {os.cpu_count()} cores, Python {python_version()}",
+        "commit": commit(),
+        "machine": machine(),
         "tokenizers": list(real_tokenizers()),
         "seconds": round(time.perf_counter() - started),
         **{name: total[name] for name in sorted(total)},

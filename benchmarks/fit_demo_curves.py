@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ import pyarrow.parquet as pq
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.metrics import brier_score_loss, roc_auc_score
 from sklearn.model_selection import KFold
+from stamp import ROOT, commit
 
 TIERS = ("nano", "mini", "mid", "frontier")
 LADDERS = {
@@ -134,18 +134,10 @@ def fit_tier(
     }
 
 
-def commit() -> str:
-    """Return the checkout's commit, or "unknown" outside one."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    return result.stdout.strip() if result.returncode == 0 else "unknown"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    root = Path(__file__).parent.parent
-    parser.add_argument("--outcomes", type=Path, default=root / "../shared/outcomes")
-    parser.add_argument("--out", type=Path, default=root / "router/demo/curves.json")
+    parser.add_argument("--outcomes", type=Path, default=ROOT / "../shared/outcomes")
+    parser.add_argument("--out", type=Path, default=ROOT / "router/demo/curves.json")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
 

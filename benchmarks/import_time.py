@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from train_predictor import ROOT, commit, machine
+from stamp import ROOT, commit, machine
 
 TIMED = "import time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
 

@@ -37,11 +37,11 @@ from typing import Any
 
 from ledger_hammer import rows
 from ledger_stores import STORES
-from train_predictor import ROOT, commit, machine
+from stamp import ROOT, commit, machine
 
 from router.errors import LedgerUnavailable
 from router.ledger import Ledger, open_ledger
-from router.types import Budget, RequestEnd
+from router.types import Budget, RequestEnd, Reservation
 
 AMOUNT = 1_000_000  # nano-USD reserved by each call
 TTL = 600.0
@@ -106,10 +106,10 @@ def work(name: str, seed: str, url: str, provider: str, durability: str) -> None
         reservation, cost = f"{request.request_id}/1", chance.randint(0, AMOUNT)
         now = time.time()
         until_answered(
-            lambda: ledger.reserve(
+            lambda: ledger.reserve(Reservation(
                 reservation, AMOUNT, scopes=scopes, now=now, expires_at=now + TTL,  # noqa: B023
                 worst_case=attempt, request=request,  # noqa: B023
-            )
+            ))
         )  # fmt: skip
         lines.write(f"{reservation} {cost}\n".encode())
         lines.flush()

@@ -11,17 +11,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sqlite3
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from ledger_hammer import AMOUNT, commit, rows
+from ledger_hammer import AMOUNT, rows
+from stamp import commit, machine
 
 from router.ledger import Ledger, open_ledger
-from router.types import AttemptRow, Budget, RequestEnd
+from router.types import AttemptRow, Budget, RequestEnd, Reservation
 
 RESULTS = Path(__file__).parent / "results" / "ledger_cost.json"
 SCOPES = {"user": "ann", "team": "blue"}
@@ -55,10 +55,10 @@ def turn(ledger: Ledger, name: str, calls: int) -> list[tuple[float, float]]:
     for (request, attempt), last in zip(made, ends, strict=True):
         reservation = f"{request.request_id}/1"
         began = time.perf_counter()
-        ledger.reserve(
+        ledger.reserve(Reservation(
             reservation, AMOUNT, scopes=SCOPES, now=now, expires_at=now + 600, worst_case=attempt,
             request=request,
-        )  # fmt: skip
+        ))  # fmt: skip
         held = time.perf_counter()
         ledger.settle(reservation, last, end, now)
         seconds.append((held - began, time.perf_counter() - held))
@@ -109,9 +109,8 @@ def main() -> None:
         kinds = measure(folder, options.calls, options.turns)
     record = {
         "commit": commit(),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
+        "machine": machine(),
         "load": round(load, 1),
-        "python": platform.python_version(),
         "sqlite": sqlite3.sqlite_version,
         "processes": 1,
         "calls": options.calls * options.turns,

@@ -16,11 +16,8 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
-import platform
 import random
 import sqlite3
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,10 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from ledger_stores import STORES
+from stamp import commit, machine
 
 from router.errors import BudgetExceeded, LedgerUnavailable
 from router.ledger import open_ledger
-from router.types import AttemptRow, Budget, RequestEnd, RequestRow
+from router.types import AttemptRow, Budget, RequestEnd, RequestRow, Reservation
 
 RESULTS = Path(__file__).parent / "results" / "ledger_hammer.json"
 AMOUNT = 1_000_000  # nano-USD reserved by each call
@@ -84,10 +82,10 @@ def work(worker: int, options: argparse.Namespace, url: str, start: Any, out: An
         request, attempt = rows(f"r{worker}-{call}", scopes)
         reservation, began = f"{request.request_id}/1", time.perf_counter()
         try:
-            ledger.reserve(
+            ledger.reserve(Reservation(
                 reservation, AMOUNT, scopes=scopes, now=NOW, expires_at=NOW + 600,
                 worst_case=attempt, request=request,
-            )  # fmt: skip
+            ))  # fmt: skip
             held = time.perf_counter()
             reserves.append(held - began)
             answered = AttemptRow(
@@ -177,14 +175,6 @@ def quantiles(values: list[float]) -> dict[str, float]:
     return {name: round(ordered[place] * 1e3, 3) for name, place in places.items()}
 
 
-def commit() -> str:
-    """The commit that is measured, marked where the working tree differs from it."""
-    shown = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    )
-    return shown.stdout.strip() or "unknown"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("store", nargs="?", default="sqlite", help=f"{', '.join(STORES)}, or a URL")
@@ -206,8 +196,7 @@ def main() -> None:
             result = hammer(options, store.url)
     record = {
         "commit": commit(),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
-        "python": platform.python_version(),
+        "machine": machine(),
         "store": options.store.partition("://")[0],
         "sqlite": sqlite3.sqlite_version,
         "processes": options.processes,

@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 from pacing_data import SOURCES, Floats, Ints, Traffic, load
-from train_predictor import ROOT, commit, machine, rounded
+from stamp import ROOT, commit, machine, rounded
 
 from router.decide import Objective, Options, choose
 from router.decide.traffic import BIN_SECONDS
@@ -40,7 +40,7 @@ from router.ledger import open_ledger
 from router.money import NANO_PER_USD
 from router.pacing import SAMPLE, Pacer
 from router.prices import Dated
-from router.types import AttemptRow, Budget, BudgetState, RequestEnd, RequestRow, Room
+from router.types import AttemptRow, Budget, BudgetState, RequestEnd, RequestRow, Reservation, Room
 
 RESULTS = ROOT / "benchmarks/results/pacing.json"
 DAY = 86_400.0
@@ -235,10 +235,10 @@ class LedgerPurse:
             scopes={}, tags=(), conversation_id=None, stream=False, features={}, decision=(),
             chosen="", reason="", rule=None, baseline=None,
         )  # fmt: skip
-        self.ledger.reserve(
+        self.ledger.reserve(Reservation(
             name, amount, scopes={}, now=now, expires_at=now + 600,
             worst_case=attempt(name, now, amount), request=request,
-        )  # fmt: skip
+        ))  # fmt: skip
 
     def settle(self, row: int, amount: int, cost: int, now: float) -> None:
         end = RequestEnd("answered", accepted=1, baseline=None)

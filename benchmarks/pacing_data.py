@@ -9,13 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from predictor_data import LADDERS
+from predictor_data import LADDERS, outcomes_of
 
 from router.money import NANO_PER_USD
 from router.predict.scorer import Predictor
@@ -23,7 +20,6 @@ from router.predict.training import fit
 from router.replay.costs import estimate_input, learnt_costs
 from router.replay.featurise import examples_of, features_of
 from router.replay.folds import deal_folds
-from router.replay.outcomes import read_outcomes
 from router.replay.prompts import last_user_text
 from router.replay.textspace import TextSpace
 
@@ -63,13 +59,7 @@ class Traffic:
 def load(folder: Path, name: str, seed: int) -> tuple[Traffic, Traffic]:
     """Return (earlier, stream), on neither of which the predictor was trained."""
     source, task = SOURCES[name]
-    with TemporaryDirectory() as place:
-        path = folder / f"{source}.parquet"
-        if task:  # a part of a file is a file of its own
-            table = pq.read_table(path)
-            path = Path(place) / path.name
-            pq.write_table(table.filter(pc.starts_with(table["task"], task)), path)
-        outcomes = read_outcomes(path, LADDERS[source])
+    outcomes = outcomes_of(folder, source, task, LADDERS[source])
     columns = outcomes.columns
     known = np.isfinite(outcomes.score[:, columns] + outcomes.cost_usd[:, columns]).all(axis=1)
     part = deal_folds(outcomes.group, PARTS, seed)

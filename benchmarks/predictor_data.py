@@ -6,14 +6,17 @@ import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from router.predict.examples import Examples, join_examples, question_key
 from router.predict.features import extract_many
+from router.replay.outcomes import Outcomes, read_outcomes
 from router.types import TIERS, Request
 
 # Which recorded model stands for which tier. A file that is absent here is left out on purpose:
@@ -190,3 +193,15 @@ def _means(questions: list[dict[str, Any]], name: str) -> NDArray[np.float64]:
     return np.array(
         [[np.mean(values) if values else np.nan for values in q[name]] for q in questions]
     )
+
+
+def outcomes_of(folder: Path, source: str, task: str, ladder: dict[str, str]) -> Outcomes:
+    """Read a source's outcomes for `evaluate`; of the tasks that begin with `task`, if given."""
+    path = folder / f"{source}.parquet"
+    if not task:
+        return read_outcomes(path, ladder)
+    table = pq.read_table(path)
+    with TemporaryDirectory() as place:  # a part of a file is a file of its own
+        part = Path(place) / path.name
+        pq.write_table(table.filter(pc.starts_with(table["task"], task)), part)
+        return read_outcomes(part, ladder)

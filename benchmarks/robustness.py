@@ -15,7 +15,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-from train_predictor import ROOT, commit, machine
+from stamp import ROOT, commit, machine
 
 from router import Router
 from router.demo.simulation import prompts

@@ -13,14 +13,11 @@ import argparse
 import json
 import time
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from predictor_data import LADDERS
-from train_predictor import ROOT, commit, machine, rounded
+from predictor_data import LADDERS, outcomes_of
+from stamp import ROOT, commit, machine, rounded
 
 from router.predict.examples import Examples
 from router.predict.model_file import ModelFile
@@ -28,7 +25,6 @@ from router.predict.training import fit
 from router.replay import comparisons
 from router.replay.curves import two_tiers
 from router.replay.evaluate import Evaluation, evaluate
-from router.replay.outcomes import read_outcomes
 
 RESULTS = ROOT / "benchmarks/results/routing_quality.json"
 FEW_LABELS = 1500
@@ -80,20 +76,13 @@ def measured(name: str, folder: Path, seed: int, draws: int) -> dict[str, Any]:
             examples = examples.take(some)
         return fit(examples, seed)
 
-    with TemporaryDirectory() as place:
-        path = folder / f"{source}.parquet"
-        if task:  # a part of a file is a file of its own
-            table = pq.read_table(path)
-            path = Path(place) / path.name
-            pq.write_table(table.filter(pc.starts_with(table["task"], task)), path)
-        ladder = {tier: LADDERS[source][tier] for tier in LADDERS[source]}
-        evaluation = evaluate(
-            read_outcomes(path, ladder),
-            seed=seed,
-            learner=learner,
-            draws=draws,
-            compare=comparisons.NAMES if labels is None else (),
-        )
+    evaluation = evaluate(
+        outcomes_of(folder, source, task, LADDERS[source]),
+        seed=seed,
+        learner=learner,
+        draws=draws,
+        compare=comparisons.NAMES if labels is None else (),
+    )
     found = evaluation.report
     found["apgr_of_folds"] = apgr_of_folds(evaluation)
     found["outcomes"] = source

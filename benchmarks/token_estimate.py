@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 from scipy.optimize import nnls
+from stamp import ROOT
 
 from router.predict import shape
 from router.predict.text import BYTE_TO_CLASS, CLASSES, utf8
 
-ROOT = Path(__file__).resolve().parents[1]
 _SENTENCES = {
     "zh": [
         "请用简单的语言解释为什么天空是蓝色的，并举两个日常生活中的例子。",

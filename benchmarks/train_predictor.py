@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from predictor_data import BELIEFS, LADDERS, Rows, load, load_beliefs
 from predictor_fit import fit
+from stamp import ROOT, commit, machine, rounded
 
 from router.demo.simulation import prompts
 from router.predict import extract_many
@@ -28,7 +26,6 @@ from router.predict.model_file import ModelFile, save_model
 from router.predict.scorer import Predictor
 from router.types import TIERS, Request
 
-ROOT = Path(__file__).resolve().parents[1]
 FOLDS = 5
 Floats = NDArray[np.float64]
 
@@ -125,32 +122,6 @@ def demo_prompts(model: ModelFile) -> dict[str, Any]:
 
 def correlation(quality: Floats, tier: int, label: Floats) -> float:
     return float(np.corrcoef(quality[:, -1] - quality[:, tier], label)[0, 1])
-
-
-def commit() -> str:
-    """The commit, marked "-dirty" where the working tree differs from it."""
-    found = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    return found.stdout.strip() if found.returncode == 0 else "uncommitted"
-
-
-def machine() -> str:
-    versions = f"Python {platform.python_version()}, numpy {np.__version__}"
-    return f"{platform.machine()}, {os.cpu_count()} cores, {versions}"
-
-
-def rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return float(f"{value:.5g}")
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [rounded(item) for item in value]
-    return value
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 from predictor_data import LADDERS
-from train_predictor import ROOT, commit, machine
+from stamp import ROOT, commit, machine
 
 SOURCES = ("mmlu_pro_a", "zeroeval")
 COMMAND = "import sys; from router.cli import main; main(sys.argv[1:])"

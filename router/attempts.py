@@ -27,6 +27,7 @@ from router.types import (
     RequestEnd,
     RequestRow,
     RequestStatus,
+    Reservation,
 )
 
 if TYPE_CHECKING:
@@ -190,14 +191,16 @@ class Attempt:
         longest = policy.timeout.total + policy.streams.drain_seconds + TTL_MARGIN
         lost = Charge(self._terms.reserved if self._terms.price else None, "expired")
         shared.ledger.reserve(
-            self._id,
-            self._terms.reserved,
-            scopes=shared.request.paid_by(self._decision.arm),
-            tokens=self._plan.token_bound(self._decision.chosen, self._decision.view.quote),
-            now=self._now,
-            expires_at=self._now + longest,
-            worst_case=self._row("expired", lost),
-            request=shared.row(self._plan, self._decision) if shared.count == 0 else None,
+            Reservation(
+                self._id,
+                self._terms.reserved,
+                scopes=shared.request.paid_by(self._decision.arm),
+                tokens=self._plan.token_bound(self._decision.chosen, self._decision.view.quote),
+                now=self._now,
+                expires_at=self._now + longest,
+                worst_case=self._row("expired", lost),
+                request=shared.row(self._plan, self._decision) if shared.count == 0 else None,
+            )
         )
         shared.count = self._number
         self._started = time.monotonic()

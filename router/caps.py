@@ -16,13 +16,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from router.decide import UNKNOWN
-from router.dispatch.bounds import beyond_cap, least, samples, text_bound
-from router.errors import UnknownPrice
-from router.prices import quote
-from router.types import Quote
+from router.quotes import Quoter, quoter
 
 if TYPE_CHECKING:
     from router.plan import Plan
+    from router.types import Quote
 
 SHORTEST_CAP = 256  # tokens: a lowered cap is never below, whatever is predicted
 # A model that reasons may do so for 4,096 tokens (litellm's budget at high effort) before it
@@ -44,42 +42,14 @@ def floor_of(plan: Plan, index: int) -> int:
     return max(predicted, SHORTEST_REASONING_CAP if reasons else SHORTEST_CAP)
 
 
-def quote_at(plan: Plan, index: int, cap: int) -> Quote:
-    """What an arm costs with `cap` tokens on the wire for each answer."""
-    ladder, request, shape = plan.ladder, plan.request, plan.shape
-    able = ladder.capabilities[index]
-    price, bound = (
-        ladder.prices[index].at(request.now),
-        least(text_bound(shape), able.context_window),
-    )
-    if price is None or bound is None:
-        return Quote(None, None, cap)
-    count = samples(request.params)
-    try:
-        return quote(
-            price,
-            input_tokens=shape.input_tokens,
-            output_tokens=min(round(plan.tokens[index]), cap) * count,
-            input_bound=bound,
-            output_cap=cap,
-            beyond_cap=beyond_cap(request.params) + able.reasoning_beyond_cap,
-            images=shape.images,
-            samples=count,
-            audio=bool(shape.audio_parts or request.params.get("audio")),
-            service_tier=ladder.service_tier(request, ladder.arms[index]),
-            now=request.now,
-        )
-    except UnknownPrice:
-        return Quote(None, None, cap)
-
-
 def predicted(plan: Plan) -> Plan:
     """The plan with each cap lowered to its predicted P95, where that is less."""
+    quote_arm = quoter(plan.ladder, plan.request, plan.shape)
     return with_quotes(
         plan,
         [
-            quote_at(plan, index, min(quoted.output_cap, floor_of(plan, index)))
-            for index, quoted in enumerate(plan.quotes)
+            quote_arm(index, tokens, min(quoted.output_cap, floor_of(plan, index)))
+            for index, (quoted, tokens) in enumerate(zip(plan.quotes, plan.tokens, strict=True))
         ],
     )
 
@@ -90,21 +60,24 @@ def within(plan: Plan, room: int) -> Plan:
     Each such cap is the largest whose bound is within a sixteenth of the room; where four times
     the arm's P95 is more than that, it is that, or what fits, but never below the P95.
     """
-    return with_quotes(plan, [_within(plan, index, room) for index in range(len(plan.quotes))])
+    quote_arm = quoter(plan.ladder, plan.request, plan.shape)
+    return with_quotes(
+        plan, [_within(plan, index, room, quote_arm) for index in range(len(plan.quotes))]
+    )
 
 
-def _within(plan: Plan, index: int, room: int) -> Quote:
-    quoted = plan.quotes[index]
+def _within(plan: Plan, index: int, room: int, quote_arm: Quoter) -> Quote:
+    quoted, tokens = plan.quotes[index], plan.tokens[index]
     low = floor_of(plan, index)
     if quoted.upper is None or quoted.upper <= room or low >= quoted.output_cap:
         return quoted
-    best = quote_at(plan, index, low)
+    best = quote_arm(index, tokens, low)
     if best.upper is None or best.upper > room:
         return quoted
     few, high = TIMES * low, quoted.output_cap  # the latter does not fit
     while high - low > 1:
         middle = (low + high) // 2
-        tried = quote_at(plan, index, middle)
+        tried = quote_arm(index, tokens, middle)
         share = room if middle <= few else room // SHARE
         if tried.upper is not None and tried.upper <= share:
             low, best = middle, tried

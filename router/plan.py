@@ -25,11 +25,9 @@ from router.decide import (
 )
 from router.dispatch.bounds import (
     asked_cap,
-    beyond_cap,
     input_bound,
     least,
     samples,
-    text_bound,
     unbounded_surcharge,
 )
 from router.errors import (
@@ -41,13 +39,12 @@ from router.errors import (
     ProviderTimeout,
     ProviderUnavailable,
     RateLimited,
-    UnknownPrice,
 )
-from router.ladder import NEEDS, Ladder, asked_service_tier, room_for_prompt
+from router.ladder import NEEDS, Ladder, room_for_prompt
 from router.money import MAX_NANO
 from router.policy.rules import match
 from router.predict.features import DENSE_NAMES
-from router.prices import quote
+from router.quotes import quoter
 from router.refusal import refusal
 from router.types import (
     TIERS,
@@ -336,45 +333,19 @@ def _quotes(
     rooms: Sequence[int | None],
     output_tokens: Sequence[float],
 ) -> tuple[Quote, ...]:
-    """What each arm is expected to cost and may cost at most. `output_tokens`: of one answer."""
-    params = request.params
-    asked, count, tier = asked_cap(params), samples(params), asked_service_tier(params)
-    audio = bool(shape.audio_parts or params.get("audio"))
-    text, beyond = text_bound(shape), beyond_cap(params)
-    quotes = []
-    for able, prices, longest, own_tier, room, expected in zip(
-        ladder.capabilities,
-        ladder.prices,
-        ladder.output_caps if asked is None else [min(asked, cap) for cap in ladder.output_caps],
-        ladder.service_tiers,
-        rooms,
-        output_tokens,
-        strict=True,
-    ):
-        cap = least(longest, room)
-        bound = least(text, able.context_window)
-        price = prices.at(request.now)
-        if price is None or bound is None:
-            quotes.append(Quote(None, None, cap))
-            continue
-        try:
-            quoted = quote(
-                price,
-                input_tokens=shape.input_tokens,  # `quote` keeps it within the bound
-                output_tokens=min(round(expected), cap) * count,
-                input_bound=bound,
-                output_cap=cap,
-                beyond_cap=beyond + able.reasoning_beyond_cap,
-                images=shape.images,
-                samples=count,
-                audio=audio,
-                service_tier=tier or own_tier,
-                now=request.now,
+    """Each arm's quote with the cap that was asked for. `output_tokens`: of one answer."""
+    asked, quote_arm = asked_cap(request.params), quoter(ladder, request, shape)
+    longest = ladder.output_caps
+    if asked is not None:
+        longest = tuple([min(asked, cap) for cap in longest])
+    return tuple(
+        [
+            quote_arm(index, expected, least(cap, room))
+            for index, (expected, cap, room) in enumerate(
+                zip(output_tokens, longest, rooms, strict=True)
             )
-        except UnknownPrice:
-            quoted = Quote(None, None, cap)
-        quotes.append(quoted)
-    return tuple(quotes)
+        ]
+    )
 
 
 def _refuse_unbounded(params: Mapping[str, Any]) -> None:

@@ -83,7 +83,8 @@ class Shape:
 
     `input_tokens` is an estimate for expected cost. `input_bytes` (UTF-8 bytes of all text, tool
     and response schemas) bounds the tokens of any byte-level tokenizer from above. `needs` names
-    capabilities: "vision", "audio", "files", "tools", "structured_output".
+    capabilities: "vision", "audio", "files", "tools", "structured_output". `prefix_tokens`, part of
+    `input_tokens`, are of a system prompt so long that providers keep it in their cache.
     """
 
     input_tokens: int
@@ -94,6 +95,7 @@ class Shape:
     file_parts: int
     needs: frozenset[str]
     last_user_text: str  # bounded; rules match against it
+    prefix_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ class Features:
     """Numbers that a predictor reads: named dense values and a sparse bag of hashed n-grams.
 
     `dense` has shape (D,), named by `router.predict.features.DENSE_NAMES`; `buckets` and `weights`
-    have shape (K,): the hashed n-grams and how much each counts, 1 + ln(count).
+    have shape (K,): the hashed n-grams and how much each counts.
     """
 
     dense: NDArray[np.float32]
@@ -205,6 +207,26 @@ class Decision:
 
 
 # ── 6. what is reserved ────────────────────────────────────────────────────────────────────────
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """What one wire attempt asks of the budgets: nano-USD, tokens and one request.
+
+    `reservation_id` is unique and made by the caller, so that a lost reply can be asked again.
+    `worst_case` is the log row that stands if nothing is heard until `expires_at`; its cost is
+    `amount`, or None where the amount is 0 and no price is known. `request` comes with the first
+    attempt of a request only.
+    """
+
+    reservation_id: str
+    amount: int
+    scopes: Scopes
+    now: float
+    expires_at: float
+    worst_case: AttemptRow
+    request: RequestRow | None
+    tokens: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Hold:
     """What is set aside for one wire attempt until `expires_at`: nano-USD, and tokens."""

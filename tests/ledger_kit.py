@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import random
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from router.ledger import Ledger
-from router.types import AttemptRow, Hold, RequestEnd, RequestRow, Scopes
+from router.types import AttemptRow, Hold, RequestEnd, RequestRow, Reservation, Scopes
 
 NOW = 1_800_000_000.0  # Friday 2027-01-15 08:00 UTC
 TTL = 600.0
@@ -86,16 +88,18 @@ def reserve(
     """Reserve for attempt `number` of request `name`, under the id "name/number"."""
     first = number == 1 if first is None else first
     return ledger.reserve(
-        f"{name}/{number}",
-        amount,
-        scopes=scopes or {},
-        tokens=tokens,
-        now=now,
-        expires_at=now + ttl,
-        worst_case=attempt_row(
-            name, number, cost=amount, status="expired", cost_source="expired", reserved=amount
-        ),
-        request=request_row(name) if first else None,
+        Reservation(
+            f"{name}/{number}",
+            amount,
+            scopes=scopes or {},
+            tokens=tokens,
+            now=now,
+            expires_at=now + ttl,
+            worst_case=attempt_row(
+                name, number, cost=amount, status="expired", cost_source="expired", reserved=amount
+            ),
+            request=request_row(name) if first else None,
+        )
     )
 
 
@@ -138,3 +142,43 @@ def run_all(target: Any, arguments: list[tuple[Any, ...]]) -> list[Any]:
         process.join(timeout=10)
         assert process.exitcode == 0
     return results
+
+
+def kill_at_random(
+    target: Any,
+    arguments: list[tuple[Any, ...]],
+    *,
+    at_once: int,
+    pause: tuple[float, float],
+    seed: int,
+) -> None:
+    """Run `target` in a process for each of the arguments, `at_once` side by side, and kill each at
+    a random moment."""
+    chance = random.Random(seed)
+    running: list[Any] = []
+    for each in arguments:
+        process = processes.Process(target=target, args=each)
+        process.start()
+        running.append(process)
+        if len(running) == at_once:
+            time.sleep(chance.uniform(*pause))
+            victim = running.pop(chance.randrange(at_once))
+            victim.kill()
+            victim.join()
+    for process in running:
+        process.kill()
+        process.join()
+
+
+def nothing_was_lost(ledger: Ledger, bills: Path, least: int, budget: tuple[str, str]) -> int:
+    """Hold the ledger against a provider's bills, a line "request nano-USD" each, after all that
+    was open has expired; return by how much more was charged than billed."""
+    assert {held for _, held in counters(ledger).values()} == {0}
+    assert ledger.verify() == []
+    charged = {row.request_id: row.cost or 0 for row in ledger.log().attempts()}
+    billed = {name: int(cost) for name, cost in map(str.split, bills.read_text().splitlines())}
+    assert len(billed) > least
+    assert [name for name in billed if name not in charged] == []
+    assert [name for name, cost in billed.items() if charged[name] < cost] == []
+    assert counters(ledger)[budget][0] == sum(charged.values())
+    return sum(charged.values()) - sum(billed.values())

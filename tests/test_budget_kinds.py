@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from router.errors import BudgetExceeded, ConfigurationError
 from router.ledger import open_ledger
-from router.types import Arm, Budget
+from router.types import Arm, Budget, Reservation
 from tests.ledger_kit import NOW, TTL, attempt_row, counters, release, request_row, reserve, settle
 
 PRO = Arm("frontier", 0, "openai/gpt-pro")
@@ -276,11 +276,11 @@ def test_overhead_is_what_the_router_spent_itself_and_serves_nobody(opened):
     settle(ledger, "a", 60)
     for name, purpose, cost in [("j", "judge", 7), ("p", "probe", 3), ("u", "shadow", None)]:
         amount = 10 if cost is not None else 0
-        ledger.reserve(
+        ledger.reserve(Reservation(
             f"{name}/1", amount, scopes={"purpose": purpose}, now=NOW, expires_at=NOW + TTL,
             worst_case=attempt_row(name, cost=amount if cost is not None else None),
             request=request_row(name, purpose=purpose, tags=("test",)),
-        )  # fmt: skip
+        ))  # fmt: skip
         settle(ledger, name, cost)
     ledger.refuse(request_row("k", purpose="judge", status="refused"))
     report = savings(ledger.log())

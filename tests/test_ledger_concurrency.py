@@ -11,13 +11,26 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from router.errors import BudgetExceeded, LedgerUnavailable, ReservationError
 from router.ledger import open_ledger
 from router.types import Budget
-from tests.ledger_kit import NOW, TTL, counters, processes, release, reserve, run_all, settle, url
+from tests.ledger_kit import (
+    NOW,
+    TTL,
+    counters,
+    kill_at_random,
+    nothing_was_lost,
+    processes,
+    release,
+    reserve,
+    run_all,
+    settle,
+    url,
+)
 
 ALL = ("all", "")
 NESTED = [
@@ -146,32 +159,10 @@ def _bill_and_settle(store, bills, worker):
 def test_f03_of_processes_killed_at_random_no_bill_is_lost_or_charged_too_low(store, tmp_path):
     bills = str(tmp_path / "bills")
     ledger = store.open(NESTED)
-    chance = random.Random(3)
-    running = []
-    for worker in range(40):
-        process = processes.Process(target=_bill_and_settle, args=(store, bills, worker))
-        process.start()
-        running.append(process)
-        if len(running) == 8:
-            time.sleep(chance.uniform(0, 0.15))
-            victim = running.pop(chance.randrange(8))
-            victim.kill()
-            victim.join()
-    for process in running:
-        process.kill()
-        process.join()
+    work = [(store, bills, worker) for worker in range(40)]
+    kill_at_random(_bill_and_settle, work, at_once=8, pause=(0, 0.15), seed=3)
     ledger.expire(NOW + TTL)
-    assert {held for _, held in counters(ledger).values()} == {0}
-    assert ledger.verify() == []
-    charged = {row.request_id: row.cost for row in ledger.log().attempts()}
-    billed = {}
-    for line in (tmp_path / "bills").read_text().splitlines():
-        name, cost = line.split()
-        billed[name] = int(cost)
-    assert len(billed) > 40
-    assert [name for name in billed if name not in charged] == []
-    assert [name for name, cost in billed.items() if charged[name] < cost] == []
-    assert counters(ledger)[ALL][0] == sum(charged.values())
+    nothing_was_lost(ledger, Path(bills), least=40, budget=ALL)
     open_requests = [row for row in ledger.log().requests() if row.status == "open"]
     assert open_requests == []
 

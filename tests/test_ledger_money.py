@@ -14,7 +14,7 @@ from router.errors import (
     LedgerUnavailable,
     ReservationError,
 )
-from router.types import Budget, RequestEnd
+from router.types import Budget, RequestEnd, Reservation
 from tests.ledger_kit import (
     NOW,
     TTL,
@@ -119,10 +119,10 @@ def test_a_request_that_died_between_two_attempts_is_marked_expired(ledger):
 def test_an_unknown_price_without_a_budget_is_logged_as_unknown_not_as_zero(store):
     ledger = store.open()
     worst = attempt_row("a", cost=None, status="expired", cost_source="expired")
-    ledger.reserve(
+    ledger.reserve(Reservation(
         "a/1", 0, scopes={}, now=NOW, expires_at=NOW + TTL, worst_case=worst,
         request=request_row("a"),
-    )  # fmt: skip
+    ))  # fmt: skip
     settle(ledger, "a", None)
     [request], [attempt] = ledger.log().requests(), ledger.log().attempts()
     assert request.cost is None
@@ -292,7 +292,7 @@ def test_a_reservation_that_does_not_fit_its_rows_is_refused(ledger):
             "worst_case": attempt_row("a", cost=100),
             "request": request_row("a"),
         }
-        ledger.reserve("a/1", 100, **{**arguments, **changes})
+        ledger.reserve(Reservation("a/1", 100, **{**arguments, **changes}))
 
     for changes, problem in [
         ({"worst_case": attempt_row("a", cost=99)}, "must cost its amount"),
@@ -310,10 +310,10 @@ def test_a_reservation_that_does_not_fit_its_rows_is_refused(ledger):
 def test_an_attempt_number_is_reserved_once(ledger):
     reserve(ledger, "a", 100)
     with pytest.raises(ReservationError, match="taken"):
-        ledger.reserve(
+        ledger.reserve(Reservation(
             "other-id", 100, scopes={}, now=NOW, expires_at=NOW + TTL,
             worst_case=attempt_row("a", 1, cost=100), request=None,
-        )  # fmt: skip
+        ))  # fmt: skip
     with pytest.raises(ReservationError, match="taken"):
         reserve(ledger, "a", 100, number=2, first=True)
     assert counters(ledger) == {ALL: (0, 100)}

@@ -15,7 +15,7 @@ from router.errors import ConfigurationError, InvalidRequest
 from router.ledger import open_ledger
 from router.log import LoggedRequest, open_log
 from router.log.writer import to_json
-from router.types import AttemptRow, Budget, RequestEnd, RequestRow
+from router.types import AttemptRow, Budget, RequestEnd, RequestRow, Reservation
 from tests.ledger_kit import NOW, TTL, attempt_row, release, request_row, reserve, settle, url
 
 ANYTHING = st.recursive(
@@ -51,7 +51,9 @@ def test_a_row_comes_back_as_it_was_written(ledger):
     )  # fmt: skip
     worst = attempt_row("a", cost=900, status="expired", cost_source="expired")
     ledger.reserve(
-        "a/1", 900, scopes={}, now=NOW, expires_at=NOW + TTL, worst_case=worst, request=request
+        Reservation(
+            "a/1", 900, scopes={}, now=NOW, expires_at=NOW + TTL, worst_case=worst, request=request
+        )
     )
     attempt = attempt_row(
         "a", cost=70, usage={"prompt_tokens": 1, "details": {"cached": 0}}, note="odd",
@@ -101,10 +103,10 @@ def test_an_open_attempt_is_not_in_the_log_yet(ledger):
 def test_a_period_selects_requests_by_their_time_and_attempts_with_them(ledger):
     for call in range(10):
         row = request_row(f"r{call}", time=NOW + call)
-        ledger.refuse(row) if call % 2 else ledger.reserve(
+        ledger.refuse(row) if call % 2 else ledger.reserve(Reservation(
             f"r{call}/1", 0, scopes={}, now=NOW, expires_at=NOW + TTL, request=row,
             worst_case=attempt_row(f"r{call}", cost=0),
-        )  # fmt: skip
+        ))  # fmt: skip
         if not call % 2:
             late = attempt_row(f"r{call}", cost=0, time=NOW + 1000)
             ledger.release(f"r{call}/1", late, None, NOW)
@@ -204,7 +206,9 @@ def test_any_text_and_map_comes_back(usage, features, tags, content):
     row = request_row("a", features=features, tags=tuple(tags), content=content)
     worst = attempt_row("a", cost=0)
     ledger.reserve(
-        "a/1", 0, scopes={}, now=NOW, expires_at=NOW + TTL, worst_case=worst, request=row
+        Reservation(
+            "a/1", 0, scopes={}, now=NOW, expires_at=NOW + TTL, worst_case=worst, request=row
+        )
     )
     ledger.settle("a/1", replace(worst, usage=usage), None, NOW)
     [request], [attempt] = ledger.log().requests(), ledger.log().attempts()

@@ -39,6 +39,7 @@ def policy(**changes: Any) -> dict[str, Any]:
         ({"budgets": [{**DAILY, "window": "total"}]}, "budgets.0.window", "paced"),
         ({"budgets": [{**DAILY, "scope": "user"}]}, "budgets.0.scope", "paced"),
         ({"budgets": [{**DAILY, "on_exceed": "block"}]}, "budgets.0.on_exceed", "paced"),
+        ({"budgets": [{**DAILY, "when": {"team": "red"}}]}, "budgets.0.when", "paced"),
         ({"pacing": {"budget": "daily", "expected_requests": 0}}, "pacing.expected_requests", "0"),
         ({"pacing": {"budget": "daily", "window": "day"}}, "pacing.window", "unknown key"),
         ({"pacing": {}}, "pacing.budget", "missing"),

@@ -428,10 +428,8 @@ def test_a_cancelled_call_is_charged_as_reserved_and_leaves_nothing_held(
     assert_books_agree(router, provider)
 
 
-def test_a_call_that_is_cancelled_before_it_is_sent_costs_nothing(
-    make_router: MakeRouter, provider: Provider
-) -> None:
-    router = make_router(budgets=BUDGET, rules=[PIN_NANO])
+def cancel_at_once(router: Router) -> None:
+    """Begin a call, and cancel it before it is sent."""
 
     async def cancel() -> None:
         task = asyncio.create_task(router.acompletion(messages=HELLO))
@@ -441,6 +439,13 @@ def test_a_call_that_is_cancelled_before_it_is_sent_costs_nothing(
             await task
 
     asyncio.run(cancel())
+
+
+def test_a_call_that_is_cancelled_before_it_is_sent_costs_nothing(
+    make_router: MakeRouter, provider: Provider
+) -> None:
+    router = make_router(budgets=BUDGET, rules=[PIN_NANO])
+    cancel_at_once(router)
     assert provider.wire == []
     (row,) = rows(router)
     assert (row.status, row.cost) == ("abandoned", 0)

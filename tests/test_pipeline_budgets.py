@@ -12,10 +12,18 @@ import pytest
 
 from router import Router
 from router.errors import BudgetExceeded, InvalidRequest, ProviderUnavailable
+from router.types import Reservation
 from tests.conftest import HELLO, MakeRouter, ladder, only, usd
-from tests.ledger_kit import attempt_row, request_row
+from tests.ledger_kit import attempt_row, request_row, reserve
 from tests.provider import Behaviour, Provider, ok, status
-from tests.test_pipeline import NANO_BILL, PIN_NANO, assert_books_agree, requests, rows
+from tests.test_pipeline import (
+    NANO_BILL,
+    PIN_NANO,
+    assert_books_agree,
+    cancel_at_once,
+    requests,
+    rows,
+)
 
 NANO_TOKENS = 20 + 10  # of provider.USAGE
 BEST = {"cost_weight": 0}  # the best arm, whatever it costs
@@ -101,15 +109,7 @@ def test_a_call_that_was_cancelled_before_it_was_sent_counts_nowhere(
     router = make_router(
         budgets=[{"name": "r", "requests": 3}, {"name": "t", "tokens": 2000}], rules=[PIN_NANO]
     )
-
-    async def cancel() -> None:
-        task = asyncio.create_task(router.acompletion(messages=HELLO))
-        await asyncio.sleep(0)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    asyncio.run(cancel())
+    cancel_at_once(router)
     assert [row.status for row in rows(router)] == ["abandoned"]
     assert [(state.settled, state.held) for state in router.budgets()] == [(0, 0), (0, 0)]
 
@@ -244,10 +244,10 @@ def test_calls_of_the_router_s_own_are_overhead_of_the_report(make_router: MakeR
     router.completion(messages=HELLO)
     before = router.report()
     now = time.time()
-    router.ledger.reserve(
+    router.ledger.reserve(Reservation(
         "j/1", 1000, scopes={"purpose": "judge"}, now=now, expires_at=now + 60,
         worst_case=attempt_row("j", cost=1000), request=request_row("j", purpose="judge"),
-    )  # fmt: skip
+    ))  # fmt: skip
     router.ledger.settle("j/1", attempt_row("j", cost=900), None, now)
     after = router.report()
     assert {s.budget.name: s.settled for s in router.budgets()} == {
@@ -295,10 +295,7 @@ def test_a_queue_waits_for_a_release(
 ) -> None:
     router = make_router(budgets=[TURN], rules=[PIN_NANO])
     now = time.time()
-    router.ledger.reserve(
-        "other/1", 0, scopes={}, now=now, expires_at=now + 60,
-        worst_case=attempt_row("other", cost=0), request=request_row("other"),
-    )  # fmt: skip
+    reserve(router.ledger, "other", 0, now=now, ttl=60)
     row = attempt_row("other", cost=0, status="failed")
     freeing = threading.Timer(0.5, lambda: router.ledger.release("other/1", row, None, now))
     freeing.start()
@@ -333,10 +330,7 @@ def test_a_queue_waits_no_longer_than_the_request_may_take(
         budgets=[TURN], rules=[PIN_NANO], timeout={"connect": 1, "read": 1, "total": 1}
     )
     now = time.time()
-    router.ledger.reserve(
-        "other/1", 0, scopes={}, now=now, expires_at=now + 60,
-        worst_case=attempt_row("other", cost=0), request=request_row("other"),
-    )  # fmt: skip
+    reserve(router.ledger, "other", 0, now=now, ttl=60)
     began = time.monotonic()
     with pytest.raises(BudgetExceeded):
         door(router)
@@ -350,10 +344,7 @@ def test_a_request_larger_than_the_whole_budget_is_not_queued(
     small = {"name": "q", "limit": "0.0001", "on_exceed": "queue"}
     router = make_router(budgets=[small], rules=[PIN_NANO])
     now = time.time()
-    router.ledger.reserve(
-        "other/1", 1000, scopes={}, now=now, expires_at=now + 60,
-        worst_case=attempt_row("other", cost=1000), request=request_row("other"),
-    )  # fmt: skip
+    reserve(router.ledger, "other", 1000, now=now, ttl=60)
     began = time.monotonic()
     with pytest.raises(BudgetExceeded) as caught:
         router.completion(messages=HELLO)

@@ -168,6 +168,24 @@ def test_a_plan_quotes_what_the_price_book_says_of_that_moment(
     assert plan.quotes == (expected,)
 
 
+CACHED = PriceBook([entry("2026-06-01", "1", cache_read="0.1")], "0" * 64)
+
+
+def test_a_long_system_prompt_is_expected_from_the_cache_and_held_at_the_full_price() -> None:
+    system = {"role": "system", "content": "Name the branch that a customer should call. " * 200}
+    messages = [system, {"role": "user", "content": "Hello there"}]
+    request = Request("r", messages, {}, now=MIDNIGHT)
+    shape = shape_of(messages, {})
+    assert shape.prefix_tokens > 1500
+
+    def quoted(book: PriceBook) -> Quote:
+        return make_plan(prepared(book), request, shape, extract(request), EVEN).quotes[0]
+
+    plain = PriceBook([entry("2026-06-01", "1")], "0" * 64)
+    assert quoted(CACHED).upper == quoted(plain).upper
+    assert quoted(CACHED).expected == (quoted(plain).expected or 0) - shape.prefix_tokens * 900
+
+
 def test_no_request_is_kept_from_an_arm_by_what_an_earlier_one_needed() -> None:
     ladder = Ladder.of(load_policy(ladder_policy("http://127.0.0.1:9")), BOOK, {})
     picture = [{"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}]

@@ -172,3 +172,29 @@ def test_the_token_estimate_is_the_exact_sum_of_its_coefficients(text):
     exact += count_words(encoded) * Fraction(str(TOKENS_PER_WORD))
     nearest = floor(exact + Fraction(1, 2))
     assert estimate_tokens(text) == min(len(encoded), max(1, nearest))
+
+
+def turn(role, text):
+    return {"role": role, "content": text}
+
+
+LONG = "Answer kindly, and name the branch that a customer should call. " * 120
+
+
+def test_only_a_long_system_prompt_at_the_beginning_is_counted_as_a_prefix():
+    tokens = estimate_tokens(LONG)
+    assert tokens > 1024
+    asked = [turn("user", "Hello?")]
+    assert shape_of([turn("system", LONG), *asked], {}).prefix_tokens == tokens
+    parts = [{"type": "text", "text": LONG}]
+    assert shape_of([turn("developer", parts), *asked], {}).prefix_tokens == tokens
+    two = [turn("system", LONG), turn("developer", "Be brief."), *asked]
+    assert shape_of(two, {}).prefix_tokens == estimate_tokens(LONG + "\nBe brief.")
+    assert shape_of([turn("system", LONG)], {}).prefix_tokens == tokens
+    for later in (
+        [turn("system", "Be brief."), *asked],
+        [turn("user", LONG)],
+        [*asked, turn("system", LONG)],
+        [],
+    ):
+        assert shape_of(later, {}).prefix_tokens == 0

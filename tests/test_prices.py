@@ -293,6 +293,35 @@ def test_a_quote_is_no_larger_than_the_dearest_bill_where_long_prompts_are_cheap
     assert quoted.upper == 1000 * 10_000
 
 
+def price_of(**usd: str) -> Price:
+    rates = {"input": "2", "output": "8", **usd}
+    return to_price(PriceEntry.model_validate(rates), "own/model")
+
+
+@pytest.mark.parametrize(
+    ("cache", "expected"),
+    [
+        ({}, 3_000 * 2_000 + 100 * 8_000),  # no rate for the cache: all of it at the full price
+        ({"cache_read": "0.2"}, 1_000 * 2_000 + 2_000 * 200 + 100 * 8_000),
+        # Who charges for writing does not cache by itself.
+        ({"cache_read": "0.2", "cache_write_5m": "2.5"}, 3_000 * 2_000 + 100 * 8_000),
+    ],
+)
+def test_what_every_prompt_begins_with_is_expected_at_the_price_of_a_cache_that_fills_itself(
+    cache: dict[str, str], expected: int
+) -> None:
+    counts = {"input_tokens": 3_000, "output_tokens": 100, "input_bound": 4_000, "output_cap": 500}
+    found = quote(price_of(**cache), **counts, repeated_tokens=2_000, now=0.0)
+    assert found.expected == expected
+    assert found.upper == quote(price_of(**cache), **counts, now=0.0).upper
+
+
+def test_no_more_of_a_prompt_is_in_the_cache_than_it_has() -> None:
+    price = price_of(cache_read="0.2")
+    counts = {"input_tokens": 10, "output_tokens": 0, "input_bound": 40, "output_cap": 5}
+    assert quote(price, **counts, repeated_tokens=2_000, now=0.0).expected == 10 * 200
+
+
 def test_several_samples_share_one_prompt() -> None:
     price = load_book().price("gpt-5.4-mini", NOON)
     quoted = quote(

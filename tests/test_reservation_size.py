@@ -17,7 +17,6 @@ from router.caps import (
     SHORTEST_REASONING_CAP,
     TIMES,
     floor_of,
-    quote_at,
     within,
 )
 from router.errors import BudgetExceeded
@@ -26,6 +25,7 @@ from router.plan import Plan, make_plan
 from router.policy import load_policy
 from router.predict import extract, shape_of
 from router.prices import load_book
+from router.quotes import quoter
 from router.types import Budget, BudgetState, Prediction, Request, Room
 from tests.conftest import HELLO, MakeRouter, ladder, usd
 from tests.provider import USAGE, Behaviour, Provider, ok
@@ -224,12 +224,22 @@ def test_a_stream_keeps_its_cap_under_predicted(
 
 
 # ── whatever the cap, the quote is the router's own ────────────────────────────────────────────
-def plan_of(params: dict[str, Any], p95: float = 300.0, effort: str | None = None) -> Plan:
+LONG_SYSTEM = {"role": "system", "content": "Name the branch that a customer should call. " * 200}
+
+
+def plan_of(
+    params: dict[str, Any],
+    p95: float = 300.0,
+    effort: str | None = None,
+    messages: list[dict[str, Any]] = HELLO,
+) -> Plan:
     policy = ladder("http://127.0.0.1:9", limits={"max_output_tokens": 16_000})
+    for [deployment] in policy["tiers"].values():
+        deployment["price"]["cache_read"] = "0.01"
     if effort:
         policy["tiers"]["nano"][0]["effort"] = effort
     prepared = Ladder.of(load_policy(policy), load_book(), {"high": 2.0})
-    request = Request("r", HELLO, params, now=1.79e9)
+    request = Request("r", messages, params, now=1.79e9)
     prediction = Prediction(
         *(np.full(4, value) for value in (0.8, 0.1, 100.0, 90.0, 250.0, p95)), novel=np.array(False)
     )
@@ -248,15 +258,15 @@ def plan_of(params: dict[str, Any], p95: float = 300.0, effort: str | None = Non
         },
     ),
     st.integers(0, 10**9),
+    st.sampled_from([HELLO, [LONG_SYSTEM, *HELLO]]),
 )
 @settings(max_examples=100, deadline=None)
 def test_a_lowered_cap_is_quoted_as_if_it_had_been_asked_for(
-    params: dict[str, Any], room: int
+    params: dict[str, Any], room: int, messages: list[dict[str, Any]]
 ) -> None:
-    plan = plan_of(params)
+    plan = plan_of(params, messages=messages)
     lowered = within(plan, room)
     for index, (before, after) in enumerate(zip(plan.quotes, lowered.quotes, strict=True)):
-        assert quote_at(plan, index, before.output_cap) == before
         assert before.upper is not None
         assert after.upper is not None
         if before.upper <= room:
@@ -266,7 +276,8 @@ def test_a_lowered_cap_is_quoted_as_if_it_had_been_asked_for(
             floor = floor_of(plan, index)
             assert floor <= after.output_cap < before.output_cap
             assert after.upper <= room // SHARE or after.output_cap <= TIMES * floor
-            assert after == plan_of({**params, "max_tokens": after.output_cap}).quotes[index]
+            asked = {**params, "max_tokens": after.output_cap}
+            assert after == plan_of(asked, messages=messages).quotes[index]
         assert int(lowered.options.upper[0, index]) == after.upper
 
 
@@ -295,8 +306,9 @@ def test_what_a_plan_decides_fits_the_room_or_nothing_would_have(
         decision = plan.decide(room)
     except BudgetExceeded:
         assert least is not None
+        quote_arm = quoter(plan.ladder, plan.request, plan.shape)
         floors = [
-            quote_at(plan, index, min(quoted.output_cap, floor_of(plan, index))).upper
+            quote_arm(index, 0.0, min(quoted.output_cap, floor_of(plan, index))).upper
             for index, quoted in enumerate(plan.quotes)
         ]
         assert all(floor is not None and floor > least for floor in floors)

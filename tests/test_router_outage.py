@@ -202,5 +202,7 @@ def test_f55_a_process_that_ends_in_the_middle_of_a_stream_is_charged(
     [state] = ledger.states(time.time())
     assert (state.settled, state.held) == (row.cost, 0)
     assert ledger.verify() == []
-    assert [row.status for row in ledger.log().requests()] in (["abandoned"], ["expired"])
+    # An interrupt inside the HTTP client comes out of it as a broken stream: "failed".
+    statuses = [row.status for row in ledger.log().requests()]
+    assert statuses in (["abandoned"], ["expired"], *([["failed"]] if how == "interrupt" else []))
     ledger.close()

@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+import seeded_bugs as seeds
 
 ROOT = Path(__file__).parents[1]
-
-
-def _load() -> ModuleType:
-    path = ROOT / "benchmarks" / "seeded_bugs.py"
-    spec = importlib.util.spec_from_file_location("seeded_bugs", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["seeded_bugs"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-seeds = _load()
 
 
 def test_every_bug_can_be_put_in() -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import runpy
-from pathlib import Path
 from typing import Any
 
 import pytest
+from estimate_soundness import real_tokenizers, run
 
 from router.dispatch.bounds import UNBOUNDED, input_bound, text_bound
 from router.errors import InvalidRequest
@@ -17,14 +16,10 @@ from tests.conftest import HELLO, MakeRouter
 from tests.provider import Provider
 from tests.test_pipeline import BUDGET
 
-BENCHMARK = runpy.run_path(
-    str(Path(__file__).parents[1] / "benchmarks/estimate_soundness.py"), run_name="benchmark"
-)
-
 
 @pytest.mark.parametrize("seed", [7_001, 7_002, 7_003])
 def test_no_hostile_bill_exceeds_its_reservation(seed: int) -> None:
-    found = BENCHMARK["run"](1_000, seed, list(BENCHMARK["real_tokenizers"]().values()))
+    found = run(1_000, seed, list(real_tokenizers().values()))
     assert found["overruns"] == 0
     assert found["tokens_above_bound"] == 0
     assert found["requests"] > 900

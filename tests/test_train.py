@@ -26,7 +26,7 @@ from router.replay.curves import two_tiers
 from router.replay.from_log import correct, merged, read_log
 from router.replay.gain_area import compare, gain_area
 from router.replay.train import train
-from router.types import TIERS, Request, RequestEnd
+from router.types import TIERS, Request, RequestEnd, Reservation
 from tests.conftest import ladder, only
 from tests.ledger_kit import NOW, TTL, attempt_row, request_row, url
 from tests.provider import Provider
@@ -395,7 +395,15 @@ def write_log(path: Path, answers: Sequence[tuple[int, str, float]], *, content:
         )
         worst = attempt_row(name, cost=0, tier=tier)
         ledger.reserve(
-            f"{name}/1", 0, scopes={}, now=NOW, expires_at=NOW + TTL, worst_case=worst, request=row
+            Reservation(
+                f"{name}/1",
+                0,
+                scopes={},
+                now=NOW,
+                expires_at=NOW + TTL,
+                worst_case=worst,
+                request=row,
+            )
         )
         ledger.settle(f"{name}/1", worst, RequestEnd("answered", accepted=1, baseline=1), NOW)
         ledger.log().feedback(name, label, now=NOW)

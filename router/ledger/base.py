@@ -22,6 +22,7 @@ from router.types import (
     Hold,
     RequestEnd,
     RequestRow,
+    Reservation,
     Room,
     Scopes,
 )
@@ -42,25 +43,10 @@ class Ledger(Protocol):
         """What the budgets of these scopes allow now. A hint: only `reserve` binds."""
         ...
 
-    def reserve(
-        self,
-        reservation_id: str,
-        amount: int,
-        *,
-        scopes: Scopes,
-        now: float,
-        expires_at: float,
-        worst_case: AttemptRow,
-        request: RequestRow | None,
-        tokens: int = 0,
-    ) -> Hold:
-        """Hold `amount` nano-USD, `tokens` and one request in every budget that matches the scopes,
-        each what it counts, or in none.
+    def reserve(self, asked: Reservation) -> Hold:
+        """Hold what is asked in every budget that matches the scopes, each what it counts, or in
+        none.
 
-        Parameters: `reservation_id`, unique, made by the caller so that a lost reply can be asked
-        again; `worst_case`, the log row that stands if nothing is heard until `expires_at` (its
-        cost is `amount`, or None where the amount is 0 and no price is known); `request`, given
-        with the first attempt of a request only.
         Repeating an open reservation with the same amount returns the same hold.
         Raises `BudgetExceeded` naming the first budget without room, and `ReservationError` for an
         id that was used with another amount or has ended.

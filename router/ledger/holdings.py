@@ -24,7 +24,7 @@ from router.ledger.matching import Account, Amounts
 from router.ledger.outage import OutageLedger
 from router.ledger.replay import book
 from router.ledger.store import Draw, Drawn, Ending, NewHold
-from router.log.writer import attempt_values, to_json
+from router.log.writer import attempt_values
 from router.types import RequestRow
 
 _log = logging.getLogger("router")
@@ -279,18 +279,16 @@ class Holdings:
             left = [lines.lease_line(lease.id) for lease in self.leases]
             for call in self.calls.values():
                 call.rows = None
+                hold = call.hold
                 left.append(
-                    to_json(
-                        [
-                            "hold",
-                            call.lease.id,
-                            call.hold.reservation_id,
-                            call.request_id,
-                            call.number,
-                            call.hold.amount,
-                            call.hold.tokens,
-                            call.worst_case.time,
-                        ]
+                    lines.hold_line(
+                        call.lease.id,
+                        hold.reservation_id,
+                        call.request_id,
+                        call.number,
+                        hold.amount,
+                        hold.tokens,
+                        call.worst_case.time,
                     )
                 )
             for lease in self.leases:

@@ -34,7 +34,7 @@ from router.ledger.outage import OutageLedger
 from router.ledger.store import Drawn
 from router.ledger.wrapped import WrappedLedger
 from router.log.writer import attempt_values
-from router.types import AttemptRow, BudgetState, Hold, RequestEnd, RequestRow, Room, Scopes
+from router.types import AttemptRow, BudgetState, Hold, RequestEnd, Reservation, Room, Scopes
 
 if TYPE_CHECKING:
     from router.log.base import Log
@@ -79,66 +79,38 @@ class LeasedLedger(WrappedLedger):
         self._mine = self._new()
         _LIVE.add(self)
 
-    def reserve(
-        self,
-        reservation_id: str,
-        amount: int,
-        *,
-        scopes: Scopes,
-        now: float,
-        expires_at: float,
-        worst_case: AttemptRow,
-        request: RequestRow | None,
-        tokens: int = 0,
-    ) -> Hold:
-        key = tuple(map(scopes.get, self._names))
-        call = (reservation_id, amount, tokens, now, expires_at, worst_case, request)
-        hold = self._inside(key, *call)
+    def reserve(self, asked: Reservation) -> Hold:
+        key = tuple(map(asked.scopes.get, self._names))
+        hold = self._inside(key, asked)
         if hold is None:
-            check_reserve(reservation_id, amount, tokens, now, expires_at, worst_case, request)
-            if self._grow(key, scopes, Amounts(amount, tokens), now):
-                hold = self._inside(key, *call)
+            check_reserve(asked)
+            if self._grow(key, asked.scopes, Amounts(asked.amount, asked.tokens), asked.now):
+                hold = self._inside(key, asked)
         if hold is not None:
             return hold
-        if request is None and worst_case.request_id in self._mine.requests:
+        if asked.request is None and asked.worst_case.request_id in self._mine.requests:
             self._mine.flush()  # its first attempt brings the request's row
-        arguments: dict[str, Any] = {
-            "scopes": scopes,
-            "now": now,
-            "expires_at": expires_at,
-            "worst_case": worst_case,
-            "request": request,
-            "tokens": tokens,
-        }
         try:
-            return self.inner.reserve(reservation_id, amount, **arguments)
+            return self.inner.reserve(asked)
         except BudgetExceeded as full:
             self._rooms.clear()
             if not self._mine.give_back(full.budget, full.scope_value):
                 raise
-        return self.inner.reserve(reservation_id, amount, **arguments)
+        return self.inner.reserve(asked)
 
-    def _inside(
-        self,
-        key: tuple[Any, ...],
-        name: str,
-        amount: int,
-        tokens: int,
-        now: float,
-        expires_at: float,
-        worst_case: AttemptRow,
-        request: RequestRow | None,
-    ) -> Hold | None:
+    def _inside(self, key: tuple[Any, ...], asked: Reservation) -> Hold | None:
         """Reserve in the lease of these accounts; None where there is none, or none with the room.
 
         Every call takes this way, so it is short: no row is made into text here.
         """
-        mine, request_id = self._mine, worst_case.request_id
+        mine, name, now = self._mine, asked.reservation_id, asked.now
+        amount, tokens, request = asked.amount, asked.tokens, asked.request
+        worst_case, request_id = asked.worst_case, asked.worst_case.request_id
         if not (
             type(amount) is type(tokens) is int
             and amount >= 0 <= tokens
             and worst_case.cost == amount
-            and now < expires_at < inf
+            and now < asked.expires_at < inf
             and (request is None or request.request_id == request_id)
             and lines.PLAIN(name)
             and (request_id in name or lines.PLAIN(request_id))
@@ -161,8 +133,9 @@ class LeasedLedger(WrappedLedger):
             assert mine.journal is not None  # there is a lease
             try:
                 mine.journal.append(
-                    f'["hold","{lease.id}","{name}","{request_id}",{worst_case.number},{amount},'
-                    f"{tokens},{int(now)}]"
+                    lines.hold_line(
+                        lease.id, name, request_id, worst_case.number, amount, tokens, now
+                    )
                 )
             except LedgerUnavailable as full:
                 _log.error("%s; the store is asked for each call instead", full)
@@ -174,7 +147,7 @@ class LeasedLedger(WrappedLedger):
             lease.usd -= amount
             lease.tokens -= tokens
             lease.used_at = now
-            hold = Hold(name, amount, expires_at, tokens)
+            hold = Hold(name, amount, asked.expires_at, tokens)
             call = Call(lease, hold, request_id, worst_case.number, worst_case, request)
             lease.open[name] = mine.calls[name] = call
         return hold

@@ -29,6 +29,7 @@ from router.types import (
     Hold,
     RequestEnd,
     RequestRow,
+    Reservation,
     Room,
     Scopes,
     allowed,
@@ -61,46 +62,44 @@ class BudgetLedger:
         accounts = [account for account in accounts_of(self.enforced, scopes) if account.counts]
         return Room(tuple(self.states_of(accounts, now))) if accounts else Room()
 
-    def reserve(
-        self,
-        reservation_id: str,
-        amount: int,
-        *,
-        scopes: Scopes,
-        now: float,
-        expires_at: float,
-        worst_case: AttemptRow,
-        request: RequestRow | None,
-        tokens: int = 0,
-    ) -> Hold:
-        check_reserve(reservation_id, amount, tokens, now, expires_at, worst_case, request)
-        accounts, amounts = accounts_of(self.enforced, scopes), Amounts(amount, tokens)
-        takes = tuple([account.take(amounts, now) for account in accounts])
-        found = self.store.hold(
-            NewHold(
-                reservation_id,
-                worst_case.request_id,
-                worst_case.number,
-                amounts,
-                now,
-                expires_at,
-                takes,
-                attempt_values(worst_case),
-                None if request is None else request_values(request),
-            )
-        )
+    def reserve(self, asked: Reservation) -> Hold:
+        new, accounts = self.new_hold(asked)
+        found = self.store.hold(new)
         if found is None:
-            return Hold(reservation_id, amount, expires_at, tokens)
+            return Hold(asked.reservation_id, asked.amount, asked.expires_at, asked.tokens)
         if isinstance(found, Denied):
-            raise _exceeded(accounts[found.position].budget, takes[found.position], found)
+            raise _exceeded(accounts[found.position].budget, new.takes[found.position], found)
         if isinstance(found, Invalid):
-            raise ReservationError(reservation_id, "new", found.problem)
-        return _repeated(reservation_id, amounts, found)
+            raise ReservationError(asked.reservation_id, "new", found.problem)
+        return _repeated(asked.reservation_id, new.amounts, found)
+
+    def new_hold(self, asked: Reservation) -> tuple[NewHold, list[Account]]:
+        """What a store is asked for a reservation, and the accounts of its takes, in their order.
+
+        Raises `ReservationError` for one that contradicts itself.
+        """
+        check_reserve(asked)
+        accounts, amounts = (
+            accounts_of(self.enforced, asked.scopes),
+            Amounts(asked.amount, asked.tokens),
+        )
+        new = NewHold(
+            asked.reservation_id,
+            asked.worst_case.request_id,
+            asked.worst_case.number,
+            amounts,
+            asked.now,
+            asked.expires_at,
+            tuple([account.take(amounts, asked.now) for account in accounts]),
+            attempt_values(asked.worst_case),
+            None if asked.request is None else request_values(asked.request),
+        )
+        return new, accounts
 
     def settle(
         self, reservation_id: str, row: AttemptRow, end: RequestEnd | None, now: float
     ) -> None:
-        self._end(reservation_id, row, row.cost or 0, tokens_of(row), end, now, billed=True)
+        self._end(ending_of(reservation_id, row, end, now, billed=True))
 
     def release(
         self, reservation_id: str, row: AttemptRow, end: RequestEnd | None, now: float
@@ -109,7 +108,7 @@ class BudgetLedger:
             raise ReservationError(
                 reservation_id, "open", f"a released attempt costs 0, not {row.cost}; settle it"
             )
-        self._end(reservation_id, row, 0, 0, end, now, billed=False)
+        self._end(ending_of(reservation_id, row, end, now, billed=False))
 
     def refuse(self, row: RequestRow) -> None:
         status = self.store.refuse(request_values(row))
@@ -210,47 +209,37 @@ class BudgetLedger:
         counters = self.store.read([account.take(Amounts(), now) for account in accounts])
         return [_state(*both) for both in zip(accounts, counters, strict=True)]
 
-    def _end(
-        self,
-        reservation_id: str,
-        row: AttemptRow,
-        usd: int,
-        tokens: int | None,
-        end: RequestEnd | None,
-        now: float,
-        *,
-        billed: bool,
-    ) -> None:
-        check_reserved(reservation_id, usd)
-        found = self.store.end(
-            Ending(
-                reservation_id,
-                row.request_id,
-                row.number,
-                billed,
-                usd,
-                tokens,
-                attempt_values(row),
-                end,
-                now,
-            )
-        )
+    def _end(self, ending: Ending) -> None:
+        check_reserved(ending.reservation_id, ending.usd)
+        found = self.store.end(ending)
         if found is None:
             return
         if found.state == "unknown":
-            raise ReservationError(reservation_id, "unknown", "it was never reserved here")
-        if (row.request_id, row.number) != (found.request_id, found.number):
-            raise ReservationError(
-                reservation_id,
-                found.state,
-                f"it is for attempt {found.number} of request {found.request_id}",
-            )
-        if found.booked != usd:  # at the same amount it is asked again after a lost reply
-            raise ReservationError(
-                reservation_id,
-                found.state,
-                f"it ended at {found.booked} nano-USD, so not at {usd}",
-            )
+            problem = "it was never reserved here"
+        elif (ending.request_id, ending.number) != (found.request_id, found.number):
+            problem = f"it is for attempt {found.number} of request {found.request_id}"
+        elif found.booked != ending.usd:
+            problem = f"it ended at {found.booked} nano-USD, so not at {ending.usd}"
+        else:
+            return  # at the same amount it is asked again after a lost reply
+        raise ReservationError(ending.reservation_id, found.state, problem)
+
+
+def ending_of(
+    reservation_id: str, row: AttemptRow, end: RequestEnd | None, now: float, *, billed: bool
+) -> Ending:
+    """How a reservation ends by its attempt's row: at its cost, or at nothing if not `billed`."""
+    return Ending(
+        reservation_id,
+        row.request_id,
+        row.number,
+        billed,
+        (row.cost or 0) if billed else 0,
+        tokens_of(row) if billed else 0,
+        attempt_values(row),
+        end,
+        now,
+    )
 
 
 def _state(account: Account, found: Counters) -> BudgetState:
@@ -321,27 +310,22 @@ def tokens_of(row: AttemptRow) -> int | None:
     return min(sum(known), MAX_NANO) if known else None
 
 
-def check_reserve(
-    reservation_id: str,
-    amount: int,
-    tokens: int,
-    now: float,
-    expires_at: float,
-    worst_case: AttemptRow,
-    request: RequestRow | None,
-) -> None:
+def check_reserve(asked: Reservation) -> None:
     """Raise `ReservationError` for a reservation that contradicts itself."""
-    check_reserved(reservation_id, amount)
-    check_reserved(reservation_id, tokens)
-    if worst_case.cost != amount and not (worst_case.cost is None and amount == 0):
-        problem = f"its worst case costs {worst_case.cost}, and must cost its amount, {amount}"
-    elif not math.isfinite(expires_at) or expires_at <= now:
-        problem = f"expires_at {expires_at} must be after now, {now}"
+    worst_case, request = asked.worst_case, asked.request
+    check_reserved(asked.reservation_id, asked.amount)
+    check_reserved(asked.reservation_id, asked.tokens)
+    if worst_case.cost != asked.amount and not (worst_case.cost is None and asked.amount == 0):
+        problem = (
+            f"its worst case costs {worst_case.cost}, and must cost its amount, {asked.amount}"
+        )
+    elif not math.isfinite(asked.expires_at) or asked.expires_at <= asked.now:
+        problem = f"expires_at {asked.expires_at} must be after now, {asked.now}"
     elif request is not None and request.request_id != worst_case.request_id:
         problem = f"request {request.request_id!r} is not its attempt's, {worst_case.request_id!r}"
     else:
         return
-    raise ReservationError(reservation_id, "new", problem)
+    raise ReservationError(asked.reservation_id, "new", problem)
 
 
 def check_reserved(reservation_id: str, amount: int) -> None:

@@ -94,6 +94,22 @@ def lease_line(lease_id: str) -> str:
     return to_json(["lease", lease_id])
 
 
+def hold_line(
+    lease_id: str,
+    reservation_id: str,
+    request_id: str,
+    number: int,
+    amount: int,
+    tokens: int,
+    now: float,
+) -> str:
+    """On the way of every call, so not by an encoder: the ids are `PLAIN`."""
+    return (
+        f'["hold","{lease_id}","{reservation_id}","{request_id}",{number},{amount},{tokens},'
+        f"{int(now)}]"
+    )
+
+
 def gone_line(lease_id: str) -> str:
     return to_json(["gone", lease_id])
 

@@ -21,14 +21,13 @@ from typing import Any, Literal
 from router.errors import LedgerUnavailable, ReservationError
 from router.ledger import lines
 from router.ledger.journal import Journal
-from router.ledger.ledger import BudgetLedger, check_reserve, tokens_of
-from router.ledger.matching import Amounts, accounts_of
+from router.ledger.ledger import BudgetLedger, ending_of
 from router.ledger.replay import recover, replay_line
-from router.ledger.store import Ending, NewHold
+from router.ledger.store import NewHold
 from router.ledger.wrapped import WrappedLedger
 from router.log.savings import UNACCOUNTED
-from router.log.writer import attempt_values, request_values
-from router.types import AttemptRow, Hold, RequestEnd, RequestRow, Room, Scopes
+from router.log.writer import request_values
+from router.types import AttemptRow, Hold, RequestEnd, RequestRow, Reservation, Room, Scopes
 
 OnOutage = Literal["deny", "lease", "open"]
 
@@ -82,54 +81,21 @@ class OutageLedger(WrappedLedger):
             self.went_away(away)
             return Room()
 
-    def reserve(
-        self,
-        reservation_id: str,
-        amount: int,
-        *,
-        scopes: Scopes,
-        now: float,
-        expires_at: float,
-        worst_case: AttemptRow,
-        request: RequestRow | None,
-        tokens: int = 0,
-    ) -> Hold:
+    def reserve(self, asked: Reservation) -> Hold:
         try:
             if self.opens and self.is_away():
                 raise LedgerUnavailable(self.store.name, "it was away a moment ago")
             self.replay()
-            return self.inner.reserve(
-                reservation_id,
-                amount,
-                scopes=scopes,
-                now=now,
-                expires_at=expires_at,
-                worst_case=worst_case,
-                request=request,
-                tokens=tokens,
-            )
+            return self.inner.reserve(asked)
         except LedgerUnavailable as away:
             if not self.opens:
                 raise
             self.went_away(away)
-        check_reserve(reservation_id, amount, tokens, now, expires_at, worst_case, request)
-        amounts = Amounts(amount, tokens)
-        accounts = accounts_of(self.budget_ledger.enforced, scopes)
-        new = NewHold(
-            reservation_id,
-            worst_case.request_id,
-            worst_case.number,
-            amounts,
-            now,
-            expires_at,
-            tuple([account.take(amounts, now) for account in accounts]),
-            attempt_values(worst_case),
-            None if request is None else request_values(request),
-        )
+        new, _ = self.budget_ledger.new_hold(asked)
         with self._lock:
             self._write(lines.open_line(new))
-            self._unheard[reservation_id] = (new, worst_case)
-        return Hold(reservation_id, amount, expires_at, tokens)
+            self._unheard[asked.reservation_id] = (new, asked.worst_case)
+        return Hold(asked.reservation_id, asked.amount, asked.expires_at, asked.tokens)
 
     def settle(
         self, reservation_id: str, row: AttemptRow, end: RequestEnd | None, now: float
@@ -228,17 +194,7 @@ class OutageLedger(WrappedLedger):
         else:
             row = replace(row, note=f"{UNACCOUNTED}; {row.note}" if row.note else UNACCOUNTED)
             unavailable = LedgerUnavailable(self.store.name, "it was away when the call was sent")
-        ending = Ending(
-            reservation_id,
-            row.request_id,
-            row.number,
-            billed,
-            (row.cost or 0) if billed else 0,
-            tokens_of(row) if billed else 0,
-            attempt_values(row),
-            end,
-            now,
-        )
+        ending = ending_of(reservation_id, row, end, now, billed=billed)
         with self._lock:
             if reservation_id in self._ends:
                 return  # another thread ended it meanwhile

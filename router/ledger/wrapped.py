@@ -12,6 +12,7 @@ from router.types import (
     Hold,
     RequestEnd,
     RequestRow,
+    Reservation,
     Room,
     Scopes,
 )
@@ -30,28 +31,8 @@ class WrappedLedger:
     def room(self, scopes: Scopes, now: float) -> Room:
         return self.inner.room(scopes, now)
 
-    def reserve(
-        self,
-        reservation_id: str,
-        amount: int,
-        *,
-        scopes: Scopes,
-        now: float,
-        expires_at: float,
-        worst_case: AttemptRow,
-        request: RequestRow | None,
-        tokens: int = 0,
-    ) -> Hold:
-        return self.inner.reserve(
-            reservation_id,
-            amount,
-            scopes=scopes,
-            now=now,
-            expires_at=expires_at,
-            worst_case=worst_case,
-            request=request,
-            tokens=tokens,
-        )
+    def reserve(self, asked: Reservation) -> Hold:
+        return self.inner.reserve(asked)
 
     def settle(
         self, reservation_id: str, row: AttemptRow, end: RequestEnd | None, now: float

@@ -285,6 +285,7 @@ class Policy(Part):
             ("limit", budget.limit is not None, "a limit"),
             ("window", budget.window in PACED_WINDOWS, ", ".join(PACED_WINDOWS)),
             ("scope", budget.scope == "global", "global"),
+            ("when", not budget.when, "no conditions"),
             ("on_exceed", budget.on_exceed == "downgrade", "downgrade"),
         ):
             if not fits:

@@ -87,6 +87,8 @@ _NO_PICTURES = (
     *(".mp3", ".wav", ".flac", ".ogg", ".m4a", ".aac", ".pdf", ".txt", ".html"),
 )
 _NO_NEEDS: frozenset[str] = frozenset()
+# The shortest prompt that providers cache (OpenAI, "Prompt caching"; Google, "Context caching").
+LEAST_CACHED_TOKENS = 1024
 
 
 def shape_of(
@@ -109,7 +111,8 @@ def shape_of(
         `input_bytes` counts the UTF-8 bytes of all text, names, keys, tool calls, tools and
         schemas, with all that normalising the text, or writing JSON down with escapes and line
         breaks, may add; images, audio and files count as parts, not as bytes, and `input_tokens`
-        leaves them out too.
+        leaves them out too. `prefix_tokens` are of the system's turns at the beginning, 0 where
+        those are shorter than `LEAST_CACHED_TOKENS`.
     """
     texts: list[str] = []
     counts = dict.fromkeys((*_MEDIA, "rendering"), 0)
@@ -117,11 +120,14 @@ def shape_of(
     last_user = ""
     total = 0
     uses_tools = False
+    prefix: int | None = None  # how many texts come before the first turn that is not the system's
     for raw in messages if isinstance(messages, (list, tuple, Sequence)) else ():
         total += 1
         message = raw if isinstance(raw, dict) else as_mapping(raw)
         content = message.get("content")
         role = message.get("role")
+        if prefix is None and role not in ("system", "developer"):
+            prefix = len(texts)
         if role == "user":
             last_user = text_of(content)
         uses_tools = uses_tools or role == "tool" or bool(message.get("tool_calls"))
@@ -143,6 +149,8 @@ def shape_of(
                 punctuation += _read_json(_schema_of(value), texts, counts)
     text = "\n".join(texts)
     tokens, size = _measure(text)
+    system = "\n".join(texts[:prefix])
+    repeated = _measure(system)[0] if len(system) >= LEAST_CACHED_TOKENS else 0
     return Shape(
         input_tokens=tokens + punctuation // 3 + _TOKENS_PER_MESSAGE * total + _TOKENS_PER_REQUEST,
         input_bytes=size + punctuation + counts["rendering"] + growth(text),
@@ -152,6 +160,7 @@ def shape_of(
         file_parts=counts["file"],
         needs=_needs(params, counts, uses_tools),
         last_user_text=head_and_tail(last_user, text_limit),
+        prefix_tokens=repeated if repeated >= LEAST_CACHED_TOKENS else 0,
     )
 
 

@@ -81,7 +81,15 @@ def fit(examples: Examples, seed: int = 0, progress: Progress | None = None) -> 
     TrainingError
         If there is too little to learn from.
     """
-    say = progress or (lambda step: None)
+    from threadpoolctl import threadpool_limits
+
+    # Of two fits at once, each gets as many of the linear algebra's threads as the other leaves,
+    # and a product that is split otherwise is rounded otherwise.
+    with threadpool_limits(1):
+        return _fit(examples, seed, progress or (lambda step: None))
+
+
+def _fit(examples: Examples, seed: int, say: Progress) -> ModelFile:
     tiers = check(examples)
     say("reading the texts")
     design = Design.of(examples)

@@ -68,6 +68,14 @@ class Rates:
             audio_output=audio_output,
         )
 
+    def repeated_input(self) -> int:
+        """What a text token costs that the prompts before had too.
+
+        A provider that charges for writing the cache fills it where it is asked to, one that does
+        not fills it by itself: only there can a cache be counted on.
+        """
+        return min(self.input, self.cache_read) if self.cache_write_5m <= self.input else self.input
+
     def dearest_input(self) -> int:
         """The most that any text token of a prompt may cost."""
         return max(self.input, self.cache_read, self.cache_write_5m, self.cache_write_1h)
@@ -105,19 +113,22 @@ class OffPeak:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What tokens cost at one time of day: `input` and `output` nano-USD per `per` tokens."""
+    """What tokens cost at one time of day: `input`, `output` and `repeated` nano-USD per `per`
+    tokens, the last for what every prompt begins with."""
 
     input: int
     output: int
+    repeated: int
     per: int
 
     @classmethod
-    def of(cls, input: int, output: int, factor: Fraction) -> Line:
+    def of(cls, input: int, output: int, factor: Fraction, repeated: int | None = None) -> Line:
         """Multiply rates per million tokens out, and cancel: small whole numbers are left."""
         numerator, denominator = factor.as_integer_ratio()
         input, output, per = input * numerator, output * numerator, TOKENS_PER_PRICE * denominator
-        common = math.gcd(input, output, per)
-        return cls(input // common, output // common, per // common)
+        repeated = input if repeated is None else repeated * numerator
+        common = math.gcd(input, output, repeated, per)
+        return cls(input // common, output // common, repeated // common, per // common)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +152,10 @@ class Band:
         return cls(
             more_than,
             most,
-            text=tuple(Line.of(rates.input, rates.output, factor) for rates, factor in times),
+            text=tuple(
+                Line.of(rates.input, rates.output, factor, rates.repeated_input())
+                for rates, factor in times
+            ),
             dearest=tuple(
                 Line.of(rates.dearest_input(), rates.dearest_output(), factor)
                 for rates, factor in times
@@ -231,6 +245,7 @@ def quote(
     input_bound: int,
     output_cap: int,
     beyond_cap: int = 0,
+    repeated_tokens: int = 0,
     images: int = 0,
     samples: int = 1,
     audio: bool = False,
@@ -241,7 +256,8 @@ def quote(
 
     Parameters: `input_tokens` and `output_tokens` (of all samples), expected; `input_bound`: the
     prompt tokenizes to no more; `output_cap`, what goes on the wire for one sample; `beyond_cap`,
-    output tokens of one sample that a provider may bill on top of it; `images` in the prompt;
+    output tokens of one sample that a provider may bill on top of it; `repeated_tokens` of the
+    prompt, expected in the provider's cache, which `upper` never counts on; `images` in the prompt;
     `samples` asked of one prompt (`n`); `audio`, whether tokens may be billed as audio;
     `service_tier` and `now` as for `cost`.
     Returns a `Quote`; both amounts are None where `price` is None. `upper` bounds `cost` at any
@@ -257,6 +273,7 @@ def quote(
     answers = (output_cap + beyond_cap) * samples
     prompt = min(math.ceil(input_tokens), input_bound)
     answer = min(math.ceil(output_tokens), answers)
+    repeated = min(repeated_tokens, prompt)
     hour = _hour(price, now) if price.off_peak else 0
     pictures = images * price.image
     expected, upper = None, 0
@@ -268,7 +285,8 @@ def quote(
             tokens = band.most
         if expected is None and prompt <= tokens:
             line = band.text[hour]
-            expected = -(-(prompt * line.input + answer * line.output) // line.per)
+            tokens_cost = (prompt - repeated) * line.input + repeated * line.repeated
+            expected = -(-(tokens_cost + answer * line.output) // line.per)
         # Within one band and one time of day a bill only grows with each count, and each token
         # costs no more than the band's dearest bucket: its largest corner bounds it.
         lines = band.dearest_audio if audio else band.dearest

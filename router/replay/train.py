@@ -253,8 +253,10 @@ def _fit_all(
         return model
 
     from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
 
-    with warnings.catch_warnings(), ThreadPoolExecutor(AT_ONCE) as pool:
+    # The limit is the process's: one that each fit set for itself would end with the first of them.
+    with warnings.catch_warnings(), threadpool_limits(1), ThreadPoolExecutor(AT_ONCE) as pool:
         # Of questions that differ in unknown words only there are fewer prototypes than asked for.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return list(pool.map(one, jobs))

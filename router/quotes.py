@@ -1,0 +1,56 @@
+"""What an arm is expected to cost and may cost at most, with a given output cap on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from router.dispatch.bounds import beyond_cap, least, samples, text_bound
+from router.errors import UnknownPrice
+from router.ladder import asked_service_tier
+from router.prices import quote
+from router.types import Quote
+
+if TYPE_CHECKING:
+    from router.ladder import Ladder
+    from router.types import Request, Shape
+
+Quoter = Callable[[int, float, int], Quote]
+
+
+def quoter(ladder: Ladder, request: Request, shape: Shape) -> Quoter:
+    """Return what quotes one arm of a request; what no arm changes is read here, once.
+
+    Its parameters: the arm's index, the expected output tokens of one answer, and the cap in tokens
+    that goes on the wire for each answer.
+    """
+    params, now, tokens = request.params, request.now, shape.input_tokens
+    count, tier = samples(params), asked_service_tier(params)
+    audio = bool(shape.audio_parts or params.get("audio"))
+    text, beyond = text_bound(shape), beyond_cap(params)
+
+    def quote_arm(index: int, output_tokens: float, cap: int) -> Quote:
+        able = ladder.capabilities[index]
+        bound = least(text, able.context_window)
+        price = ladder.prices[index].at(now)
+        if price is None or bound is None:
+            return Quote(None, None, cap)
+        try:
+            return quote(
+                price,
+                input_tokens=tokens,  # `quote` keeps it within the bound
+                output_tokens=min(round(output_tokens), cap) * count,
+                input_bound=bound,
+                output_cap=cap,
+                beyond_cap=beyond + able.reasoning_beyond_cap,
+                repeated_tokens=shape.prefix_tokens,
+                images=shape.images,
+                samples=count,
+                audio=audio,
+                service_tier=tier or ladder.service_tiers[index],
+                now=now,
+            )
+        except UnknownPrice:
+            return Quote(None, None, cap)
+
+    return quote_arm
