@@ -36,10 +36,10 @@ def ledger(store):
 def write(ledger, request):
     """Log a request with an attempt under way."""
     worst = attempt_row(request.request_id, cost=1, status="expired", cost_source="expired")
-    ledger.reserve(
+    ledger.reserve(Reservation(
         f"{request.request_id}/1", 1, scopes={}, now=NOW, expires_at=NOW + TTL,
         worst_case=worst, request=request,
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def test_a_row_comes_back_as_it_was_written(ledger):
