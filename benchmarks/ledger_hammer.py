@@ -1,10 +1,14 @@
-"""Many processes spend from the same small budgets in one SQLite file, as fast as they can.
+"""Many processes spend from the same small budgets in one store, as fast as they can.
 
 Each call reserves in three nested budgets (all requests, the user's day, the team's month) and
 settles at a random cost up to the reservation. The limit runs out before the calls do. A sampler
 reads the counters all the while and notes the most that settled + held ever was above a limit.
 
-    python benchmarks/ledger_hammer.py --processes 64 --calls 500 --json
+    python benchmarks/ledger_hammer.py sqlite --processes 64 --calls 500 --json
+    python benchmarks/ledger_hammer.py postgres --durability full
+    python benchmarks/ledger_hammer.py postgresql://user@host/database
+
+A store's name starts a fresh one, with a server of its own where it needs one.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ledger_stores import STORES
 from stamp import commit, machine
 
 from router.errors import BudgetExceeded, LedgerUnavailable
@@ -70,7 +75,7 @@ def work(worker: int, options: argparse.Namespace, url: str, start: Any, out: An
         url, budgets(options.processes * options.calls), durability=options.durability,
         busy_seconds=options.busy_seconds,
     )  # fmt: skip
-    reserves, settles, counts = [], [], {"settled": 0, "denied": 0, "unavailable": 0}
+    reserves, settles, bills, counts = [], [], [], {"settled": 0, "denied": 0, "unavailable": 0}
     start.wait()
     for call in range(options.calls):
         scopes = {"user": f"u{chance.randrange(USERS)}", "team": f"t{chance.randrange(TEAMS)}"}
@@ -90,6 +95,8 @@ def work(worker: int, options: argparse.Namespace, url: str, start: Any, out: An
                 latency=0.5, usage={"prompt_tokens": 300, "completion_tokens": 200},
                 input_tokens=300, output_tokens=200,
             )  # fmt: skip
+            assert answered.cost is not None
+            bills.append((request.request_id, answered.cost))
             began = time.perf_counter()
             ledger.settle(reservation, answered, RequestEnd("answered", 1, AMOUNT), NOW)
             settles.append(time.perf_counter() - began)
@@ -100,7 +107,7 @@ def work(worker: int, options: argparse.Namespace, url: str, start: Any, out: An
         except LedgerUnavailable:
             counts["unavailable"] += 1
     ledger.close()
-    out.put((reserves, settles, counts))
+    out.put((reserves, settles, counts, bills))
 
 
 def sample(url: str, stop: Any, out: Any) -> None:
@@ -117,9 +124,8 @@ def sample(url: str, stop: Any, out: Any) -> None:
     out.put((worst, samples))
 
 
-def hammer(options: argparse.Namespace, folder: str) -> dict[str, Any]:
-    """Run all processes on one file in `folder`, and verify what they leave."""
-    url = f"sqlite:///{folder}/ledger.db"
+def hammer(options: argparse.Namespace, url: str) -> dict[str, Any]:
+    """Run all processes on one empty store, and verify what they leave."""
     open_ledger(url, budgets(options.processes * options.calls)).close()
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     start, stop = context.Barrier(options.processes + 1), context.Event()
@@ -143,6 +149,8 @@ def hammer(options: argparse.Namespace, folder: str) -> dict[str, Any]:
     problems, states = ledger.verify(), ledger.states(NOW)
     counts = {name: sum(part[2][name] for part in parts) for name in parts[0][2]}
     limits = [state.settled + state.held - (state.budget.limit or 0) for state in states]
+    charged = {row.request_id: row.cost for row in ledger.log().attempts()}
+    bills = dict(bill for part in parts for bill in part[3])
     return {
         "calls": options.processes * options.calls,
         "calls_per_second": round(options.processes * options.calls / elapsed),
@@ -154,6 +162,8 @@ def hammer(options: argparse.Namespace, folder: str) -> dict[str, Any]:
         "closest_to_limit_nano": max(overshoot, *limits),
         "samples": samples,
         "held_at_end": sum(state.held for state in states),
+        "billed_nano": sum(bills.values()),
+        "charged_as_billed": bills == charged,
         "verify": problems,
     }
 
@@ -167,6 +177,7 @@ def quantiles(values: list[float]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("store", nargs="?", default="sqlite", help=f"{', '.join(STORES)}, or a URL")
     parser.add_argument("--processes", type=int, default=64)
     parser.add_argument("--calls", type=int, default=500, help="calls of each process")
     parser.add_argument("--durability", choices=("full", "normal"), default="normal")
@@ -175,11 +186,18 @@ def main() -> None:
     parser.add_argument("--folder", help="where the store lives; a temporary folder by default")
     parser.add_argument("--json", action="store_true", help=f"append to {RESULTS.name} too")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        result = hammer(options, folder)
+    if "://" in options.store:
+        result = hammer(options, options.store)
+    else:
+        with (
+            tempfile.TemporaryDirectory(dir=options.folder) as folder,
+            STORES[options.store](Path(folder)) as store,
+        ):
+            result = hammer(options, store.url)
     record = {
         "commit": commit(),
         "machine": machine(),
+        "store": options.store.partition("://")[0],
         "sqlite": sqlite3.sqlite_version,
         "processes": options.processes,
         "durability": options.durability,
@@ -189,10 +207,11 @@ def main() -> None:
     print(json.dumps(record, indent=2))
     if options.json:
         known = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else []
-        same = ("processes", "durability")
-        known = [old for old in known if any(old[name] != record[name] for name in same)]
+        same = ("store", "processes", "durability")
+        known = [old for old in known if any(old.get(name) != record[name] for name in same)]
         RESULTS.write_text(json.dumps([*known, record], indent=2) + "\n", "utf-8")
-    sys.exit(1 if result["overshoot_nano"] or result["verify"] else 0)
+    wrong = result["overshoot_nano"] or result["verify"] or not result["charged_as_billed"]
+    sys.exit(1 if wrong else 0)
 
 
 if __name__ == "__main__":

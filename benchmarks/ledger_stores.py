@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+from tests import servers
 
 
 class RunningStore(Protocol):
@@ -32,4 +37,22 @@ def _sqlite(folder: Path) -> Iterator[RunningStore]:
     yield _File(f"sqlite:///{folder / 'ledger.db'}")
 
 
-STORES: dict[str, Callable[[Path], AbstractContextManager[RunningStore]]] = {"sqlite": _sqlite}
+class _Postgres:
+    def __init__(self, server: servers.PostgresServer, url: str):
+        self.url, self.kill, self.start = url, server.kill, server.start
+
+
+@contextmanager
+def _postgres(folder: Path) -> Iterator[RunningStore]:
+    server = servers.PostgresServer(durable=True)
+    try:
+        with server.database() as url:
+            yield _Postgres(server, url)
+    finally:
+        server.stop()
+
+
+STORES: dict[str, Callable[[Path], AbstractContextManager[RunningStore]]] = {
+    "sqlite": _sqlite,
+    "postgres": _postgres,
+}

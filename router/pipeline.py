@@ -27,8 +27,8 @@ from router.errors import (
 )
 from router.intake import AUTO, read_request, refuse_size
 from router.ladder import Ladder
-from router.ledger import open_ledger
-from router.ledger.url import sqlite_path, store_url
+from router.ledger import open_ledger, store_exists
+from router.ledger.url import store_url
 from router.pacing import Pacer
 from router.plan import Plan, make_plan
 from router.policy import Policy, load_policy
@@ -273,8 +273,7 @@ class Router:
 
     def _room_without_a_trace(self, request: Request) -> Room:
         """The room in the budgets, without making a store where there is none yet."""
-        path = sqlite_path(self.store)
-        if path is None or Path(path).exists():
+        if "_ledger" in self.__dict__ or store_exists(self.store):
             self._read_traffic(request.now)
             return self._room(self.ledger, request)
         unused = open_ledger("sqlite://", self.policy.budget_list())

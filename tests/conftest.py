@@ -14,6 +14,7 @@ from router.predict.model_file import ModelFile
 from router.predict.scorer import ARRAY_SHAPES, HEADS
 from router.types import TIERS, Effort
 from tests.provider import Provider
+from tests.stores import store as store  # a fixture
 
 PRICES = {
     "nano": {"input": "0.2", "output": "1.25", "cache_read": "0.02"},
@@ -28,6 +29,12 @@ CAPABILITIES = {
     "context_window": 128_000,
     "max_output_tokens": 16_384,
 }
+
+
+@pytest.fixture(autouse=True)
+def _state_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Journals of stores on a server belong to the test, not to the user who runs it."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
 @pytest.fixture

@@ -7,21 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from router.errors import LedgerUnavailable
+from router.ledger import _open_store
 from router.ledger.lease import LeasedLedger
 from router.ledger.ledger import BudgetLedger
 from router.ledger.outage import OutageLedger
-from router.ledger.sqlite.store import SqliteStore
+from router.ledger.url import identity, journal_folder, store_url
 from router.types import Budget
 
 
 class CutStore:
-    """A store in SQLite that raises `LedgerUnavailable` while the file `cut` exists.
+    """A store that raises `LedgerUnavailable` while the file `cut` exists.
 
     `lose_replies` makes that many of its next steps succeed and lose their answer.
     """
 
-    def __init__(self, path: Path, cut: Path):
-        self._store, self._cut = SqliteStore(str(path), durability="normal", busy_seconds=60), cut
+    def __init__(self, place: str | Path, cut: Path):
+        self._store = _open_store(store_url(str(place)), "normal", 60.0, create=True)
+        self._cut = cut
         self.name = self._store.name
         self.lose_replies = 0
         self.steps: list[str] = []
@@ -43,16 +45,17 @@ class CutStore:
 
 
 def outage(
-    path: Path, cut: Path, budgets: Sequence[Budget], *, on_outage: Any = "deny"
+    place: str | Path, cut: Path, budgets: Sequence[Budget], *, on_outage: Any = "deny"
 ) -> OutageLedger:
-    direct = BudgetLedger(CutStore(path, cut), budgets)
+    direct = BudgetLedger(CutStore(place, cut), budgets)
+    url = store_url(str(place))
     return OutageLedger(
-        direct, journals=Path(f"{path}.journal"), identity=str(path), on_outage=on_outage
+        direct, journals=journal_folder(url), identity=identity(url) or "", on_outage=on_outage
     )
 
 
 def leased(
-    path: Path,
+    place: str | Path,
     cut: Path,
     budgets: Sequence[Budget],
     *,
@@ -62,7 +65,7 @@ def leased(
 ) -> LeasedLedger:
     """`flush_seconds` of an hour leaves flushing to the test."""
     return LeasedLedger(
-        outage(path, cut, budgets, on_outage=on_outage),
+        outage(place, cut, budgets, on_outage=on_outage),
         seconds=seconds,
         go_on=on_outage == "lease",
         flush_seconds=flush_seconds,
@@ -77,5 +80,6 @@ def store_of(ledger: Any) -> CutStore:
     return store
 
 
-def journals(path: Path) -> list[Path]:
-    return sorted(Path(f"{path}.journal").glob("*.journal"))
+def journals(place: str | Path) -> list[Path]:
+    folder = journal_folder(store_url(str(place)))
+    return [] if folder is None else sorted(folder.glob("*.journal"))

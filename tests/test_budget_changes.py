@@ -7,16 +7,15 @@ import pytest
 from router.errors import BudgetExceeded, ConfigurationError, InvalidRequest
 from router.ledger import open_ledger
 from router.types import Budget
-from tests.ledger_kit import NOW, TTL, counters, release, reserve, run_all, settle, url
+from tests.ledger_kit import NOW, TTL, counters, release, reserve, run_all, settle
 
 ALL = ("all", "")
 DAY = 86_400.0
 
 
 @pytest.fixture
-def ledger():
-    opened = open_ledger(
-        "sqlite://",
+def ledger(store):
+    opened = store.open(
         [Budget("all", 1000, "day"), Budget("each", 500, scope="user"), Budget("open", None)],
     )
     yield opened
@@ -98,8 +97,8 @@ def test_a_new_window_keeps_the_limit_that_was_set(ledger):
     assert refused(ledger, "d", 1, now=NOW + DAY).limit == 40
 
 
-def test_a_limit_set_on_a_rolling_budget_holds_over_its_buckets():
-    ledger = open_ledger("sqlite://", [Budget("b", 1000, "rolling", seconds=3600)])
+def test_a_limit_set_on_a_rolling_budget_holds_over_its_buckets(store):
+    ledger = store.open([Budget("b", 1000, "rolling", seconds=3600)])
     reserve(ledger, "a", 300)
     ledger.set_limit("b", 350, now=NOW)
     assert refused(ledger, "b", 51, now=NOW + 600).limit == 350
@@ -107,18 +106,17 @@ def test_a_limit_set_on_a_rolling_budget_holds_over_its_buckets():
     assert ledger.verify() == []
 
 
-def _reserve_elsewhere(place, answers):
-    ledger = open_ledger(place, [Budget("all", 1000)])
+def _reserve_elsewhere(store, answers):
+    ledger = store.open([Budget("all", 1000)])
     answers.put(refused(ledger, "elsewhere", 100).limit)
 
 
-def test_another_process_enforces_the_limit_that_was_set(tmp_path):
-    place = url(tmp_path / "l.db")
-    ledger = open_ledger(place, [Budget("all", 1000)])
+def test_another_process_enforces_the_limit_that_was_set(store):
+    ledger = store.open([Budget("all", 1000)])
     reserve(ledger, "a", 100)
     ledger.set_limit("all", 150, now=NOW)
-    assert run_all(_reserve_elsewhere, [(place,)]) == [150]
-    later = open_ledger(place, [Budget("all", 2000)])  # a new policy is not asked either
+    assert run_all(_reserve_elsewhere, [(store,)]) == [150]
+    later = store.open([Budget("all", 2000)])  # a new policy is not asked either
     assert refused(later, "b", 51).limit == 150
 
 
@@ -152,8 +150,8 @@ def test_a_budget_that_is_unknown_and_a_value_it_does_not_have_are_refused(ledge
 
 
 # ── credits ────────────────────────────────────────────────────────────────────────────────────
-def test_a_credit_takes_back_what_is_settled_and_no_more():
-    ledger = open_ledger("sqlite://", [Budget("all", 1000)])
+def test_a_credit_takes_back_what_is_settled_and_no_more(store):
+    ledger = store.open([Budget("all", 1000)])
     reserve(ledger, "a", 600)
     settle(ledger, "a", 500)
     reserve(ledger, "b", 300)
@@ -184,8 +182,8 @@ def test_a_credit_is_of_the_current_window_and_of_one_value(ledger):
     }
 
 
-def test_a_credit_of_a_rolling_budget_takes_back_from_all_of_its_window():
-    ledger = open_ledger("sqlite://", [Budget("b", 100, "rolling", seconds=3600)])
+def test_a_credit_of_a_rolling_budget_takes_back_from_all_of_its_window(store):
+    ledger = store.open([Budget("b", 100, "rolling", seconds=3600)])
     for at, cost in enumerate([30, 30, 40]):
         reserve(ledger, f"r{at}", cost, now=NOW + 1200 * at)
         settle(ledger, f"r{at}", cost, now=NOW + 1200 * at)
@@ -198,8 +196,8 @@ def test_a_credit_of_a_rolling_budget_takes_back_from_all_of_its_window():
     assert ledger.verify() == []
 
 
-def test_a_correction_after_a_credit_is_booked_and_the_credit_kept():
-    ledger = open_ledger("sqlite://", [Budget("all", 1000)])
+def test_a_correction_after_a_credit_is_booked_and_the_credit_kept(store):
+    ledger = store.open([Budget("all", 1000)])
     reserve(ledger, "a", 400)
     ledger.expire(NOW + TTL)
     assert ledger.credit("all", 400, now=NOW) == 400

@@ -15,12 +15,13 @@ PRO = Arm("frontier", 0, "openai/gpt-pro")
 TIERS = st.sampled_from(["nano", "mini", "mid", "frontier"])
 
 
-def opened(*budgets: Budget):
-    return open_ledger("sqlite://", budgets)
+@pytest.fixture
+def opened(store):
+    return lambda *budgets: store.open(budgets)
 
 
 # ── meters ─────────────────────────────────────────────────────────────────────────────────────
-def test_a_budget_of_tokens_holds_the_bound_and_settles_what_was_used():
+def test_a_budget_of_tokens_holds_the_bound_and_settles_what_was_used(opened):
     ledger = opened(Budget("b", 1000, meter="tokens"))
     reserve(ledger, "a", 5, tokens=600)
     assert counters(ledger) == {("b", ""): (0, 600)}
@@ -35,14 +36,14 @@ def test_a_budget_of_tokens_holds_the_bound_and_settles_what_was_used():
     assert ledger.verify() == []
 
 
-def test_tokens_that_nobody_reported_count_as_all_that_were_reserved():
+def test_tokens_that_nobody_reported_count_as_all_that_were_reserved(opened):
     ledger = opened(Budget("b", 1000, meter="tokens"))
     reserve(ledger, "a", 5, tokens=600)
     settle(ledger, "a", 5, input_tokens=None, output_tokens=None)
     assert counters(ledger) == {("b", ""): (600, 0)}
 
 
-def test_more_tokens_than_reserved_are_an_overrun():
+def test_more_tokens_than_reserved_are_an_overrun(opened):
     ledger = opened(Budget("b", 1000, meter="tokens"))
     reserve(ledger, "a", 5, tokens=600)
     settle(ledger, "a", 5, input_tokens=1000, output_tokens=200)
@@ -51,7 +52,7 @@ def test_more_tokens_than_reserved_are_an_overrun():
     assert ledger.verify() == []
 
 
-def test_expired_tokens_are_charged_in_full_and_corrected_once():
+def test_expired_tokens_are_charged_in_full_and_corrected_once(opened):
     ledger = opened(Budget("b", 1000, meter="tokens"))
     reserve(ledger, "a", 5, tokens=600)
     ledger.expire(NOW + TTL)
@@ -61,7 +62,7 @@ def test_expired_tokens_are_charged_in_full_and_corrected_once():
     assert ledger.verify() == []
 
 
-def test_a_budget_of_requests_counts_attempts_that_are_billed_or_under_way():
+def test_a_budget_of_requests_counts_attempts_that_are_billed_or_under_way(opened):
     ledger = opened(Budget("b", 2, meter="requests"))
     reserve(ledger, "a", 5)
     reserve(ledger, "b", 0)  # a call without a price counts too
@@ -79,7 +80,7 @@ def test_a_budget_of_requests_counts_attempts_that_are_billed_or_under_way():
     assert ledger.verify() == []
 
 
-def test_a_share_limits_one_value_s_attempts_among_all():
+def test_a_share_limits_one_value_s_attempts_among_all(opened):
     share = Budget("s", 250_000, scope="tier", value="frontier", meter="share")
     ledger = opened(share)
     for name in range(2):
@@ -96,7 +97,7 @@ def test_a_share_limits_one_value_s_attempts_among_all():
     assert ledger.verify() == []
 
 
-def test_a_share_of_a_tag_leaves_room_for_whoever_has_another_tag():
+def test_a_share_of_a_tag_leaves_room_for_whoever_has_another_tag(opened):
     ledger = opened(Budget("s", 0, scope="tag", value="bulk", meter="share"))
     assert ledger.room({"tag": ("chat",)}, NOW).lacking(PRO, 1, 1) is None
     assert ledger.room({"tag": ("chat", "bulk")}, NOW).lacking(PRO, 1, 1) is not None
@@ -108,7 +109,9 @@ def test_a_share_of_a_tag_leaves_room_for_whoever_has_another_tag():
     steps=st.lists(st.tuples(TIERS, st.sampled_from(["settle", "release", "expire", "hold"]))),
 )
 def test_the_frontier_s_share_of_all_attempts_is_never_above_its_limit(limit, steps):
-    ledger = opened(Budget("s", limit, scope="tier", value="frontier", meter="share"))
+    ledger = open_ledger(
+        "sqlite://", [Budget("s", limit, scope="tier", value="frontier", meter="share")]
+    )
     seen = top = 0
     for at, (tier, then) in enumerate(steps):
         name = f"r{at}"
@@ -133,7 +136,7 @@ def test_the_frontier_s_share_of_all_attempts_is_never_above_its_limit(limit, st
     ledger.close()
 
 
-def test_budgets_of_several_meters_hold_all_or_nothing():
+def test_budgets_of_several_meters_hold_all_or_nothing(opened):
     ledger = opened(
         Budget("calls", 10, meter="requests"),
         Budget("money", 1000),
@@ -157,7 +160,7 @@ def test_budgets_of_several_meters_hold_all_or_nothing():
 
 
 # ── whose ──────────────────────────────────────────────────────────────────────────────────────
-def test_every_tag_of_a_request_pays_once():
+def test_every_tag_of_a_request_pays_once(opened):
     ledger = opened(Budget("t", 100, scope="tag"))
     reserve(ledger, "a", 60, scopes={"tag": ("x", "y", "x")})
     assert counters(ledger) == {("t", "x"): (0, 60), ("t", "y"): (0, 60)}
@@ -172,7 +175,7 @@ def test_every_tag_of_a_request_pays_once():
     assert ledger.verify() == []
 
 
-def test_a_budget_with_a_value_is_of_that_value_alone():
+def test_a_budget_with_a_value_is_of_that_value_alone(opened):
     ledger = opened(Budget("b", 100, scope="tag", value="bulk"))
     reserve(ledger, "a", 1000, scopes={"tag": ("chat",)})
     reserve(ledger, "b", 1000)
@@ -181,7 +184,7 @@ def test_a_budget_with_a_value_is_of_that_value_alone():
         reserve(ledger, "c", 101, scopes={"tag": ("chat", "bulk")})
 
 
-def test_a_tier_s_budget_is_paid_by_calls_on_that_tier():
+def test_a_tier_s_budget_is_paid_by_calls_on_that_tier(opened):
     ledger = opened(Budget("b", 100, scope="tier", value="frontier"))
     reserve(ledger, "a", 1000, scopes={"tier": ("nano",)})
     reserve(ledger, "b", 100, scopes={"tier": ("frontier",)})
@@ -193,7 +196,7 @@ def test_a_tier_s_budget_is_paid_by_calls_on_that_tier():
     assert room.remaining() is None  # not every tier pays from it
 
 
-def test_a_budget_s_conditions_all_have_to_hold():
+def test_a_budget_s_conditions_all_have_to_hold(opened):
     ledger = opened(
         Budget("b", 100, scope="user", when=(("tag", "nightly"), ("user", "*"), ("model", "pro")))
     )
@@ -211,7 +214,16 @@ def test_a_budget_s_conditions_all_have_to_hold():
     assert again[0].when == (("tag", "nightly"), ("user", "*"), ("model", "pro"))
 
 
-def test_room_counts_a_condition_on_the_model_for_its_arms_alone():
+def test_the_store_knows_the_definition_that_a_policy_gave_last(opened):
+    first = Budget("b", 100, "rolling", seconds=60, when=(("user", "ann"), ("tag", "*")))
+    later = Budget("b", 50, "day", "Asia/Tokyo", "user", "queue", "tokens", when=(("tag", "x"),))
+    for budget in (first, later):
+        ledger = opened(budget)
+        assert ledger.budgets() == [budget]
+        ledger.close()
+
+
+def test_room_counts_a_condition_on_the_model_for_its_arms_alone(opened):
     ledger = opened(Budget("b", 0, when=(("model", "gpt-pro"),)))
     other = Arm("frontier", 1, "openai/other")
     room = ledger.room({"model": (PRO.model, other.model)}, NOW)
@@ -220,7 +232,7 @@ def test_room_counts_a_condition_on_the_model_for_its_arms_alone():
     assert room.remaining() is None
 
 
-def test_a_conversation_and_a_request_have_ceilings_of_their_own():
+def test_a_conversation_and_a_request_have_ceilings_of_their_own(opened):
     ledger = opened(Budget("chat", 100, scope="conversation"), Budget("one", 70, scope="request"))
     first = {"conversation": "c1", "request": "r1"}
     reserve(ledger, "r1", 50, scopes=first)
@@ -236,7 +248,7 @@ def test_a_conversation_and_a_request_have_ceilings_of_their_own():
     assert ledger.verify() == []
 
 
-def test_what_the_router_spends_itself_is_counted_apart():
+def test_what_the_router_spends_itself_is_counted_apart(opened):
     ledger = opened(
         Budget("answers", 100),
         Budget("everything", 150, purpose="any"),
@@ -256,7 +268,7 @@ def test_what_the_router_spends_itself_is_counted_apart():
     }  # fmt: skip
 
 
-def test_overhead_is_what_the_router_spent_itself_and_serves_nobody():
+def test_overhead_is_what_the_router_spent_itself_and_serves_nobody(opened):
     from router.log.savings import savings
 
     ledger = opened()
@@ -298,6 +310,6 @@ def test_overhead_is_what_the_router_spent_itself_and_serves_nobody():
         Budget("a", 1, "rolling", seconds=10**9),
     ],
 )
-def test_a_kind_of_budget_that_makes_no_sense_is_refused(budget):
+def test_a_kind_of_budget_that_makes_no_sense_is_refused(opened, budget):
     with pytest.raises(ConfigurationError, match="'a'"):
         opened(budget)

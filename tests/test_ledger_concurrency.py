@@ -40,8 +40,8 @@ NESTED = [
 ]
 
 
-def test_f01_of_ten_thousand_tasks_exactly_the_thousand_that_fit_get_a_hold(tmp_path):
-    ledger = open_ledger(url(tmp_path / "l.db"), [Budget("all", 1_000_000)], durability="normal")
+def test_f01_of_ten_thousand_tasks_exactly_the_thousand_that_fit_get_a_hold(store):
+    ledger = store.open([Budget("all", 1_000_000)])
 
     def one(name: str) -> bool:
         try:
@@ -59,11 +59,15 @@ def test_f01_of_ten_thousand_tasks_exactly_the_thousand_that_fit_get_a_hold(tmp_
     assert ledger.verify() == []
 
 
-@pytest.mark.parametrize("in_memory", [True, False])
-def test_f42_threads_share_one_ledger(tmp_path, in_memory):
-    place = "sqlite://" if in_memory else url(tmp_path / "l.db")
-    ledger = open_ledger(place, [Budget("all", None)], durability="normal")
+def test_f42_threads_share_one_ledger(store):
+    share_among_threads(store.open([Budget("all", None)]))
 
+
+def test_f42_threads_share_one_ledger_in_memory():
+    share_among_threads(open_ledger("sqlite://", [Budget("all", None)]))
+
+
+def share_among_threads(ledger) -> None:
     def work(thread: int) -> None:
         for call in range(40):
             name = f"r{thread}-{call}"
@@ -77,11 +81,11 @@ def test_f42_threads_share_one_ledger(tmp_path, in_memory):
     assert ledger.verify() == []
 
 
-def _spend(place, worker, calls, answers):
+def _spend(store, worker, calls, answers):
     chance = random.Random(worker)
     budgets = list(NESTED)
     chance.shuffle(budgets)
-    ledger = open_ledger(place, budgets, durability="normal", busy_seconds=60)
+    ledger = store.open(budgets)
     outcome: Counter[str] = Counter()
     for call in range(calls):
         name = f"r{worker}-{call}"
@@ -97,9 +101,8 @@ def _spend(place, worker, calls, answers):
     answers.put(outcome)
 
 
-def test_f02_f09_64_processes_that_name_their_budgets_in_any_order_never_pass_a_limit(tmp_path):
-    place = url(tmp_path / "l.db")
-    ledger = open_ledger(place, NESTED, durability="normal")
+def test_f02_f09_64_processes_that_name_their_budgets_in_any_order_never_pass_a_limit(store):
+    ledger = store.open(NESTED)
     worst, done = [], threading.Event()
 
     def sample() -> None:
@@ -111,7 +114,7 @@ def test_f02_f09_64_processes_that_name_their_budgets_in_any_order_never_pass_a_
 
     sampler = threading.Thread(target=sample)
     sampler.start()
-    outcomes = run_all(_spend, [(place, worker, 25) for worker in range(64)])
+    outcomes = run_all(_spend, [(store, worker, 25) for worker in range(64)])
     done.set()
     sampler.join()
     total = sum(outcomes, Counter())
@@ -123,24 +126,23 @@ def test_f02_f09_64_processes_that_name_their_budgets_in_any_order_never_pass_a_
     assert {held for _, held in counters(ledger).values()} == {0}
 
 
-def _reserve_same(place, answers):
-    ledger = open_ledger(place, [Budget("all", 1000)])
+def _reserve_same(store, answers):
+    ledger = store.open([Budget("all", 1000)])
     answers.put([reserve(ledger, f"r{n}", 100) for n in range(5)])
 
 
-def test_f06_one_id_from_two_processes_is_one_hold(tmp_path):
-    place = url(tmp_path / "l.db")
-    first, second = run_all(_reserve_same, [(place,), (place,)])
+def test_f06_one_id_from_two_processes_is_one_hold(store):
+    first, second = run_all(_reserve_same, [(store,), (store,)])
     assert first == second
-    ledger = open_ledger(place, [Budget("all", 1000)])
+    ledger = store.open([Budget("all", 1000)])
     assert counters(ledger) == {ALL: (0, 500)}
     assert ledger.verify() == []
 
 
-def _bill_and_settle(place, bills, worker):
+def _bill_and_settle(store, bills, worker):
     """Reserve, be billed (a line in a file that survives), settle; until killed."""
     chance = random.Random(worker)
-    ledger = open_ledger(place, NESTED, durability="normal", busy_seconds=60)
+    ledger = store.open(NESTED)
     provider = os.open(bills, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     for call in range(1_000_000):
         name, scopes = f"r{worker}-{call}", {"user": f"u{worker % 3}", "team": "t"}
@@ -154,10 +156,10 @@ def _bill_and_settle(place, bills, worker):
         settle(ledger, name, cost)
 
 
-def test_f03_of_processes_killed_at_random_no_bill_is_lost_or_charged_too_low(tmp_path):
-    place, bills = url(tmp_path / "l.db"), str(tmp_path / "bills")
-    ledger = open_ledger(place, NESTED, durability="normal")
-    work = [(place, bills, worker) for worker in range(40)]
+def test_f03_of_processes_killed_at_random_no_bill_is_lost_or_charged_too_low(store, tmp_path):
+    bills = str(tmp_path / "bills")
+    ledger = store.open(NESTED)
+    work = [(store, bills, worker) for worker in range(40)]
     kill_at_random(_bill_and_settle, work, at_once=8, pause=(0, 0.15), seed=3)
     ledger.expire(NOW + TTL)
     nothing_was_lost(ledger, Path(bills), least=40, budget=ALL)
@@ -165,25 +167,24 @@ def test_f03_of_processes_killed_at_random_no_bill_is_lost_or_charged_too_low(tm
     assert open_requests == []
 
 
-def test_a_process_that_dies_between_reserve_and_settle_is_charged_in_full(tmp_path):
-    place = url(tmp_path / "l.db")
+def test_a_process_that_dies_between_reserve_and_settle_is_charged_in_full(store):
 
     def die() -> None:
-        reserve(open_ledger(place, [Budget("all", 1000)]), "a", 300)
+        reserve(store.open([Budget("all", 1000)]), "a", 300)
         os.kill(os.getpid(), signal.SIGKILL)
 
     process = processes.Process(target=die)
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    ledger = open_ledger(place, [Budget("all", 1000)])
+    ledger = store.open([Budget("all", 1000)])
     assert counters(ledger) == {ALL: (0, 300)}
     ledger.expire(NOW + TTL)
     assert counters(ledger) == {ALL: (300, 0)}
 
 
-def _settle_late(place, ready, resume, answers):
-    ledger = open_ledger(place, [Budget("all", 1000)])
+def _settle_late(store, ready, resume, answers):
+    ledger = store.open([Budget("all", 1000)])
     reserve(ledger, "a", 300)
     ready.set()
     resume.wait()
@@ -191,14 +192,14 @@ def _settle_late(place, ready, resume, answers):
     answers.put("settled")
 
 
-def test_f04_a_process_stopped_past_its_time_is_charged_and_corrects_that_once(tmp_path):
-    place, answers = url(tmp_path / "l.db"), processes.Queue()
+def test_f04_a_process_stopped_past_its_time_is_charged_and_corrects_that_once(store):
+    answers = processes.Queue()
     ready, resume = processes.Event(), processes.Event()
-    process = processes.Process(target=_settle_late, args=(place, ready, resume, answers))
+    process = processes.Process(target=_settle_late, args=(store, ready, resume, answers))
     process.start()
     assert ready.wait(20)
     os.kill(process.pid, signal.SIGSTOP)
-    ledger = open_ledger(place, [Budget("all", 1000)])
+    ledger = store.open([Budget("all", 1000)])
     assert ledger.expire(NOW + TTL) == 1
     assert counters(ledger) == {ALL: (300, 0)}
     os.kill(process.pid, signal.SIGCONT)
@@ -211,8 +212,8 @@ def test_f04_a_process_stopped_past_its_time_is_charged_and_corrects_that_once(t
     assert ledger.verify() == []
 
 
-def test_f42_a_ledger_opened_before_a_fork_serves_parent_and_child(tmp_path):
-    ledger = open_ledger(url(tmp_path / "l.db"), [Budget("all", None)], durability="normal")
+def test_f42_a_ledger_opened_before_a_fork_serves_parent_and_child(store):
+    ledger = store.open([Budget("all", None)])
     reserve(ledger, "parent", 100)
     children = []
     for child in range(4):
@@ -230,7 +231,7 @@ def test_f42_a_ledger_opened_before_a_fork_serves_parent_and_child(tmp_path):
         reserve(ledger, f"p{child}", 100)
     ledger.close()  # the children's work must survive the parent's leaving first
     assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0, 0, 0]
-    after = open_ledger(url(tmp_path / "l.db"), [Budget("all", None)])
+    after = store.open([Budget("all", None)])
     assert counters(after) == {ALL: (4 * 20 * 50, 500)}
     assert after.verify() == []
 
@@ -267,16 +268,18 @@ def fork_ten(ledger, round_: int = 0) -> None:
         assert os.waitpid(pid, 0)[1] == 0
 
 
-def test_f42_a_fork_while_other_threads_open_and_close_stores_does_not_hang_the_child(tmp_path):
-    ledger = open_ledger(url(tmp_path / "l.db"), [Budget("all", None)], durability="normal")
+def test_f42_a_fork_while_other_threads_open_and_close_stores_does_not_hang_the_child(
+    store, tmp_path
+):
+    ledger = store.open([Budget("all", None)])
     stop = threading.Event()
 
     def work(thread: int) -> None:
-        store = url(tmp_path / f"other{thread}.db")
+        place = store.url if store.server else url(tmp_path / f"other{thread}.db")
         for turn in itertools.count():
             if stop.is_set():
                 return
-            other = open_ledger(store, [Budget("all", None)], durability="normal")
+            other = open_ledger(place, [Budget("all", None)], busy_seconds=60)
             other.room({}, 0.0)
             if turn % 2:
                 other.close()  # the others are left to the garbage collector
@@ -291,8 +294,8 @@ def test_f42_a_fork_while_other_threads_open_and_close_stores_does_not_hang_the_
     assert [each.result() for each in working] == [None] * 3
 
 
-def test_f42_a_fork_in_the_middle_of_other_threads_work_breaks_neither(tmp_path):
-    ledger = open_ledger(url(tmp_path / "l.db"), [Budget("all", None)], durability="normal")
+def test_f42_a_fork_in_the_middle_of_other_threads_work_breaks_neither(store):
+    ledger = store.open([Budget("all", None)])
     stop = threading.Event()
 
     def work(thread: int) -> int:

@@ -1,13 +1,15 @@
 """The ledger against a model in plain Python, over every order of steps Hypothesis can think of.
 
-`LedgerMachine` runs over any store: a subclass names another in `new_store`.
+It runs over every store: `case` makes a machine of each.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,10 +17,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 from router.errors import BudgetExceeded, ReservationError
-from router.ledger import open_ledger
 from router.types import RequestEnd
 from tests.ledger_kit import NOW, attempt_row, reserve
 from tests.ledger_model import BUDGETS, DAY, HOUR, Model, Reserved
+from tests.stores import STORES, FreshStore
 
 LIMITS = {
     "calls": st.sampled_from([None, None, 2, 5]),
@@ -38,17 +40,19 @@ AMOUNTS = st.just(0) | st.integers(0, 120)
 
 
 class LedgerMachine(RuleBasedStateMachine):
+    kind: str
     names = Bundle("names")
-
-    def new_store(self) -> tuple[str, Callable[[], None]]:
-        """The URL of an empty store, and what removes it."""
-        folder = tempfile.TemporaryDirectory()
-        return f"sqlite:///{folder.name}/l.db", folder.cleanup
 
     def __init__(self) -> None:
         super().__init__()
-        self.url, self.remove_store = self.new_store()
+        self.places = ExitStack()
+        self.store = self.new_store()
         self.now, self.count = NOW, 0
+
+    def new_store(self) -> FreshStore:
+        """An empty store of the machine's kind, removed with `places`."""
+        folder = Path(self.places.enter_context(tempfile.TemporaryDirectory()))
+        return self.places.enter_context(STORES[self.kind](folder))
 
     @initialize(limits=st.fixed_dictionaries(LIMITS))
     def begin(self, limits):
@@ -57,7 +61,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def open(self):
         budgets = [replace(b, limit=self.model.limits[b.name]) for b in BUDGETS.values()]
-        return open_ledger(self.url, budgets, durability="normal")
+        return self.store.open(budgets)
 
     # ── people ─────────────────────────────────────────────────────────────────────────────────
     @rule(name=NAMES, data=st.data())
@@ -168,13 +172,24 @@ class LedgerMachine(RuleBasedStateMachine):
     def teardown(self):
         if hasattr(self, "ledger"):
             self.ledger.close()
-        self.remove_store()
+        self.places.close()
 
 
-LedgerMachine.TestCase.settings = settings(
-    max_examples=30,
-    stateful_step_count=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
-test_the_ledger_does_what_its_model_does_whatever_the_order = LedgerMachine.TestCase
+def case(kind: str) -> type:
+    """The machine over one kind of store. A server's steps take longer, so it makes fewer."""
+    machine: Any = type(f"{kind.title()}Machine", (LedgerMachine,), {"kind": kind})
+    few = kind != "sqlite"
+    machine.TestCase.settings = settings(
+        max_examples=8 if few else 30,
+        stateful_step_count=25 if few else 40,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    found: type = machine.TestCase
+    return found
+
+
+for _kind in STORES:  # unittest's cases have no parameters
+    globals()[f"test_the_ledger_does_what_its_model_does_whatever_the_order_on_{_kind}"] = case(
+        _kind
+    )

@@ -10,7 +10,7 @@ from router.errors import BudgetExceeded, InvalidRequest
 from router.ledger import open_ledger
 from router.ledger.windows import ROLLING_BUCKETS, bucket_leaves, span
 from router.types import Budget
-from tests.ledger_kit import NOW, counters, release, reserve, settle, url
+from tests.ledger_kit import NOW, counters, release, reserve, settle
 
 HOUR, MINUTE = 3600.0, 60.0
 
@@ -81,8 +81,8 @@ def test_what_is_older_than_the_window_by_a_bucket_is_out_and_nothing_younger(se
     assert span(budget, leaves + 2 * tiny).since > here.window_id
 
 
-def test_usage_leaves_after_the_window_and_at_most_a_bucket_more():
-    ledger = open_ledger("sqlite://", [hourly()])
+def test_usage_leaves_after_the_window_and_at_most_a_bucket_more(store):
+    ledger = store.open([hourly()])
     reserve(ledger, "a", 60, now=NOW)
     settle(ledger, "a", 60, now=NOW)
     reserve(ledger, "b", 40, now=NOW + 30 * MINUTE)
@@ -95,8 +95,8 @@ def test_usage_leaves_after_the_window_and_at_most_a_bucket_more():
     assert ledger.verify() == []
 
 
-def test_the_reset_is_when_usage_next_falls_and_not_later():
-    ledger = open_ledger("sqlite://", [hourly()])
+def test_the_reset_is_when_usage_next_falls_and_not_later(store):
+    ledger = store.open([hourly()])
     [idle] = ledger.states(NOW)
     assert (idle.settled, idle.resets_at) == (0, NOW + MINUTE)
     reserve(ledger, "old", 0, now=NOW)  # nothing of it can leave
@@ -107,8 +107,8 @@ def test_the_reset_is_when_usage_next_falls_and_not_later():
     assert ledger.states(state.resets_at)[0].held == 0
 
 
-def test_a_hold_leaves_with_its_bucket_though_it_is_settled_later():
-    ledger = open_ledger("sqlite://", [hourly()])
+def test_a_hold_leaves_with_its_bucket_though_it_is_settled_later(store):
+    ledger = store.open([hourly()])
     reserve(ledger, "a", 80, now=NOW)
     settle(ledger, "a", 70, now=NOW + 50 * MINUTE)
     assert counters(ledger, NOW + 50 * MINUTE) == {("b", ""): (70, 0)}
@@ -116,11 +116,11 @@ def test_a_hold_leaves_with_its_bucket_though_it_is_settled_later():
     assert ledger.verify() == []
 
 
-def test_a_clock_set_back_frees_nothing(tmp_path):
-    first = open_ledger(url(tmp_path / "l.db"), [hourly()])
+def test_a_clock_set_back_frees_nothing(store):
+    first = store.open([hourly()])
     reserve(first, "a", 60, now=NOW)
     reserve(first, "b", 40, now=NOW + 30 * MINUTE)
-    other = open_ledger(url(tmp_path / "l.db"), [hourly()])
+    other = store.open([hourly()])
     for at, back in enumerate([NOW + 29 * MINUTE, NOW, NOW - 2 * HOUR]):
         full = refused(other, f"r{at}", 1, back)
         assert (full.held, full.resets_at) == (100, NOW + 61 * MINUTE)
@@ -131,21 +131,19 @@ def test_a_clock_set_back_frees_nothing(tmp_path):
     assert other.verify() == []
 
 
-def test_another_length_is_another_count(tmp_path):
+def test_another_length_is_another_count(store):
     """Buckets of another length cannot be told from what they were: each length counts anew."""
-    place = url(tmp_path / "l.db")
-    hour = open_ledger(place, [hourly()])
+    hour = store.open([hourly()])
     reserve(hour, "a", 100)
-    day = open_ledger(place, [hourly(seconds=86_400)])
+    day = store.open([hourly(seconds=86_400)])
     reserve(day, "b", 70)
     refused(hour, "c", 1, NOW)
     assert refused(day, "d", 31, NOW).held == 70
     assert day.verify() == []
 
 
-def test_each_value_rolls_on_its_own_and_every_meter_rolls():
-    ledger = open_ledger(
-        "sqlite://",
+def test_each_value_rolls_on_its_own_and_every_meter_rolls(store):
+    ledger = store.open(
         [
             Budget("calls", 2, "rolling", scope="user", seconds=60, meter="requests"),
             Budget("tokens", 100, "rolling", scope="user", seconds=60, meter="tokens"),
@@ -165,10 +163,10 @@ def test_each_value_rolls_on_its_own_and_every_meter_rolls():
     assert ledger.verify() == []
 
 
-def test_a_rolling_share_is_of_the_attempts_that_are_still_in_the_window():
+def test_a_rolling_share_is_of_the_attempts_that_are_still_in_the_window(store):
     share = Budget("s", 500_000, "rolling", scope="tier", value="frontier", seconds=60,
                    meter="share")  # fmt: skip
-    ledger = open_ledger("sqlite://", [share])
+    ledger = store.open([share])
     for at in range(3):
         reserve(ledger, f"n{at}", 5, scopes={"tier": ("nano",)})
     for at in range(3):

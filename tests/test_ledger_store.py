@@ -18,7 +18,7 @@ import pytest
 
 from router.errors import BudgetExceeded, ConfigurationError, LedgerCorrupt, LedgerUnavailable
 from router.ledger import open_ledger
-from router.ledger.url import sqlite_path, store_url
+from router.ledger.url import identity, journal_folder, sqlite_path, store_url
 from router.log import open_log
 from router.types import Budget
 from tests.ledger_kit import NOW, counters, processes, reserve, settle, url
@@ -87,6 +87,43 @@ def test_a_plain_path_becomes_a_url():
     assert store_url("a/b.db") == "sqlite:///a/b.db"
     assert store_url("/a/b.db") == "sqlite:////a/b.db"
     assert store_url("redis://x") == "redis://x"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://ann:se:cr@et@db:5432/x",
+        "postgresql://ann@db:5432/x?password=se:cr@et",
+        "postgresql://ann:old@db:5432/x?sslpassword=secret",
+        "postgresql://ann@db:5432/x",
+    ],
+)
+def test_a_server_s_journals_lie_in_the_state_directory_whatever_its_password(url, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", "/state")
+    assert identity(url) == "postgresql://ann@db:5432/x"
+    folder = journal_folder(url)
+    assert folder.parent == Path("/state/tiered-router")
+    assert folder == journal_folder("postgresql://ann:new@db:5432/x")
+    assert folder != journal_folder("postgresql://ann@db:5432/y")
+    assert journal_folder(url, "/given") == Path("/given")
+    monkeypatch.setenv("XDG_STATE_HOME", "relative")
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert journal_folder(url) == Path("/home/ann/.local/state/tiered-router") / folder.name
+
+
+def test_a_file_s_journals_lie_beside_it_and_a_store_in_memory_has_none(path):
+    assert journal_folder(url(path)) == Path(f"{path}.journal")
+    assert journal_folder("sqlite://", "/given") is None
+
+
+def test_without_a_home_a_folder_for_the_journal_is_asked_for(monkeypatch):
+    def none() -> Path:
+        raise RuntimeError
+
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setattr(Path, "home", none)
+    with pytest.raises(ConfigurationError, match="journal"):
+        journal_folder("postgresql://db/x")
 
 
 def test_a_path_with_odd_characters_is_that_file(tmp_path):

@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.errors import BudgetExceeded, ConfigurationError, InvalidRequest
-from router.ledger import open_ledger
 from router.ledger.windows import window
 from router.types import Budget
-from tests.ledger_kit import counters, reserve, settle, url
+from tests.ledger_kit import counters, reserve, settle
 
 HOUR, DAY = 3600, 86400
 KINDS = ("hour", "day", "week", "month")
@@ -96,8 +95,8 @@ def test_an_unknown_zone_is_refused(zone):
         window(budget("day", zone), 0.0)
 
 
-def test_f46_each_day_starts_with_nothing_used():
-    ledger = open_ledger("sqlite://", [budget("day")])
+def test_f46_each_day_starts_with_nothing_used(store):
+    ledger = store.open([budget("day")])
     for day in range(3):
         now = at("2028-02-28T12:00") + day * DAY
         reserve(ledger, f"r{day}", 1000, now=now)
@@ -107,21 +106,21 @@ def test_f46_each_day_starts_with_nothing_used():
     assert ledger.verify() == []
 
 
-def test_f46_the_first_moment_of_a_window_belongs_to_it_and_not_to_the_one_before():
+def test_f46_the_first_moment_of_a_window_belongs_to_it_and_not_to_the_one_before(store):
     midnight = at("2027-01-16T00:00")
-    ledger = open_ledger("sqlite://", [budget("day")])
+    ledger = store.open([budget("day")])
     reserve(ledger, "before", 600, now=midnight - 0.001)
     reserve(ledger, "after", 300, now=midnight)
     assert counters(ledger, midnight) == {("b", ""): (0, 300)}
 
 
-def test_f46_a_clock_set_back_opens_no_earlier_window(tmp_path):
+def test_f46_a_clock_set_back_opens_no_earlier_window(store):
     midnight = at("2027-01-16T00:00")
-    ledger = open_ledger(url(tmp_path / "l.db"), [budget("day")])
+    ledger = store.open([budget("day")])
     reserve(ledger, "late", 600, now=midnight - 60)
     reserve(ledger, "new", 700, now=midnight + 60)
     back = midnight - HOUR
-    other = open_ledger(url(tmp_path / "l.db"), [budget("day")])  # has seen nothing itself
+    other = store.open([budget("day")])  # has seen nothing itself
     for each in (ledger, other):
         [state] = each.states(back)
         assert (state.window_id, state.resets_at) == ("2027-01-16", midnight + DAY)
@@ -131,10 +130,10 @@ def test_f46_a_clock_set_back_opens_no_earlier_window(tmp_path):
     assert counters(ledger, back) == {("b", ""): (0, 1000)}
 
 
-def test_f46_a_clock_set_back_opens_no_earlier_window_for_somebody_new_either():
+def test_f46_a_clock_set_back_opens_no_earlier_window_for_somebody_new_either(store):
     noon = at("2027-01-16T12:00")
     each = Budget("each", 1000, "day", scope="user")
-    ledger = open_ledger("sqlite://", [each])
+    ledger = store.open([each])
     reserve(ledger, "today", 1000, scopes={"user": "ann"}, now=noon)
     reserve(ledger, "new", 1000, scopes={"user": "bob"}, now=noon - DAY)
     for user in ("ann", "bob"):
@@ -144,9 +143,9 @@ def test_f46_a_clock_set_back_opens_no_earlier_window_for_somebody_new_either():
     assert ledger.verify() == []
 
 
-def test_f46_a_clock_a_day_ahead_and_back_never_spends_more_than_a_limit_a_window():
+def test_f46_a_clock_a_day_ahead_and_back_never_spends_more_than_a_limit_a_window(store):
     now = at("2027-01-15T12:00")
-    ledger = open_ledger("sqlite://", [budget("day")])
+    ledger = store.open([budget("day")])
     reserve(ledger, "today", 1000, now=now)
     reserve(ledger, "ahead", 1000, now=now + DAY)
     for step, time in enumerate([now, now + DAY, now + DAY / 2]):
@@ -155,9 +154,9 @@ def test_f46_a_clock_a_day_ahead_and_back_never_spends_more_than_a_limit_a_windo
     reserve(ledger, "after", 1000, now=now + 2 * DAY)
 
 
-def test_f47_a_thousand_open_holds_settle_in_the_window_they_were_held_in():
+def test_f47_a_thousand_open_holds_settle_in_the_window_they_were_held_in(store):
     now = at("2027-01-15T23:59")
-    ledger = open_ledger("sqlite://", [Budget("b", 1_000_000, "day")])
+    ledger = store.open([Budget("b", 1_000_000, "day")])
     for call in range(1000):
         reserve(ledger, f"r{call}", 1000, now=now)
     morning = now + 120
@@ -170,17 +169,16 @@ def test_f47_a_thousand_open_holds_settle_in_the_window_they_were_held_in():
     assert sum(row.cost or 0 for row in rows if row.request_id != "new") == 400_000
 
 
-def test_f12_changing_a_limit_keeps_what_was_used(tmp_path):
-    place = url(tmp_path / "l.db")
-    first = open_ledger(place, [Budget("b", 1000, "day")])
+def test_f12_changing_a_limit_keeps_what_was_used(store):
+    first = store.open([Budget("b", 1000, "day")])
     reserve(first, "a", 800)
     settle(first, "a", 600)
-    lowered = open_ledger(place, [Budget("b", 500, "day")])
+    lowered = store.open([Budget("b", 500, "day")])
     assert lowered.room({}, 1_800_000_000.0).remaining() == 0
     with pytest.raises(BudgetExceeded) as refused:
         reserve(lowered, "b", 1)
     assert (refused.value.used, refused.value.limit) == (600, 500)
-    raised = open_ledger(place, [Budget("b", 2000, "day")])
+    raised = store.open([Budget("b", 2000, "day")])
     reserve(raised, "c", 1400)
     with pytest.raises(BudgetExceeded):
         reserve(raised, "d", 1)
@@ -188,10 +186,9 @@ def test_f12_changing_a_limit_keeps_what_was_used(tmp_path):
     assert [state.budget.limit for state in first.states(1_800_000_000.0)] == [2000]
 
 
-def test_two_policies_that_disagree_on_a_window_are_counted_apart(tmp_path):
-    place = url(tmp_path / "l.db")
-    daily = open_ledger(place, [Budget("b", 100, "day")])
-    monthly = open_ledger(place, [Budget("b", 100, "month")])
+def test_two_policies_that_disagree_on_a_window_are_counted_apart(store):
+    daily = store.open([Budget("b", 100, "day")])
+    monthly = store.open([Budget("b", 100, "month")])
     for turn in range(2):
         reserve(daily, f"d{turn}", 50)
         reserve(monthly, f"m{turn}", 50)

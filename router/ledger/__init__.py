@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from router.errors import ConfigurationError
 from router.ledger.base import Ledger
-from router.ledger.url import sqlite_path
+from router.ledger.url import identity, journal_folder, load_postgres, scheme, sqlite_path
 from router.types import Budget
 
-__all__ = ["Ledger", "open_ledger"]
+if TYPE_CHECKING:
+    from router.ledger.store import Store
+
+__all__ = ["Ledger", "open_ledger", "store_exists"]
 
 
 def open_ledger(
@@ -21,7 +23,7 @@ def open_ledger(
     budgets: Sequence[Budget] = (),
     *,
     durability: Literal["full", "normal"] = "full",
-    busy_seconds: float = 10.0,
+    busy_seconds: float | None = None,
     create: bool = True,
     lease: bool = False,
     on_outage: Literal["deny", "lease", "open"] = "deny",
@@ -29,33 +31,33 @@ def open_ledger(
 ) -> Ledger:
     """Open the ledger at a store URL; a SQLite file that does not exist is created (mode 0600).
 
-    Parameters: `url`, "sqlite:///relative.db", "sqlite:////absolute.db" or "sqlite://" (in memory,
-    for this process alone); `budgets`, the limits that this process enforces; `durability`, "full"
+    Parameters: `url`, "sqlite:///relative.db", "sqlite:////absolute.db", "sqlite://" (in memory,
+    for this process alone) or "postgresql://user@host/database" (its tables are made in a schema of
+    their own); `budgets`, the limits that this process enforces; `durability`, "full"
     (a committed reservation survives a power cut) or "normal" (it survives the death of any
     process, and commits without waiting for the disk); `busy_seconds`, how long a call may wait
-    for other writers before it is refused; `create` False opens only a store that exists, and
-    leaves it unchanged until it is used; `lease`, whether this process spends a part of the budgets
-    in memory (`router.ledger.lease`); `on_outage`, what it does while the store is away: send
-    nothing, go on within its leases, or go on and count (`router.ledger.outage`); `journal`, the
-    folder for what cannot be written meanwhile, by default beside the SQLite file.
+    before it is refused: for other writers of a SQLite file (by default 10), for all that a server
+    has to do (0.25); `create` False opens only a store that exists, and leaves it unchanged until
+    it is used; `lease`, whether this process spends a part of the budgets in memory
+    (`router.ledger.lease`); `on_outage`, what it does while the store is away: send nothing, go on
+    within its leases, or go on and count (`router.ledger.outage`); `journal`, the folder for what
+    cannot be written meanwhile, by default beside the SQLite file, or in the user's state directory
+    for a server.
     Raises `ConfigurationError` for a URL, budget or option that is wrong, `LedgerUnavailable` for
     a store that cannot be opened, `LedgerCorrupt` for one that is damaged.
     """
-    path = sqlite_path(url)
     from router.ledger.ledger import BudgetLedger
     from router.ledger.outage import OutageLedger
-    from router.ledger.sqlite.store import SqliteStore
 
     if on_outage == "lease" and not lease:
         raise ConfigurationError("on_outage 'lease' needs leases; set lease too")
-    store = SqliteStore(path, durability=durability, busy_seconds=busy_seconds, create=create)
+    store = _open_store(url, durability, busy_seconds, create)
     direct = BudgetLedger(store, budgets, define=create or bool(budgets))
     try:
-        place = None if path is None else os.path.realpath(path)
         outage = OutageLedger(
             direct,
-            journals=None if place is None else Path(journal or f"{place}.journal").absolute(),
-            identity=place or "",
+            journals=journal_folder(url, journal),
+            identity=identity(url) or "",
             on_outage=on_outage,
         )
         if create:
@@ -68,3 +70,27 @@ def open_ledger(
     except BaseException:
         direct.close()
         raise
+
+
+def _open_store(url: str, durability: str, busy_seconds: float | None, create: bool) -> Store:
+    options: dict[str, Any] = {"durability": durability, "create": create}
+    if busy_seconds is not None:
+        options["busy_seconds"] = busy_seconds
+    if scheme(url) == "postgresql":
+        store: Store = load_postgres().PostgresStore(url, **options)
+        return store
+    from router.ledger.sqlite.store import SqliteStore
+
+    return SqliteStore(sqlite_path(url), **options)
+
+
+def store_exists(url: str) -> bool:
+    """Whether there is a store at a URL that `open_ledger` would not have to make.
+
+    Raises as `open_ledger` does.
+    """
+    if scheme(url) == "postgresql":
+        found: bool = load_postgres().exists(url)
+        return found
+    path = sqlite_path(url)
+    return path is not None and Path(path).exists()

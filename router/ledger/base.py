@@ -35,7 +35,8 @@ class Ledger(Protocol):
     """Budgets and the log that proves them. Safe to share between threads; calls may block.
 
     Every method raises `LedgerUnavailable` when the store does not answer in time or cannot be
-    written, and `LedgerCorrupt` when its contents cannot be trusted. Then nothing has changed.
+    written, and `LedgerCorrupt` when its contents cannot be trusted. Then nothing has changed,
+    unless it was a server's answer that was lost: a step may be asked again with the same id.
     """
 
     def room(self, scopes: Scopes, now: float) -> Room:

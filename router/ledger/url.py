@@ -2,9 +2,46 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from urllib.parse import urlsplit, urlunsplit
+
 from router.errors import ConfigurationError
 
-_ALLOWED = "sqlite:///relative.db, sqlite:////absolute/path.db, sqlite:// (in memory)"
+_ALLOWED = (
+    "sqlite:///relative.db, sqlite:////absolute/path.db, sqlite:// (in memory), "
+    "postgresql://user@host/database"
+)
+_SCHEMES = ("sqlite", "postgresql")
+
+
+def scheme(url: str) -> str:
+    """Return which kind of store a URL names: "sqlite" or "postgresql".
+
+    Raises `ConfigurationError` for any other, naming what is allowed.
+    """
+    name, separator, _ = url.partition("://")
+    if not separator or name not in _SCHEMES:
+        raise ConfigurationError(
+            f"store {_shown(url)!r} is not a URL of a known store; allowed: {_ALLOWED}"
+        )
+    return name
+
+
+def load_postgres() -> ModuleType:
+    """Import the PostgreSQL store; `ConfigurationError` naming what to install without psycopg."""
+    try:
+        return import_module("router.ledger.postgres")
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in ("psycopg", "psycopg_binary"):
+            raise
+        raise ConfigurationError(
+            f"a postgresql:// store needs psycopg ({error}); install tiered-router[postgres]"
+        ) from error
 
 
 def sqlite_path(url: str) -> str | None:
@@ -13,10 +50,10 @@ def sqlite_path(url: str) -> str | None:
     Three slashes begin a path relative to the working directory, four an absolute one.
     Raises `ConfigurationError` for any other scheme or form, naming what is allowed.
     """
-    scheme, separator, rest = url.partition("://")
-    if not separator or scheme != "sqlite" or (rest and not rest.startswith("/")):
+    name, separator, rest = url.partition("://")
+    if not separator or name != "sqlite" or (rest and not rest.startswith("/")):
         raise ConfigurationError(
-            f"store {url!r} is not a URL of a known store; allowed: {_ALLOWED}"
+            f"store {_shown(url)!r} is not a URL of a known store; allowed: {_ALLOWED}"
         )
     path = rest[1:]
     if not rest or path == ":memory:":
@@ -29,3 +66,56 @@ def sqlite_path(url: str) -> str | None:
 def store_url(text: str) -> str:
     """Return a store URL as it is, and a plain path of a SQLite file as a URL."""
     return text if "://" in text else f"sqlite:///{text}"
+
+
+def identity(url: str) -> str | None:
+    """Return what tells a store from others: the URL of a server without its passwords, the whole
+    path of a SQLite file, None for a store in memory.
+
+    Raises `ConfigurationError` as `scheme` and `sqlite_path` do.
+    """
+    if scheme(url) == "sqlite":
+        path = sqlite_path(url)
+        return None if path is None else os.path.realpath(path)
+    parts = urlsplit(url)
+    login, at, hosts = parts.netloc.rpartition("@")
+    options = [each for each in parts.query.split("&") if "password" not in each.partition("=")[0]]
+    place = f"{login.partition(':')[0]}{at}{hosts}"
+    return urlunsplit((parts.scheme, place, parts.path, "&".join(options), ""))
+
+
+def journal_folder(url: str, given: str | Path | None = None) -> Path | None:
+    """Return the folder of a store's journals: the `given` one, or else one beside the SQLite file,
+    or one in the user's state directory for a server; None for a store in memory.
+
+    Raises `ConfigurationError` where there is no home directory to have a state directory in.
+    """
+    name = identity(url)
+    if name is None:
+        return None
+    if given is not None:
+        return Path(given).absolute()
+    if scheme(url) == "sqlite":
+        return Path(f"{name}.journal")
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return _state_directory() / "tiered-router" / f"{digest}.journal"
+
+
+def _state_directory() -> Path:
+    windows = sys.platform == "win32"
+    set_to = os.environ.get("LOCALAPPDATA" if windows else "XDG_STATE_HOME", "")
+    if os.path.isabs(set_to):  # a relative one is to be ignored, says the XDG specification
+        return Path(set_to)
+    try:
+        return Path.home() / ("AppData/Local" if windows else ".local/state")
+    except RuntimeError:
+        raise ConfigurationError(
+            "there is no home directory for the journal of calls that the store could not take; "
+            "name a folder for it (ledger: journal)"
+        ) from None
+
+
+def _shown(url: str) -> str:
+    """A URL without what may be a password."""
+    name, _, rest = url.partition("://")
+    return f"{name}://…{rest.rpartition('@')[2]}" if "@" in rest else url

