@@ -150,8 +150,13 @@ class PostgresServer:
         place = Path(spec.origin).parent / "pginstall"
         if self._owner is None or _all_may_enter(place):
             return place / "bin"
-        shutil.copytree(place, self._folder / "programs", symlinks=True)
-        return self._folder / "programs" / "bin"
+        # The programs find their libraries beside the package, by a path relative to their own.
+        package, copy = place.parent, self._folder / "programs"
+        libraries = package.with_name(f"{package.name}.libs")
+        shutil.copytree(place, copy / package.name / place.name, symlinks=True)
+        if libraries.exists():
+            shutil.copytree(libraries, copy / libraries.name, symlinks=True)
+        return copy / package.name / place.name / "bin"
 
     def _run(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
         who: dict[str, Any] = {}
