@@ -64,7 +64,7 @@ def test_a_router_with_leases_asks_the_store_once_and_its_books_agree(
 def test_a_router_with_leases_is_refused_at_the_limit_and_no_sooner(
     make_router: MakeRouter, provider: Provider
 ) -> None:
-    budget = [{"name": "all", "limit": "0.02", "window": "total"}]
+    budget = [{"name": "all", "limit": "0.002", "window": "total"}]
     router = make_router(budgets=budget, rules=[PIN_NANO], **LEASE)
     error = None
     while error is None:
