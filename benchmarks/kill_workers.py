@@ -127,7 +127,10 @@ def campaign(options: argparse.Namespace) -> dict[str, Any]:
     """Run the kills and return the counts."""
     chance = random.Random(options.seed)
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder, STORES[options.store](Path(folder)) as store:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        STORES[options.store](Path(folder), options.durability) as store,
+    ):
         open_ledger(store.url, BUDGETS, durability=options.durability).close()
         provider = Provider(Path(folder))
 
@@ -175,7 +178,7 @@ def campaign(options: argparse.Namespace) -> dict[str, Any]:
 
 def judge(url: str, bill: dict[str, int]) -> dict[str, Any]:
     """Expire what is open, and compare the provider's bill with the ledger."""
-    ledger = open_ledger(url, BUDGETS)
+    ledger = open_ledger(url, create=False)
     expired = ledger.expire(time.time() + TTL + 1)
     states = ledger.states(time.time())
     charged = {

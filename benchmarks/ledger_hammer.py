@@ -126,7 +126,9 @@ def sample(url: str, stop: Any, out: Any) -> None:
 
 def hammer(options: argparse.Namespace, url: str) -> dict[str, Any]:
     """Run all processes on one empty store, and verify what they leave."""
-    open_ledger(url, budgets(options.processes * options.calls)).close()
+    open_ledger(
+        url, budgets(options.processes * options.calls), durability=options.durability
+    ).close()
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     start, stop = context.Barrier(options.processes + 1), context.Event()
     out, seen = context.Queue(), context.Queue()
@@ -191,7 +193,7 @@ def main() -> None:
     else:
         with (
             tempfile.TemporaryDirectory(dir=options.folder) as folder,
-            STORES[options.store](Path(folder)) as store,
+            STORES[options.store](Path(folder), options.durability) as store,
         ):
             result = hammer(options, store.url)
     record = {

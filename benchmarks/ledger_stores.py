@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -10,7 +11,7 @@ from typing import Protocol
 
 sys.path.append(str(Path(__file__).parents[1]))
 
-from tests import servers
+from tests import servers, servers_redis
 
 
 class RunningStore(Protocol):
@@ -33,7 +34,7 @@ class _File:
 
 
 @contextmanager
-def _sqlite(folder: Path) -> Iterator[RunningStore]:
+def _sqlite(folder: Path, durability: str) -> Iterator[RunningStore]:
     yield _File(f"sqlite:///{folder / 'ledger.db'}")
 
 
@@ -43,7 +44,8 @@ class _Postgres:
 
 
 @contextmanager
-def _postgres(folder: Path) -> Iterator[RunningStore]:
+def _postgres(folder: Path, durability: str) -> Iterator[RunningStore]:
+    os.environ["XDG_STATE_HOME"] = str(folder / "state")  # for journals
     server = servers.PostgresServer(durable=True)
     try:
         with server.database() as url:
@@ -52,7 +54,32 @@ def _postgres(folder: Path) -> Iterator[RunningStore]:
         server.stop()
 
 
-STORES: dict[str, Callable[[Path], AbstractContextManager[RunningStore]]] = {
+class _Redis:
+    def __init__(self, server: servers_redis.Server, folder: Path):
+        self.url, self.kill, self.start = server.url(folder, timeout=60), server.kill, server.start
+
+
+@contextmanager
+def _redis(folder: Path, durability: str, kind: str = "redis") -> Iterator[RunningStore]:
+    os.environ["XDG_STATE_HOME"] = str(folder / "state")  # for journals
+    fsync = {"full": "always", "normal": "everysec"}[durability]
+    server = servers_redis.Server(kind, "--appendfsync", fsync)
+    try:
+        yield _Redis(server, folder)
+    finally:
+        server.remove()
+
+
+@contextmanager
+def _valkey(folder: Path, durability: str) -> Iterator[RunningStore]:
+    with _redis(folder, durability, "valkey") as running:
+        yield running
+
+
+# By name: called with a folder and "full" or "normal".
+STORES: dict[str, Callable[[Path, str], AbstractContextManager[RunningStore]]] = {
     "sqlite": _sqlite,
     "postgres": _postgres,
+    "redis": _redis,
+    "valkey": _valkey,
 }

@@ -14,12 +14,12 @@ class Proxy:
 
     `latency`: seconds by which each answer is late. `swallow`: the next so many answers are not
     delivered; the connection is reset instead, once the server has sent them. `silent`: nothing
-    passes, and nobody is told.
+    passes, and nobody is told. `piece`: bytes of an answer that are passed on at once.
     """
 
     def __init__(self, port: int):
         self._server_port = port
-        self.latency, self.swallow, self.silent = 0.0, 0, False
+        self.latency, self.swallow, self.silent, self.piece = 0.0, 0, False, 65536
         self.swallowed = 0
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -59,7 +59,8 @@ class Proxy:
                     break
                 if answers and self.latency:
                     time.sleep(self.latency)
-                target.sendall(data)
+                for at in range(0, len(data), self.piece):
+                    target.sendall(data[at : at + self.piece])
         _reset(source, target)
 
 

@@ -169,7 +169,7 @@ class PostgresServer:
                 stdout=log,
                 stderr=log,
                 cwd=self._folder,
-                preexec_fn=_end_with_parent(),
+                preexec_fn=end_with_parent(),
                 **who,
             )
 
@@ -202,7 +202,7 @@ def _all_may_enter(place: Path) -> bool:
     return all(each.stat().st_mode & 0o001 for each in (place, *place.parents))
 
 
-def _end_with_parent() -> Callable[[], None] | None:
+def end_with_parent() -> Callable[[], None] | None:
     """What a child does before it runs, so that the kernel ends it when its parent has ended."""
     if not Path("/proc/self").exists():
         return None

@@ -15,7 +15,7 @@ import pytest
 
 from router.ledger import Ledger, open_ledger
 from router.types import Budget
-from tests import servers
+from tests import servers, servers_redis
 
 PATIENCE = 60.0  # seconds for which a call may wait: the machine may be busy
 
@@ -46,9 +46,21 @@ def _postgres(folder: Path) -> Iterator[FreshStore]:
         yield FreshStore("postgres", url, server=True)
 
 
+@contextmanager
+def _redis(folder: Path) -> Iterator[FreshStore]:
+    yield FreshStore("redis", servers_redis.server("redis").url(folder), server=True)
+
+
+@contextmanager
+def _valkey(folder: Path) -> Iterator[FreshStore]:
+    yield FreshStore("valkey", servers_redis.server("valkey").url(folder), server=True)
+
+
 STORES: dict[str, Callable[[Path], AbstractContextManager[FreshStore]]] = {
     "sqlite": _sqlite,
     "postgres": _postgres,
+    "redis": _redis,
+    "valkey": _valkey,
 }
 
 

@@ -279,7 +279,7 @@ def test_f42_a_fork_while_other_threads_open_and_close_stores_does_not_hang_the_
         for turn in itertools.count():
             if stop.is_set():
                 return
-            other = open_ledger(place, [Budget("all", None)], busy_seconds=60)
+            other = open_ledger(place, [Budget("all", None)], durability="normal", busy_seconds=60)
             other.room({}, 0.0)
             if turn % 2:
                 other.close()  # the others are left to the garbage collector

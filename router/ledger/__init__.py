@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from router.errors import ConfigurationError
 from router.ledger.base import Ledger
-from router.ledger.url import identity, journal_folder, load_postgres, scheme, sqlite_path
+from router.ledger.url import REDIS, identity, journal_folder, load_postgres, scheme, sqlite_path
 from router.types import Budget
 
 if TYPE_CHECKING:
@@ -32,8 +32,9 @@ def open_ledger(
     """Open the ledger at a store URL; a SQLite file that does not exist is created (mode 0600).
 
     Parameters: `url`, "sqlite:///relative.db", "sqlite:////absolute.db", "sqlite://" (in memory,
-    for this process alone) or "postgresql://user@host/database" (its tables are made in a schema of
-    their own); `budgets`, the limits that this process enforces; `durability`, "full"
+    for this process alone), "postgresql://user@host/database" (its tables are made in a schema of
+    their own) or "redis://host:port/0?log=sqlite:///log.db" (counters in Redis or Valkey, and all
+    else in that log); `budgets`, the limits that this process enforces; `durability`, "full"
     (a committed reservation survives a power cut) or "normal" (it survives the death of any
     process, and commits without waiting for the disk); `busy_seconds`, how long a call may wait
     before it is refused: for other writers of a SQLite file (by default 10), for all that a server
@@ -79,6 +80,10 @@ def _open_store(url: str, durability: str, busy_seconds: float | None, create: b
     if scheme(url) == "postgresql":
         store: Store = load_postgres().PostgresStore(url, **options)
         return store
+    if scheme(url) in REDIS:
+        from router.ledger.redis.store import RedisStore
+
+        return RedisStore(url, **options)
     from router.ledger.sqlite.store import SqliteStore
 
     return SqliteStore(sqlite_path(url), **options)
@@ -92,5 +97,9 @@ def store_exists(url: str) -> bool:
     if scheme(url) == "postgresql":
         found: bool = load_postgres().exists(url)
         return found
+    if scheme(url) in REDIS:
+        from router.ledger.redis.url import parse
+
+        return store_exists(parse(url).log)
     path = sqlite_path(url)
     return path is not None and Path(path).exists()

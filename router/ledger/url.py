@@ -12,15 +12,16 @@ from urllib.parse import urlsplit, urlunsplit
 
 from router.errors import ConfigurationError
 
+REDIS = ("redis", "rediss", "valkey", "valkeys")
 _ALLOWED = (
     "sqlite:///relative.db, sqlite:////absolute/path.db, sqlite:// (in memory), "
-    "postgresql://user@host/database"
+    "postgresql://user@host/database, redis://host/0?log=sqlite:///log.db"
 )
-_SCHEMES = ("sqlite", "postgresql")
+_SCHEMES = ("sqlite", "postgresql", *REDIS)
 
 
 def scheme(url: str) -> str:
-    """Return which kind of store a URL names: "sqlite" or "postgresql".
+    """Return which kind of store a URL names: "sqlite", "postgresql" or one of `REDIS`.
 
     Raises `ConfigurationError` for any other, naming what is allowed.
     """
@@ -77,6 +78,10 @@ def identity(url: str) -> str | None:
     if scheme(url) == "sqlite":
         path = sqlite_path(url)
         return None if path is None else os.path.realpath(path)
+    if scheme(url) in REDIS:
+        from router.ledger.redis.url import parse
+
+        return parse(url).name
     parts = urlsplit(url)
     login, at, hosts = parts.netloc.rpartition("@")
     options = [each for each in parts.query.split("&") if "password" not in each.partition("=")[0]]

@@ -12,7 +12,9 @@ from router.policy.fields import Part, wrong
 class Log(Part):
     """Where calls and budgets are recorded."""
 
-    store: Annotated[str, Field(pattern=r"^(sqlite:///|postgresql://|rediss?://)\S+$")] = Field(
+    store: Annotated[
+        str, Field(pattern=r"^(sqlite:///|postgresql://|rediss?://|valkeys?://)\S+$")
+    ] = Field(
         default="sqlite:///router.db", description="The store's URL, such as sqlite:///router.db."
     )
     content: bool = Field(

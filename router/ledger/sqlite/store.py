@@ -10,6 +10,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from router.ledger.matching import Amounts, Take
 from router.ledger.sqlite.accounts import CHARGE, apply_limit, credit, find, open_account, read
@@ -47,11 +48,14 @@ UPDATE reservation SET state = 'expired', actual = amount, actual_tokens = token
   actual_requests = 1, changed = ?, worst_case = NULL WHERE seq = ?
 """
 # A request whose process died between two attempts has no open reservation, only old ones.
-_EXPIRE_REQUESTS = """
+EXPIRE_REQUESTS = """
 UPDATE request SET status = 'expired', ended = :now, error = 'the process ended'
 WHERE status = 'open' AND NOT EXISTS (
   SELECT 1 FROM reservation
   WHERE reservation.request_id = request.request_id AND reservation.expires_at > :now)
+"""
+_OPEN = """
+SELECT seq, amount, tokens, accounts, worst_case FROM reservation WHERE state = 'open'
 """
 _BUDGET = """
 name, limit_n, window, zone, scope, on_exceed, meter, value, seconds, purpose, conditions
@@ -75,35 +79,15 @@ class SqliteStore:
         self.name = self._database.name
 
     def define(self, budgets: Sequence[Budget]) -> None:
-        rows = [
-            (
-                b.name,
-                b.limit,
-                b.window,
-                b.zone,
-                b.scope,
-                b.on_exceed,
-                b.meter,
-                b.value,
-                b.seconds,
-                b.purpose,
-                json.dumps(b.when),
-            )
-            for b in budgets
-        ]
         with self._database.write() as connection:
-            connection.executemany(
-                f"INSERT OR REPLACE INTO budget ({_BUDGET})"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                rows,
-            )
+            define(connection, budgets)
 
     def hold(self, new: NewHold) -> Denied | Known | Invalid | None:
         fallback = to_json(new.worst_case)
-        return self._database.submit(lambda connection: _hold(connection, new, fallback))
+        return self._database.submit(lambda connection: hold(connection, new, fallback))
 
     def end(self, ending: Ending) -> NotOpen | None:
-        return self._database.submit(lambda connection: _end(connection, ending))
+        return self._database.submit(lambda connection: end(connection, ending))
 
     def draw(self, step: Draw) -> str:
         return self._database.submit(lambda connection: draw(connection, step))
@@ -129,22 +113,15 @@ class SqliteStore:
             expired = self._expire_some(now)
             total += expired
         with self._database.write() as connection:
-            connection.execute(_EXPIRE_REQUESTS, {"now": now})
+            connection.execute(EXPIRE_REQUESTS, {"now": now})
         return total
 
     def _expire_some(self, now: float) -> int:
         with self._database.write() as connection:
             rows = connection.execute(
-                "SELECT seq, amount, tokens, accounts, worst_case FROM reservation"
-                " WHERE state = 'open' AND expires_at <= ? ORDER BY expires_at LIMIT ?",
-                (now, _EXPIRE_AT_ONCE),
+                f"{_OPEN} AND expires_at <= ? ORDER BY expires_at LIMIT ?", (now, _EXPIRE_AT_ONCE)
             ).fetchall()
-            for seq, amount, tokens, accounts, worst_case in rows:
-                connection.execute(_EXPIRE, (now, seq))
-                whole = Amounts(amount, tokens)
-                _charge(connection, accounts, held=whole, actual=whole, reserved=whole)
-                write_attempt(connection, json.loads(worst_case))
-        return len(rows)
+            return expire(connection, rows, now)
 
     def read(self, takes: Sequence[Take]) -> list[Counters]:
         with self._database.read() as connection:
@@ -152,13 +129,7 @@ class SqliteStore:
 
     def defined(self) -> list[Budget]:
         with self._database.read() as connection:
-            rows = connection.execute(f"SELECT {_BUDGET} FROM budget ORDER BY name").fetchall()
-        return [
-            replace(
-                Budget(*row[:-1]), when=tuple((name, value) for name, value in json.loads(row[-1]))
-            )
-            for row in rows
-        ]
+            return defined(connection)
 
     def scope_values(self, budget: str) -> list[str]:
         with self._database.read() as connection:
@@ -172,21 +143,17 @@ class SqliteStore:
     ) -> None:
         with self._database.write() as connection:
             apply_limit(connection, budget, scope_value, limit)
-            _enter(connection, budget, scope_value, "LIMIT", limit, now, note)
+            enter(connection, budget, scope_value, "LIMIT", limit, now, note)
 
     def credit(self, take: Take, amount: int, now: float, note: str) -> int:
         with self._database.write() as connection:
             given = credit(connection, take, amount)
-            _enter(connection, take.budget, take.scope_value, "CREDIT", given, now, note)
+            enter(connection, take.budget, take.scope_value, "CREDIT", given, now, note)
         return given
 
     def audit(self) -> list[Change]:
         with self._database.read() as connection:
-            rows = connection.execute(
-                "SELECT budget, scope_value, lower(kind), amount, time, '', note FROM entry"
-                " WHERE kind IN ('LIMIT', 'CREDIT') ORDER BY id"
-            ).fetchall()
-        return [Change(*row) for row in rows]
+            return audit(connection)
 
     def verify(self) -> list[str]:
         with self._database.read() as connection:
@@ -199,13 +166,37 @@ class SqliteStore:
         self._database.close()
 
 
-def _hold(
-    connection: sqlite3.Connection, new: NewHold, fallback: str
+def define(connection: sqlite3.Connection, budgets: Sequence[Budget]) -> None:
+    """Write down budgets in the place of those of their names."""
+    rows = [
+        (
+            *(b.name, b.limit, b.window, b.zone, b.scope),
+            *(b.on_exceed, b.meter, b.value, b.seconds, b.purpose, json.dumps(b.when)),
+        )
+        for b in budgets
+    ]
+    connection.executemany(
+        f"INSERT OR REPLACE INTO budget ({_BUDGET}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
+    )
+
+
+def defined(connection: sqlite3.Connection) -> list[Budget]:
+    """The budgets that were written down, by name."""
+    rows = connection.execute(f"SELECT {_BUDGET} FROM budget ORDER BY name").fetchall()
+    return [
+        replace(Budget(*row[:-1]), when=tuple((name, value) for name, value in json.loads(row[-1])))
+        for row in rows
+    ]
+
+
+def hold(
+    connection: sqlite3.Connection, new: NewHold, fallback: str, *, checked: bool = True
 ) -> Denied | Known | Invalid | None:
+    """Hold in the transaction under way; `checked` False holds above a limit too."""
     found = [find(connection, take) for take in new.takes]
     for position, (take, account) in enumerate(zip(new.takes, found, strict=True)):
         limit = take.limit if account.limit is None else account.limit
-        if not take.amount or limit is None or limit < 0:
+        if not checked or not take.amount or limit is None or limit < 0:
             continue
         used = account.settled + account.held
         if used + take.amount > allowed(take.meter, limit, account.seen):
@@ -271,7 +262,24 @@ def _known(connection: sqlite3.Connection, reservation_id: str) -> Known | None:
     return row and Known(row[0], Amounts(row[1], row[2]), row[3])
 
 
-def _end(connection: sqlite3.Connection, ending: Ending) -> NotOpen | None:
+def open_among(connection: sqlite3.Connection, ids: Sequence[str]) -> list[tuple[Any, ...]]:
+    """What `expire` needs to know of those of these reservations that are open."""
+    rows = [connection.execute(f"{_OPEN} AND id = ?", (each,)).fetchone() for each in ids]
+    return [row for row in rows if row is not None]
+
+
+def expire(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]], now: float) -> int:
+    """Charge open reservations in full, in the transaction under way; return how many."""
+    for seq, amount, tokens, accounts, worst_case in rows:
+        connection.execute(_EXPIRE, (now, seq))
+        whole = Amounts(amount, tokens)
+        _charge(connection, accounts, held=whole, actual=whole, reserved=whole)
+        write_attempt(connection, json.loads(worst_case))
+    return len(rows)
+
+
+def end(connection: sqlite3.Connection, ending: Ending) -> NotOpen | None:
+    """End a reservation in the transaction under way."""
     state, requests = ("settled", 1) if ending.billed else ("released", 0)
     changes = (ending.usd, ending.tokens, requests, ending.now, ending.reservation_id)
     ended = connection.execute(_END, (state, *changes, ending.request_id, ending.number)).fetchall()
@@ -320,7 +328,7 @@ def _charge(
     connection.executemany(CHARGE, rows)
 
 
-def _enter(
+def enter(
     connection: sqlite3.Connection,
     budget: str,
     scope_value: str | None,
@@ -329,8 +337,18 @@ def _enter(
     now: float,
     note: str,
 ) -> None:
+    """Write down what a person did to a budget."""
     connection.execute(
         "INSERT INTO entry (budget, scope_value, kind, amount, time, note)"
         " VALUES (?, ?, ?, ?, ?, ?)",
         (budget, scope_value, kind, amount, now, note),
     )
+
+
+def audit(connection: sqlite3.Connection) -> list[Change]:
+    """What people did to budgets, oldest first."""
+    rows = connection.execute(
+        "SELECT budget, scope_value, lower(kind), amount, time, '', note FROM entry"
+        " WHERE kind IN ('LIMIT', 'CREDIT') ORDER BY id"
+    ).fetchall()
+    return [Change(*row) for row in rows]

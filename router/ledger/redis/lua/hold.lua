@@ -1,0 +1,78 @@
+-- 4 reservation, 5 request, 6 attempt, 7 nano-USD, 8 tokens, 9 expires at, 10 status of a new
+-- request ('' for none), 11 payload; then ten for each take: series, budget, clock, meter, window,
+-- since, resets at, seconds that it counts on, amount, limit.
+local rid, request, number = ARGV[4], ARGV[5], ARGV[6]
+local known = redis.call('HMGET', P .. 'r:' .. rid, 'st', 'a', 't', 'e')
+if known[1] then return {'known', meta[3], known[1], known[2], known[3], known[4]} end
+
+local accounts = {}
+for at = 12, #ARGV, 10 do
+  local series, budget, clock, meter, asked, since, asked_resets, span, amount, limit =
+    unpack(ARGV, at, at + 9)
+  local rolls = since ~= asked
+  local window, resets, opens = current(clock, asked, asked_resets)
+  local found, gone = counters(series, since, window, rolls)
+  if gone then return {'vanished', gone} end
+  local set = redis.call('HMGET', P .. 'limit', series, budget)
+  limit = set[1] or set[2] or limit
+  local mine = #found >= 5 and found[#found - 4] == window and #found - 4 or nil
+  if amount ~= '0' and limit ~= '' and limit ~= '-1' then
+    local left, seen = tonumber(limit), 0
+    for i = 1, #found, 5 do seen = seen + tonumber(found[i + 4]) end
+    if meter == 'share' then
+      local share = left * (seen + 1)
+      left = (share - share % 1000000) / 1000000
+    end
+    for i = 1, #found, 5 do
+      if left >= 0 then left = left - tonumber(found[i + 1]) end
+      if left >= 0 then left = left - tonumber(found[i + 2]) end
+    end
+    if left < tonumber(amount) then
+      return {'denied', meta[3], text((at - 12) / 10), window, limit, resets, unpack(found)}
+    end
+  end
+  if mine and tonumber(found[mine + 1]) + tonumber(found[mine + 2]) + tonumber(amount) >= TOO_MUCH then
+    return {'overflow', series .. '|' .. window}
+  end
+  accounts[#accounts + 1] = {
+    name = series .. '|' .. window, series = series, window = window, clock = clock, meter = meter,
+    resets = resets, span = span, amount = amount, opens = opens, fresh = not mine, rolls = rolls,
+    pays = amount ~= '0' or meter ~= 'share'
+  }
+end
+
+local Q = P .. 'q:' .. request
+local logged = redis.call('EXISTS', Q) == 1
+if redis.call('HEXISTS', Q, 'n:' .. number) == 1 or (ARGV[10] ~= '' and logged) then
+  return {'invalid', meta[3], 'taken'}
+end
+if ARGV[10] == '' and not logged then return {'invalid', meta[3], 'missing'} end
+
+local seq = emit('hold', ARGV[11])
+local paying = {}
+for _, a in ipairs(accounts) do
+  local key = P .. 'a:' .. a.name
+  if a.opens then redis.call('HSET', P .. 'clock', a.clock, a.window .. '|' .. a.resets) end
+  if a.fresh then
+    redis.call('HSET', key, 's', '0', 'h', '0', 'o', '0', 'n', '0', 'r', '0', 'k', a.clock)
+    local leaves = a.resets == '' and '+inf' or text(tonumber(a.resets) + tonumber(a.span))
+    redis.call('ZADD', P .. 'accounts', leaves, a.name)
+    if a.rolls then redis.call('ZADD', P .. 'rolling:' .. a.series, 0, a.window) end
+  end
+  redis.call('HINCRBY', key, 'h', a.amount)
+  redis.call('HINCRBY', key, 'n', 1)
+  if a.pays then
+    redis.call('HINCRBY', key, 'r', 1)
+    paying[#paying + 1] = a.name
+    paying[#paying + 1] = a.meter
+  end
+end
+redis.call('HSET', P .. 'r:' .. rid, 'st', 'open', 'a', ARGV[7], 't', ARGV[8], 'e', ARGV[9],
+  'q', request, 'n', number, 'p', cjson.encode(paying), 'v', seq)
+redis.call('ZADD', P .. 'open', ARGV[9], rid)
+redis.call('HSET', Q, 'n:' .. number, rid)
+if ARGV[10] ~= '' then redis.call('HSET', Q, 'st', ARGV[10]) end
+if redis.call('HGET', Q, 'st') == 'open' then
+  redis.call('ZADD', P .. 'requests', 'GT', ARGV[9], request)
+end
+return {'ok', seq}

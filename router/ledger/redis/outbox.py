@@ -1,0 +1,201 @@
+"""Moves what was done from Redis to the log's store, in its order, each step once.
+
+The copy's place is written in the same transaction as the steps, so it does not matter who moves
+them, how many do at once, or when one of them dies: what was done already is passed over. Steps are
+taken out of Redis only once they are committed there.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import random
+import threading
+import time
+import uuid
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from router.errors import LedgerCorrupt, LedgerError, RouterError
+from router.ledger.mirror import Event, Mirror
+from router.ledger.redis.scripts import FETCH, FORGET
+from router.ledger.redis.server import Server
+from router.ledger.redis.session import Session
+
+KEEP_WINDOW = 86400  # seconds that the counters of a window are kept after it
+_AT_ONCE = 500  # steps a transaction
+_FORGET_AT_ONCE = 200
+_PAUSE = 0.25  # seconds between two looks of a process that works
+_LONGEST_PAUSE = 4.0  # while the server or the log's store does not answer
+_TURN_MS = 10_000
+
+_log = logging.getLogger("router")
+
+
+@dataclass(slots=True)
+class _Worker:
+    """The thread of one process."""
+
+    thread: threading.Thread | None = None
+    work: threading.Event = field(default_factory=threading.Event)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
+class Outbox:
+    """The queue of one ledger, and the thread that empties it while this process works."""
+
+    def __init__(self, server: Server, session: Session, mirror: Mirror):
+        self._server, self._session, self._mirror = server, session, mirror
+        self._turn_key = session.key.removesuffix("meta") + "turn"
+        self._workers: dict[int, _Worker] = {}  # by process id: no thread passes through a fork
+        self._problem: tuple[str, LedgerCorrupt] | None = None
+        self._said = ""
+
+    def check(self) -> None:
+        """Raise what stopped the copying for good, unless the ledger was rebuilt since."""
+        if self._problem is not None and self._problem[0] == self._session.generation:
+            raise self._problem[1]
+
+    def drain(self, until: int | None = None) -> int:
+        """Copy all that was done until now, or up to a step; return how far the copy is.
+
+        Raises `LedgerCorrupt` where steps are missing or come out otherwise in the copy: then every
+        process is stopped, since the counters cannot be trusted.
+        """
+        while True:
+            position = self._position()
+            if until is not None and position >= until:
+                return position
+            last, run, drained, events = self._fetch(position)
+            if until is not None:
+                events = [event for event in events if event.seq <= until]
+            if not events and last == position:
+                if drained < position:  # who copied them died before it could take them out
+                    self._forget(position)
+                return position
+            if not events:
+                if self._position() == position:  # no other process has copied them meanwhile
+                    raise self._stopped(f"the steps from {position + 1} to {last} are missing")
+                continue
+            try:
+                self._mirror.apply(events, run)
+            except LedgerCorrupt as error:
+                raise self._stopped(f"its log disagrees: {error.why}") from error
+            self._forget(events[-1].seq)
+
+    def poke(self) -> None:
+        """Say that something was done."""
+        worker = self._workers.get(os.getpid())
+        if worker is None:
+            mine = _Worker()
+            worker = self._workers.setdefault(os.getpid(), mine)
+            if worker is mine:
+                _LIVE.add(self)
+                mine.thread = threading.Thread(
+                    target=_run, args=(weakref.ref(self), mine), name="router-outbox", daemon=True
+                )
+                mine.thread.start()
+        worker.work.set()
+
+    def close(self) -> None:
+        """Stop the thread, and copy what this process did, if that can be done now."""
+        worker = self._workers.pop(os.getpid(), None)
+        if worker is not None and worker.thread is not None:
+            worker.stop.set()
+            worker.work.set()
+            worker.thread.join(timeout=5)
+            self.drain_if_free()
+        _LIVE.discard(self)
+
+    def drain_if_free(self) -> bool:
+        """Copy what there is; False if that is not done. Errors wait for the next time."""
+        try:
+            with self.turn(wait=0.0) as mine:
+                if mine:
+                    self.drain()
+                    self._said = ""
+                return mine
+        except LedgerCorrupt as error:
+            self._problem = (self._session.generation, error)
+            _log.error("%s", error)
+        except RouterError as error:
+            if str(error) != self._said:  # once, and not with every attempt
+                _log.warning("the log waits: %s", error)
+            self._said = str(error)
+        return False
+
+    @contextmanager
+    def turn(self, wait: float) -> Iterator[bool]:
+        """Keep other processes from copying meanwhile, which spares work and is not relied on;
+        whether that came true within `wait` seconds."""
+        token, deadline = uuid.uuid4().hex, time.monotonic() + wait
+        mine = False
+        while not mine:
+            taken = self._server.command("SET", self._turn_key, token, "NX", "PX", _TURN_MS)
+            mine = taken is not None
+            if not mine and time.monotonic() >= deadline:
+                break
+            if not mine:
+                time.sleep(0.01)
+        try:
+            yield mine
+        finally:
+            if mine and self._server.command("GET", self._turn_key) == token.encode():
+                self._server.command("DEL", self._turn_key)
+
+    def _position(self) -> int:
+        place = self._mirror.place()
+        return 0 if place is None else place.position
+
+    def _fetch(self, position: int) -> tuple[int, str, int, list[Event]]:
+        """The last step, the run of the server, up to where steps were taken out, and some steps
+        after `position`."""
+        _, last, run, drained, events = self._session.step(FETCH, (position, _AT_ONCE))
+        found = []
+        for identity, fields in events:
+            named = dict(zip(fields[::2], fields[1::2], strict=True))
+            seq = int(identity.partition(b"-")[0])
+            found.append(Event(seq, named[b"k"].decode(), named[b"d"]))
+        return int(last), run.decode(), int(drained), found
+
+    def _forget(self, position: int) -> None:
+        while True:
+            _, forgotten = self._session.step(FORGET, (position, _FORGET_AT_ONCE, KEEP_WINDOW))
+            if int(forgotten) < _FORGET_AT_ONCE:
+                return
+
+    def _stopped(self, why: str) -> LedgerCorrupt:
+        try:
+            return self._session.stop(why)
+        except LedgerError:
+            return LedgerCorrupt(self._server.name, why)
+
+
+def _run(outbox: weakref.ref[Outbox], worker: _Worker) -> None:
+    """Copy what was done, as long as the ledger is in use and says that there is something."""
+    pause = _PAUSE
+    while not worker.stop.is_set():
+        worker.work.wait(timeout=60)
+        worker.stop.wait(random.uniform(0.5, 1.5) * pause)
+        alive = outbox()
+        if alive is None or worker.stop.is_set():
+            return
+        if worker.work.is_set():
+            worker.work.clear()
+            done = alive.drain_if_free()
+            pause = _PAUSE if done else min(2 * pause, _LONGEST_PAUSE)
+            if not done:
+                worker.work.set()
+        del alive
+
+
+_LIVE: weakref.WeakSet[Outbox] = weakref.WeakSet()
+
+
+@atexit.register
+def _at_exit() -> None:
+    for outbox in list(_LIVE):
+        outbox.close()

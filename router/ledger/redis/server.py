@@ -1,0 +1,225 @@
+"""Connections to one Redis or Valkey server, and how its errors are named."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from router.errors import ConfigurationError, LedgerCorrupt, LedgerError, LedgerUnavailable
+from router.ledger.redis.scripts import Script
+from router.ledger.redis.url import RedisUrl
+
+if TYPE_CHECKING:
+    from redis.connection import Connection
+
+Argument = str | bytes | int | float
+_OLDEST = (6, 2)
+# Errors of a script or a key that is not what it was: nothing that waiting would cure.
+_DAMAGED = ("WRONGTYPE", "ERR Error running script", "ERR user_script", "ERR hash value is not")
+
+
+class Changed(Exception):
+    """Raised by a script's arguments: this is not the server that they are for."""
+
+
+class _Link:
+    """One connection, and the run of the server at its other end: a new run is a new process."""
+
+    def __init__(self, connection: Connection, run: str):
+        self.connection, self.run = connection, run
+
+    def ask(self, *command: Argument) -> Any:
+        self.connection.send_command(*command)
+        return self.connection.read_response()
+
+
+class Server:
+    """A server whose connections are shared by threads, made anew after a fork, and checked.
+
+    Nothing here waits longer than the URL's timeout for a connection or for an answer.
+    """
+
+    def __init__(self, url: RedisUrl, durability: str):
+        if durability not in ("full", "normal"):
+            raise ConfigurationError(f"durability {durability!r} is unknown; allowed: full, normal")
+        try:
+            import redis
+        except ImportError:
+            raise ConfigurationError(
+                "a ledger in Redis needs the package redis; install tiered-router[redis]"
+            ) from None
+        self._redis = redis
+        self.url, self.name, self._durability = url, url.name, durability
+        self._idle: deque[_Link] = deque()
+        self._pid = os.getpid()
+        self._closed = False
+
+    def start(self) -> None:
+        """Connect, and refuse a server that would lose or evict money: `ConfigurationError`."""
+        try:
+            self._idle.append(self._connect())
+        except self._redis.RedisError as error:
+            raise self._named(error) from error
+
+    def call(
+        self,
+        script: Script,
+        key: str,
+        arguments: Callable[[str], Sequence[Argument]],
+        *,
+        again: bool = True,
+        durable: bool = False,
+    ) -> Any:
+        """Run a script; return its answer.
+
+        Parameters: `arguments`, called with the run id of the server that the script will run on;
+        `again`, whether the script may run twice where a connection broke before its answer came;
+        `durable`, whether the URL's replicas must have what it wrote.
+        """
+        return self._with_link(lambda link: self._run(link, script, key, arguments, durable), again)
+
+    def command(self, *command: Argument) -> Any:
+        """Run one command, which may run twice; return its answer."""
+        return self._with_link(lambda link: link.ask(*command), again=True)
+
+    def close(self) -> None:
+        self._closed = True
+        self._drop_idle()
+
+    def _with_link(self, work: Callable[[_Link], Any], again: bool) -> Any:
+        if self._closed:
+            raise LedgerUnavailable(self.name, "it was closed")
+        if self._pid != os.getpid():  # no connection may be shared with the parent
+            self._idle, self._pid = deque(), os.getpid()
+        try:
+            while True:
+                try:
+                    link, fresh = self._idle.pop(), False
+                except IndexError:
+                    link, fresh = self._connect(), True
+                try:
+                    answer = work(link)
+                except self._redis.TimeoutError:
+                    link.connection.disconnect()
+                    raise
+                except self._redis.ConnectionError:
+                    link.connection.disconnect()
+                    if fresh or not again:
+                        raise
+                    self._drop_idle()  # the server went away, and with it all its connections
+                    continue
+                except (self._redis.ResponseError, LedgerError, Changed):
+                    self._idle.append(link)
+                    raise
+                except BaseException:
+                    link.connection.disconnect()  # an answer may still be under way
+                    raise
+                self._idle.append(link)
+                return answer
+        except self._redis.RedisError as error:
+            raise self._named(error) from error
+        except ConfigurationError as error:  # the server was changed under us
+            raise LedgerUnavailable(self.name, str(error)) from error
+
+    def _run(
+        self,
+        link: _Link,
+        script: Script,
+        key: str,
+        arguments: Callable[[str], Sequence[Argument]],
+        durable: bool,
+    ) -> Any:
+        tail = (1, key, *arguments(link.run))
+        try:
+            answer = link.ask("EVALSHA", script.sha1, *tail)
+        except self._redis.exceptions.NoScriptError:
+            answer = link.ask("EVAL", script.text, *tail)
+        if durable and self.url.replicas:
+            patience = int(self.url.timeout * 800)  # ms: less than the socket's own
+            reached = link.ask("WAIT", self.url.replicas, patience)
+            if reached < self.url.replicas:
+                raise LedgerUnavailable(
+                    self.name, f"{reached} of {self.url.replicas} replicas have the step"
+                )
+        return answer
+
+    def _connect(self) -> _Link:
+        from redis.backoff import NoBackoff
+        from redis.connection import Connection, SSLConnection
+        from redis.retry import Retry
+
+        url = self.url
+        kind: type[Connection] = SSLConnection if url.tls else Connection
+        connection = kind(
+            host=url.host,
+            port=url.port,
+            db=url.db,
+            username=url.username,
+            password=url.password,
+            socket_timeout=url.timeout,
+            socket_connect_timeout=url.timeout,
+            retry=Retry(NoBackoff(), 0),
+            protocol=2,
+            **({"ssl_ca_certs": url.ca} if url.tls and url.ca else {}),
+        )
+        link = _Link(connection, "")
+        try:
+            connection.connect()
+            info = _facts(link.ask("INFO"))
+            link.run = info["run_id"]
+            self._check(link, info)
+        except BaseException:
+            connection.disconnect()
+            raise
+        return link
+
+    def _check(self, link: _Link, info: dict[str, str]) -> None:
+        version = tuple(int(part) for part in info["redis_version"].split(".")[:2])
+        if version < _OLDEST:
+            raise ConfigurationError(f"{self.name} is Redis {info['redis_version']}; 6.2 is needed")
+        if info.get("role") != "master":
+            raise LedgerUnavailable(self.name, "this server is a replica; name the primary")
+        policy = info.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction":
+            raise ConfigurationError(
+                f"{self.name} may evict counters: its maxmemory-policy is {policy}; "
+                f"set it to noeviction"
+            )
+        if info.get("aof_enabled") != "1":
+            raise ConfigurationError(
+                f"{self.name} forgets what was spent when it restarts; set appendonly to yes"
+            )
+        if self._durability == "full" and self._fsync(link) != "always":
+            raise ConfigurationError(
+                f"{self.name} may lose its last second in a power cut: durability full needs "
+                f"appendfsync always; set that, or ask for durability normal"
+            )
+
+    def _fsync(self, link: _Link) -> str:
+        try:
+            answer = link.ask("CONFIG", "GET", "appendfsync")
+        except self._redis.ResponseError:  # a managed service keeps it to itself
+            return "unknown"
+        return bytes(answer[1]).decode() if answer else "unknown"
+
+    def _drop_idle(self) -> None:
+        while True:
+            try:
+                self._idle.pop().connection.disconnect()
+            except IndexError:
+                return
+
+    def _named(self, error: Exception) -> LedgerError:
+        text = str(error) or type(error).__name__
+        if isinstance(error, self._redis.ResponseError) and text.startswith(_DAMAGED):
+            return LedgerCorrupt(self.name, text)
+        if isinstance(error, self._redis.TimeoutError):
+            text = f"it did not answer within {self.url.timeout:g} seconds"
+        return LedgerUnavailable(self.name, text)
+
+
+def _facts(info: bytes) -> dict[str, str]:
+    lines = (line.partition(":") for line in info.decode().splitlines() if ":" in line)
+    return {key: value.strip() for key, _, value in lines}

@@ -1,0 +1,494 @@
+"""Servers that die, forget, lag, evict or fill up, and networks that cut."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import threading
+import time
+from contextlib import suppress
+
+import pytest
+
+from router.errors import BudgetExceeded, ConfigurationError, LedgerCorrupt, LedgerUnavailable
+from router.ledger import Ledger, open_ledger
+from router.ledger.redis import outbox as redis_outbox
+from router.ledger.redis import scripts
+from router.ledger.redis import server as redis_server
+from router.ledger.redis import store as redis_store
+from router.ledger.redis.rebuild import rebuild
+from router.ledger.redis.session import _reached
+from router.ledger.redis.url import parse
+from router.types import Budget
+from tests.ledger_kit import NOW, TTL, counters, reserve, settle
+from tests.proxy import Proxy
+from tests.servers_redis import KINDS, Server, server
+
+ALL = ("all", "")
+BUDGET = Budget("all", 1_000_000)
+
+
+def opened(place: str, *budgets: Budget, **options) -> Ledger:
+    return open_ledger(place, budgets or (BUDGET,), durability="normal", **options)
+
+
+@pytest.fixture(params=KINDS)
+def own(request):
+    """A server of this test's own, to be broken."""
+    started = Server(request.param)
+    yield started
+    started.remove()
+
+
+@pytest.fixture
+def proxy():
+    made = Proxy(server().port)
+    yield made
+    made.close()
+
+
+def refused_within(seconds: float, work) -> float:
+    """Run `work`, which must be refused; how long the quickest of three took."""
+    took = []
+    for _ in range(3):
+        began = time.monotonic()
+        with pytest.raises(LedgerUnavailable):
+            work()
+        took.append(time.monotonic() - began)
+    assert min(took) < seconds
+    return min(took)
+
+
+def spent(ledger: Ledger, calls: int, cost: int = 60, name: str = "r") -> None:
+    for call in range(calls):
+        reserve(ledger, f"{name}{call}", 100)
+        settle(ledger, f"{name}{call}", cost)
+
+
+def test_f31_a_server_that_is_down_denies_at_each_step_and_serves_again_when_it_is_back(
+    own, tmp_path
+):
+    place = own.url(tmp_path, timeout=0.2)
+    ledger = opened(own.url(tmp_path, parse(place).ledger))  # patient, for this busy machine
+    reserve(ledger, "before", 100)
+    own.kill()
+    refused_within(0.25, lambda: reserve(ledger, "while", 100))
+    settle(ledger, "before", 60)  # it waits in the journal
+    refused_within(0.25, lambda: ledger.room({}, NOW))
+    with pytest.raises(LedgerUnavailable):
+        opened(place)
+    own.start()
+    back = time.monotonic()
+    reserve(ledger, "after", 100)
+    assert time.monotonic() - back < 2
+    assert counters(ledger) == {ALL: (60, 100)}
+    assert ledger.verify() == []
+
+
+def test_f31_a_server_that_hangs_denies_within_250_ms_and_serves_again_within_2_seconds(
+    own, tmp_path
+):
+    ledger = opened(own.url(tmp_path, timeout=0.2))
+    with suppress(LedgerUnavailable):
+        reserve(ledger, "a", 100)
+    os.kill(own.process.pid, signal.SIGSTOP)
+    took = refused_within(0.25, lambda: reserve(ledger, "b", 100))
+    assert took > 0.15
+    os.kill(own.process.pid, signal.SIGCONT)
+    back = time.monotonic()
+    while time.monotonic() - back < 2:
+        with suppress(LedgerUnavailable):
+            reserve(ledger, "c", 100)
+            break
+    assert time.monotonic() - back < 2
+
+
+def test_f31_a_reply_that_is_lost_in_the_middle_of_each_step_changes_nothing_twice(
+    tmp_path, proxy, monkeypatch
+):
+    """The step is done, its answer is cut off: it is asked again at once, and done once."""
+    monkeypatch.setattr(redis_outbox.Outbox, "poke", lambda self: None)
+    warm = opened(server().url(tmp_path))  # from here on the server knows the scripts
+    spent(warm, 1)
+    reserve(warm, "late", 1)
+    warm.expire(NOW + TTL)
+    warm.set_limit("all", 500, now=NOW)
+    ledger = opened(server().url(tmp_path, port=proxy.port))
+    for count, step in enumerate(
+        (
+            lambda: reserve(ledger, "a", 100),
+            lambda: settle(ledger, "a", 60),
+            lambda: reserve(ledger, "b", 100),
+            lambda: ledger.budget_ledger.expire(NOW + TTL),
+            lambda: ledger.set_limit("all", 500, now=NOW),
+        )
+    ):
+        proxy.swallow = 1
+        step()
+        assert proxy.swallowed == count + 1
+    assert counters(ledger) == {ALL: (160, 0)}
+    assert len(ledger.audit()) == 1
+    assert ledger.verify() == []
+
+
+def test_f07_a_reply_that_is_lost_with_the_connection_and_a_retry_are_one_hold(tmp_path, proxy):
+    ledger = opened(server().url(tmp_path, port=proxy.port, timeout=0.5))
+    reserve(ledger, "warm", 0)
+    proxy.latency = 0.8  # done by the server, and given up on here
+    with pytest.raises(LedgerUnavailable):
+        reserve(ledger, "a", 700_000)
+    proxy.latency = 0.0
+    time.sleep(0.5)
+    assert reserve(ledger, "a", 700_000).amount == 700_000
+    assert counters(ledger) == {ALL: (0, 700_000)}
+
+
+def test_a_credit_whose_reply_is_lost_is_not_given_twice(tmp_path, proxy, monkeypatch):
+    monkeypatch.setattr(redis_outbox.Outbox, "poke", lambda self: None)
+    ledger = opened(server().url(tmp_path, port=proxy.port))
+    spent(ledger, 3)
+    ledger.credit("all", 0, now=NOW)  # from here on the server knows the script
+    call = redis_server.Server.call
+
+    def swallowed(self, script, *arguments, **options):
+        proxy.swallow = int(script is scripts.CREDIT)
+        return call(self, script, *arguments, **options)
+
+    monkeypatch.setattr(redis_server.Server, "call", swallowed)
+    with pytest.raises(LedgerUnavailable):
+        ledger.credit("all", 50, now=NOW)
+    assert counters(ledger) == {ALL: (130, 0)}
+    assert ledger.verify() == []
+
+
+def forget_everything(own: Server, ledger: str) -> None:
+    own.ask("FLUSHALL")
+
+
+def restart_empty(own: Server, ledger: str) -> None:
+    own.kill()
+    for each in own.folder.glob("append*"):
+        shutil.rmtree(each) if each.is_dir() else each.unlink()
+    own.start()
+
+
+def lose_the_counters_own_hash(own: Server, ledger: str) -> None:
+    own.ask("DEL", f"{{router:{ledger}}}:meta")
+
+
+@pytest.mark.parametrize("lose", [forget_everything, restart_empty, lose_the_counters_own_hash])
+def test_f32_a_server_that_has_forgotten_the_ledger_denies_until_it_is_rebuilt(own, tmp_path, lose):
+    place = own.url(tmp_path)
+    ledger = opened(place, BUDGET, Budget("roll", 900, "rolling", seconds=3600))
+    spent(ledger, 5)
+    reserve(ledger, "open", 100)
+    reserve(ledger, "late", 50)
+    ledger.set_limit("all", 5_000, now=NOW)
+    assert ledger.verify() == []
+    before = ledger.states(NOW)
+    lose(own, parse(place).ledger)
+    for step in (
+        lambda: reserve(ledger, "x", 1),
+        lambda: settle(ledger, "open", 1),
+        lambda: ledger.room({}, NOW),
+        lambda: opened(place),
+        lambda: ledger.verify(),
+    ):
+        with pytest.raises(LedgerCorrupt, match="rebuild"):
+            step()
+    done = rebuild(place, durability="normal")
+    assert (done.open_reservations, done.accounts) == (2, 2)
+    assert ledger.states(NOW) == before  # the process that was refused goes on
+    settle(ledger, "open", 70)
+    with pytest.raises(BudgetExceeded):
+        reserve(ledger, "too much", 481)  # of 900: 300 + 70 settled, 50 held
+    assert opened(place).expire(NOW + TTL) == 1
+    assert ledger.verify() == []
+    assert counters(ledger)[ALL] == (420, 0)
+    assert sum(row.cost or 0 for row in ledger.log().attempts()) == 420
+
+
+def restore_older_state(own: Server, work) -> None:
+    """Do `work`, then bring the server's files back to what they were before."""
+    copy = own.folder.with_name(own.folder.name + "-copy")
+    shutil.copytree(own.folder, copy)
+    work()
+    own.kill()
+    shutil.rmtree(own.folder)
+    copy.rename(own.folder)
+    own.start()
+
+
+def test_f32_an_older_state_of_the_server_is_noticed_by_the_log_alone(own, tmp_path):
+    place = own.url(tmp_path)
+    ledger = opened(place)
+    spent(ledger, 3)
+
+    def work() -> None:
+        spent(ledger, 3, name="lost")
+        ledger.close()
+
+    restore_older_state(own, work)
+    with pytest.raises(LedgerCorrupt, match="was acknowledged and is gone"):
+        opened(place)
+    rebuild(place, durability="normal")
+    assert counters(opened(place)) == {ALL: (360, 0)}
+
+
+def test_f33_a_failover_that_lost_the_last_second_stops_all_even_when_others_went_on(
+    own, tmp_path, monkeypatch
+):
+    """Nothing of the lost second was copied: only the process that saw it knows of it."""
+    place = own.url(tmp_path)
+    saw, other = opened(place), opened(place)
+    spent(saw, 2)
+    assert len(list(saw.log().requests())) == 2
+    counters(other)
+    monkeypatch.setattr(redis_outbox.Outbox, "poke", lambda self: None)
+    restore_older_state(own, lambda: spent(saw, 1, name="lost"))
+    for call in range(5):
+        reserve(other, f"other{call}", 100)  # which knows nothing better
+    with pytest.raises(LedgerCorrupt, match="was acknowledged and is gone"):
+        reserve(saw, "x", 1)
+    with pytest.raises(LedgerCorrupt):
+        reserve(other, "y", 1)
+    done = rebuild(place, durability="normal")
+    assert (done.steps, done.open_reservations) == (5, 5)
+    settle(other, "other0", 60)
+    assert counters(other) == {ALL: (180, 400)}
+    assert other.verify() == []
+
+
+@pytest.mark.parametrize(
+    ("run", "high", "seq", "reached"),
+    [
+        ("one", 90, 95, True),
+        ("one", 91, 95, False),  # of the first run's steps, 90 were left when the second began
+        ("two", 95, 95, True),
+        ("two", 96, 95, False),
+        ("other", 1, 95, False),
+    ],
+)
+def test_f33_a_step_is_there_if_every_later_run_began_after_it(run, high, seq, reached):
+    assert _reached(run, high, seq, ["one 0", "two 90", "three 99"]) is reached
+
+
+def test_a_restart_that_loses_nothing_is_passed_over(own, tmp_path):
+    ledger = opened(own.url(tmp_path))
+    for turn in range(3):
+        spent(ledger, 2, name=f"t{turn}-")
+        own.restart()
+    assert counters(ledger) == {ALL: (360, 0)}
+    assert ledger.verify() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "durability", "says"),
+    [
+        (("--maxmemory-policy", "allkeys-lru"), "normal", "noeviction"),
+        (("--maxmemory-policy", "volatile-ttl"), "normal", "noeviction"),
+        (("--appendonly", "no"), "normal", "appendonly"),
+        ((), "full", "appendfsync always"),
+    ],
+)
+def test_f34_a_server_that_may_lose_counters_is_refused_at_the_start(
+    tmp_path, options, durability, says
+):
+    started = Server("redis", *options)
+    with pytest.raises(ConfigurationError, match=says):
+        open_ledger(started.url(tmp_path), [BUDGET], durability=durability)
+    assert list(tmp_path.iterdir()) == []
+    started.remove()
+
+
+def test_a_server_that_is_not_full_can_be_looked_after_by_commands_that_spend_nothing(tmp_path):
+    place = server().url(tmp_path)
+    spent(opened(place), 2)
+    looking = open_ledger(place, create=False)
+    assert counters(looking) == {ALL: (120, 0)}
+    assert looking.verify() == []
+
+
+def test_full_durability_is_a_server_that_writes_to_disk_before_it_answers(tmp_path):
+    started = Server("valkey", "--appendfsync", "always")
+    ledger = open_ledger(started.url(tmp_path), [BUDGET], durability="full")
+    reserve(ledger, "a", 100)
+    started.restart()
+    assert counters(ledger) == {ALL: (0, 100)}
+    started.remove()
+
+
+def test_f34_a_server_that_begins_to_evict_is_refused_by_its_next_connection(own, tmp_path):
+    ledger = opened(own.url(tmp_path))
+    reserve(ledger, "a", 100)
+    own.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-random")
+    own.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    with pytest.raises(LedgerUnavailable, match="noeviction"):
+        reserve(ledger, "b", 100)
+
+
+def test_f38_a_server_without_memory_denies_and_leaves_no_half_a_step(own, tmp_path):
+    ledger = opened(own.url(tmp_path))
+    spent(ledger, 2)
+    reserve(ledger, "open", 100)
+    own.ask("CONFIG", "SET", "maxmemory", "1")
+    for step in (
+        lambda: reserve(ledger, "x", 1),
+        lambda: ledger.expire(NOW + TTL),
+        lambda: ledger.set_limit("all", 5, now=NOW),
+    ):
+        with pytest.raises(LedgerUnavailable, match=r"maxmemory|OOM"):
+            step()
+    settle(ledger, "open", 60)  # it waits in the journal
+    own.ask("CONFIG", "SET", "maxmemory", "0")
+    assert counters(ledger) == {ALL: (120, 100)}
+    ledger.expire(NOW)  # the journal is replayed
+    assert counters(ledger) == {ALL: (180, 0)}
+    assert ledger.verify() == []
+
+
+def test_f44_a_copier_that_dies_between_commit_and_removal_makes_no_duplicate(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(redis_outbox.Outbox, "poke", lambda self: None)
+    place = server().url(tmp_path)
+    ledger = opened(place)
+    spent(ledger, 10)
+    ledger.credit("all", 100, now=NOW)
+    pid = os.fork()
+    if pid == 0:
+        monkeypatch.setattr(redis_outbox.Outbox, "_forget", lambda *_: os._exit(9))
+        with suppress(BaseException):
+            list(ledger.log().requests())
+        os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 9 << 8
+    assert server().ask("XLEN", f"{{router:{parse(place).ledger}}}:outbox") == ":22"
+    assert sum(row.cost or 0 for row in ledger.log().attempts()) == 600
+    assert len(list(ledger.log().requests())) == 10
+    assert server().ask("XLEN", f"{{router:{parse(place).ledger}}}:outbox") == ":0"
+    assert counters(ledger) == {ALL: (500, 0)}
+    assert ledger.verify() == []
+
+
+def test_f44_many_copiers_at_once_make_no_duplicate(tmp_path):
+    place = server().url(tmp_path)
+    ledger = opened(place)
+    stop = threading.Event()
+
+    def copy() -> None:
+        mine = opened(place)
+        while not stop.is_set():
+            list(mine.log().requests())
+
+    copiers = [threading.Thread(target=copy) for _ in range(3)]
+    for each in copiers:
+        each.start()
+    spent(ledger, 60)
+    stop.set()
+    for each in copiers:
+        each.join()
+    assert sum(row.cost or 0 for row in ledger.log().attempts()) == 3600
+    assert ledger.verify() == []
+
+
+def test_f45_a_slow_network_that_resets_and_slices_loses_nothing(tmp_path, proxy):
+    ledger = opened(server().url(tmp_path, port=proxy.port))
+    proxy.latency, proxy.piece = 0.002, 50
+    done = threading.Event()
+
+    def reset() -> None:
+        while not done.wait(0.3):
+            proxy.reset_all()
+
+    resetting = threading.Thread(target=reset)
+    resetting.start()
+    for call in range(40):
+        for step in (
+            lambda c: reserve(ledger, f"r{c}", 100),
+            lambda c: settle(ledger, f"r{c}", 60),
+        ):
+            for _ in range(50):
+                with suppress(LedgerUnavailable):
+                    step(call)
+                    break
+            else:
+                raise AssertionError("never served")
+    done.set()
+    resetting.join()
+    assert counters(ledger) == {ALL: (2400, 0)}
+    assert ledger.verify() == []
+
+
+def test_f03_a_server_killed_again_and_again_loses_no_bill(own, tmp_path):
+    """What it has acknowledged is in its file before it answers, so that no kill takes it back."""
+    ledger = opened(own.url(tmp_path))
+    billed: dict[str, int] = {}
+    stop = threading.Event()
+
+    def work(worker: int) -> None:
+        chance = random.Random(worker)
+        for call in range(100_000):
+            if stop.is_set():
+                return
+            name, cost = f"r{worker}-{call}", chance.randint(0, 10)
+            with suppress(LedgerUnavailable):
+                reserve(ledger, name, 10)
+                billed[name] = cost
+                settle(ledger, name, cost)
+
+    workers = [threading.Thread(target=work, args=(n,)) for n in range(3)]
+    for each in workers:
+        each.start()
+    chance = random.Random(7)
+    for _ in range(6):
+        time.sleep(chance.uniform(0.05, 0.3))
+        own.restart()
+    stop.set()
+    for each in workers:
+        each.join()
+    ledger.expire(NOW + TTL)
+    assert ledger.verify() == []
+    charged = {row.request_id: row.cost or 0 for row in ledger.log().attempts()}
+    assert len(billed) > 50
+    assert [name for name, cost in billed.items() if charged[name] < cost] == []
+    assert counters(ledger) == {ALL: (sum(charged.values()), 0)}
+
+
+def server_waits_for(primary: Server, replicas: int) -> bool:
+    return primary.ask("WAIT", str(replicas), "100") == f":{replicas}"
+
+
+def test_a_step_counts_once_the_replicas_that_were_asked_for_have_it(tmp_path):
+    primary = Server("valkey")
+    replica = Server("valkey", "--replicaof", f"127.0.0.1 {primary.port}")
+    with pytest.raises(LedgerUnavailable, match="replica"):
+        opened(replica.url(tmp_path))
+    deadline = time.monotonic() + 60
+    while not server_waits_for(primary, 1) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    ledger = opened(primary.url(tmp_path, replicas=1, timeout=20))
+    reserve(ledger, "a", 100)
+    replica.kill()
+    with pytest.raises(LedgerUnavailable, match="0 of 1 replicas"):
+        opened(primary.url(tmp_path, replicas=1, timeout=1))
+    primary.remove()
+    replica.remove()
+
+
+def test_a_log_that_cannot_be_written_stops_nobody_and_catches_up(tmp_path, monkeypatch):
+    place = server().url(tmp_path)
+    monkeypatch.setattr(redis_store, "_LOG_BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(redis_outbox, "_PAUSE", 0.01)
+    ledger = opened(place)
+    other = sqlite3.connect(parse(place).log.removeprefix("sqlite:///"), isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    spent(ledger, 20)
+    with pytest.raises(LedgerUnavailable):
+        list(ledger.log().requests())
+    other.execute("ROLLBACK")
+    other.close()
+    assert len(list(ledger.log().attempts())) == 20
+    assert ledger.verify() == []
