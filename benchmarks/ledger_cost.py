@@ -1,7 +1,9 @@
-"""What a reservation and its settlement cost: SQLite NORMAL and FULL, and leases over SQLite.
+"""What a reservation and its settlement cost one process, on every store and with leases.
 
 Each call reserves in three nested budgets and settles with rows of ordinary size. The kinds take
-turns, `--calls` calls a turn, so that other load on the machine falls on all of them alike.
+turns, `--calls` calls a turn, so that other load on the machine falls on all of them alike. Beside
+them stands the least that each could take here: two transactions that write one row (SQLite), two
+round trips (servers), an empty loop of 1,000 turns (the processor).
 
     python benchmarks/ledger_cost.py --calls 200 --turns 10 --json
 """
@@ -11,18 +13,24 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import socket
 import sqlite3
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
+import psycopg
 from ledger_hammer import AMOUNT, rows
+from ledger_stores import STORES
 from stamp import commit, machine
 
 from router.ledger import Ledger, open_ledger
 from router.types import AttemptRow, Budget, RequestEnd, Reservation
 
+Durability = Literal["full", "normal"]
 RESULTS = Path(__file__).parent / "results" / "ledger_cost.json"
 SCOPES = {"user": "ann", "team": "blue"}
 BUDGETS = [
@@ -30,10 +38,15 @@ BUDGETS = [
     Budget("team", 2**51, "month", "Europe/Berlin", "team"),
     Budget("user", 2**50, "day", "America/New_York", "user"),
 ]
-KINDS: dict[str, dict[str, Any]] = {
-    "sqlite normal": {"durability": "normal"},
-    "sqlite full": {"durability": "full"},
-    "lease over sqlite normal": {"durability": "normal", "lease": True},
+# name → store, durability, whether with leases
+KINDS: dict[str, tuple[str, Durability, bool]] = {
+    "sqlite normal": ("sqlite", "normal", False),
+    "sqlite full": ("sqlite", "full", False),
+    "lease over sqlite normal": ("sqlite", "normal", True),
+    "redis normal": ("redis", "normal", False),
+    "valkey normal": ("valkey", "normal", False),
+    "postgres normal": ("postgres", "normal", False),
+    "postgres full": ("postgres", "full", False),
 }
 
 
@@ -72,29 +85,78 @@ def quantiles(values: list[float]) -> dict[str, float]:
     return {name: round(ordered[place] * 1e3, 4) for name, place in places.items()}
 
 
-def measure(folder: str, calls: int, turns: int) -> dict[str, Any]:
+def floors(folder: Path, urls: dict[str, str], turns: int) -> dict[str, dict[str, float]]:
+    """The least that two steps can take here, in milliseconds, by what they are made of."""
+    rows = sqlite3.connect(folder / "bare.db", isolation_level=None)
+    rows.execute("PRAGMA journal_mode = WAL")
+    rows.execute("PRAGMA synchronous = NORMAL")
+    rows.execute("CREATE TABLE bare (id INTEGER PRIMARY KEY, text TEXT)")
+    redis = urlsplit(urls["redis normal"])
+    link = socket.create_connection((redis.hostname or "", redis.port or 0))
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    postgres = psycopg.connect(urls["postgres normal"], autocommit=True)
+
+    def two_commits() -> None:
+        for _ in range(2):
+            rows.execute("BEGIN IMMEDIATE")
+            rows.execute("INSERT INTO bare (text) VALUES ('x')")
+            rows.execute("COMMIT")
+
+    def two_pings() -> None:
+        for _ in range(2):
+            link.sendall(b"*1\r\n$4\r\nPING\r\n")
+            link.recv(100)
+
+    def two_selects() -> None:
+        for _ in range(2):
+            postgres.execute("SELECT 1", prepare=True)
+
+    def a_loop() -> None:
+        for _ in range(1000):
+            pass
+
+    found: dict[str, dict[str, float]] = {}
+    for work in (two_commits, two_pings, two_selects, a_loop):
+        seconds = []
+        for _ in range(100 * turns):
+            began = time.perf_counter()
+            work()
+            seconds.append(time.perf_counter() - began)
+        found[work.__name__.replace("_", " ")] = quantiles(seconds)
+    rows.close()
+    link.close()
+    postgres.close()
+    return found
+
+
+def measure(folder: Path, calls: int, turns: int) -> dict[str, Any]:
     """Let the kinds take turns; return their quantiles, and what the store says of its sums."""
-    ledgers = {
-        kind: open_ledger(f"sqlite:///{folder}/{number}.db", BUDGETS, **options)
-        for number, (kind, options) in enumerate(KINDS.items())
-    }
-    for ledger in ledgers.values():
-        turn(ledger, "warm", 50)
-    seconds: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
-    for number in range(turns):
+    with ExitStack() as running:
+        ledgers, urls = {}, {}
+        for number, (kind, (store, durability, lease)) in enumerate(KINDS.items()):
+            (place := folder / str(number)).mkdir()
+            urls[kind] = running.enter_context(STORES[store](place, durability)).url
+            ledgers[kind] = open_ledger(
+                urls[kind], BUDGETS, durability=durability, busy_seconds=10, lease=lease
+            )
+            turn(ledgers[kind], "warm", 50)
+        seconds: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
+        for number in range(turns):
+            for kind, ledger in ledgers.items():
+                seconds[kind] += turn(ledger, f"t{number}", calls)
+                time.sleep(0.5)  # what it does behind its calls is not to fall on the next
+        least = floors(folder, urls, turns)
+        result = {}
         for kind, ledger in ledgers.items():
-            seconds[kind] += turn(ledger, f"t{number}", calls)
-    result = {}
-    for kind, ledger in ledgers.items():
-        problems = ledger.verify()
-        ledger.close()
-        result[kind] = {
-            "reserve_ms": quantiles([reserve for reserve, _ in seconds[kind]]),
-            "settle_ms": quantiles([settle for _, settle in seconds[kind]]),
-            "both_ms": quantiles([sum(both) for both in seconds[kind]]),
-            "verify": problems,
-        }
-    return result
+            problems = ledger.verify()
+            ledger.close()
+            result[kind] = {
+                "reserve_ms": quantiles([reserve for reserve, _ in seconds[kind]]),
+                "settle_ms": quantiles([settle for _, settle in seconds[kind]]),
+                "both_ms": quantiles([sum(both) for both in seconds[kind]]),
+                "verify": problems,
+            }
+    return {"kinds": result, "least_ms": least}
 
 
 def main() -> None:
@@ -106,7 +168,7 @@ def main() -> None:
     options = parser.parse_args()
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        kinds = measure(folder, options.calls, options.turns)
+        found = measure(Path(folder), options.calls, options.turns)
     record = {
         "commit": commit(),
         "machine": machine(),
@@ -114,7 +176,7 @@ def main() -> None:
         "sqlite": sqlite3.sqlite_version,
         "processes": 1,
         "calls": options.calls * options.turns,
-        "kinds": kinds,
+        **found,
     }
     print(json.dumps(record, indent=2))
     if options.json:

@@ -159,7 +159,7 @@ BUGS = (
         "held=whole, actual=whole, reserved=whole)",
         "held=whole, actual=Amounts(0, 0, 0), reserved=whole)", "test_ledger_money.py"),
     Bug("a reservation expires a moment late", STORE,
-        "state = 'open' AND expires_at <= ?", "state = 'open' AND expires_at < ?"),
+        "{_OPEN} AND expires_at <= ?", "{_OPEN} AND expires_at < ?"),
     Bug("a sweep ends after the first transaction", STORE,
         "while expired == _EXPIRE_AT_ONCE:", "while False:"),
     Bug("a request between two attempts is taken for dead", STORE,
