@@ -16,9 +16,9 @@ from router.predict.estimators import GainRidge, LogisticHeads, LogTokens, Proto
 from router.predict.estimators.gain_ridge import levels
 from router.predict.estimators.log_tokens import residual_quantiles
 from router.predict.features import DENSE_NAMES
+from router.predict.learners import Learners
 from router.predict.model_file import ModelFile
 from router.predict.scorer import TOKEN_SHARES
-from router.predict.training import Learners
 from router.types import TIERS
 
 Floats = NDArray[np.float64]
@@ -69,7 +69,7 @@ def fit(rows: Rows, beliefs: Rows, seed: int, recipe: Recipe = Recipe()) -> Mode
     near = PrototypeNeighbors(random_state=seed).fit(design.text, score, weight)
     tiers = np.ones(len(TIERS), dtype=bool)
     nothing = LogisticHeads()
-    nothing.coef_ = np.zeros((len(TIERS), len(design.vocabulary)))
+    nothing.coef_ = np.zeros((len(TIERS), len(design.vocabulary) + len(DENSE_NAMES)))
     nothing.intercept_ = np.zeros(len(TIERS))
     judged = rows.source == BELIEFS
     residual = left[np.isfinite(left)]
