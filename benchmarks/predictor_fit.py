@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from predictor_data import BELIEFS, Rows, join
 from scipy import sparse
+from threadpoolctl import threadpool_limits
 
 from router.predict import training
 from router.predict.design import Design
@@ -48,7 +49,12 @@ def fit(rows: Rows, beliefs: Rows, seed: int, recipe: Recipe = Recipe()) -> Mode
     the questions with the beliefs' own posterior as its prior. All tiers share one length of
     answers: how long a model answers is a trait of that model, not of its tier.
     """
-    rows = join(rows, beliefs)
+    # A product over several threads is rounded otherwise, and the model's hash would tell.
+    with threadpool_limits(1):
+        return _fit(join(rows, beliefs), seed, recipe)
+
+
+def _fit(rows: Rows, seed: int, recipe: Recipe) -> ModelFile:
     design = design_of(rows)
     inner = list(training.inner_folds(rows.examples, seed))
     weight = weights_of(rows, recipe)
