@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from predictor_data import BELIEFS, Rows, join
 from scipy import sparse
+from threadpoolctl import threadpool_limits
 
 from router.predict import training
 from router.predict.design import Design
@@ -16,9 +17,9 @@ from router.predict.estimators import GainRidge, LogisticHeads, LogTokens, Proto
 from router.predict.estimators.gain_ridge import levels
 from router.predict.estimators.log_tokens import residual_quantiles
 from router.predict.features import DENSE_NAMES
+from router.predict.learners import Learners
 from router.predict.model_file import ModelFile
 from router.predict.scorer import TOKEN_SHARES
-from router.predict.training import Learners
 from router.types import TIERS
 
 Floats = NDArray[np.float64]
@@ -48,7 +49,12 @@ def fit(rows: Rows, beliefs: Rows, seed: int, recipe: Recipe = Recipe()) -> Mode
     the questions with the beliefs' own posterior as its prior. All tiers share one length of
     answers: how long a model answers is a trait of that model, not of its tier.
     """
-    rows = join(rows, beliefs)
+    # A product over several threads is rounded otherwise, and the model's hash would tell.
+    with threadpool_limits(1):
+        return _fit(join(rows, beliefs), seed, recipe)
+
+
+def _fit(rows: Rows, seed: int, recipe: Recipe) -> ModelFile:
     design = design_of(rows)
     inner = list(training.inner_folds(rows.examples, seed))
     weight = weights_of(rows, recipe)
@@ -69,7 +75,7 @@ def fit(rows: Rows, beliefs: Rows, seed: int, recipe: Recipe = Recipe()) -> Mode
     near = PrototypeNeighbors(random_state=seed).fit(design.text, score, weight)
     tiers = np.ones(len(TIERS), dtype=bool)
     nothing = LogisticHeads()
-    nothing.coef_ = np.zeros((len(TIERS), len(design.vocabulary)))
+    nothing.coef_ = np.zeros((len(TIERS), len(design.vocabulary) + len(DENSE_NAMES)))
     nothing.intercept_ = np.zeros(len(TIERS))
     judged = rows.source == BELIEFS
     residual = left[np.isfinite(left)]

@@ -49,13 +49,14 @@ def main() -> None:
         "--out", type=Path, default=ROOT / "benchmarks/results/routing_quality.json"
     )
     options = parser.parse_args()
+    measured_at = commit()  # the results that are written below would make the tree dirty
     results: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
     for name in options.only or SETTINGS:
         started = time.perf_counter()
         report = measured(name, options.outcomes, options.seed, options.draws)
         report |= {
             "seconds": time.perf_counter() - started,
-            "commit": commit(),
+            "commit": measured_at,
             "machine": machine(),
         }
         results[name] = rounded(report)

@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks/results")
     parser.add_argument("--skip-checks", action="store_true", help="only train and save")
     options = parser.parse_args()
+    trained_at = commit()  # the model that is written below would make the tree dirty
     pool = without_repeats(load(options.outcomes))
     beliefs = load_beliefs(ROOT / "benchmarks/beliefs.jsonl")
     started = time.perf_counter()
@@ -51,7 +52,7 @@ def main() -> None:
     results = {
         "protocol": {
             "seed": options.seed,
-            "commit": commit(),
+            "commit": trained_at,
             "machine": machine(),
             "model": f"{model.name}@{digest[:12]}",
             "bytes": size,

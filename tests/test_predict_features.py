@@ -164,6 +164,12 @@ def test_the_system_prompt_is_not_read():
     assert (one.buckets == other.buckets).all()
 
 
+def test_a_word_weighs_the_same_however_often_it_occurs():
+    once, thrice = features("sort the list"), features("sort the list sort the list sort the list")
+    assert set(once.buckets) < set(thrice.buckets)  # one more pair: "list sort"
+    assert set(thrice.weights) == set(once.weights)
+
+
 def test_earlier_turns_count_only_by_number_and_length():
     def with_history(earlier):
         turns = [("user", earlier), ("assistant", "y" * 9), ("user", "hello")]

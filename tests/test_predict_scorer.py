@@ -8,15 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from router.errors import ModelFileError
 from router.predict import Predictor, extract, load_predictor
 from router.predict.design import Design, text_matrix
 from router.predict.features import DENSE_NAMES, FeatureBatch
 from router.predict.hashing import BUCKETS
+from router.predict.learners import Learners, Penalties, learn, neighbours_of
 from router.predict.model_file import ModelFile
 from router.predict.scorer import ARRAY_SHAPES, DENSE_LIMIT, HEADS
-from router.predict.training import fit, fit_tokens, inner_folds, learn
+from router.predict.training import fit, fit_tokens, inner_folds
 from router.types import TIERS, Features, Request
 from tests.conftest import plain_model
 from tests.training_kit import batch_of, planted, trained, with_score
@@ -48,6 +50,12 @@ def design_of(batch: FeatureBatch, like: Design) -> Design:
     return Design(examples, like.vocabulary, like.mean, like.scale, text, dense)
 
 
+def learners_of(model: ModelFile, design: Design, score: NDArray[np.float64]) -> Learners:
+    found = model.facts["penalties"]
+    penalties = Penalties(found["C"], found["dense_share"])
+    return learn(design, score, penalties, neighbours_of(design, score, 0))
+
+
 @pytest.mark.parametrize("absent", [[], [1, 3]])
 def test_the_scorer_gives_scikit_learns_numbers(absent: list[int]) -> None:
     examples = planted().examples
@@ -58,8 +66,7 @@ def test_the_scorer_gives_scikit_learns_numbers(absent: list[int]) -> None:
     present = [tier for tier in range(4) if tier not in absent]
     # Fitting is deterministic: these are the estimators that the model's arrays came from.
     fitted = Design.of(examples)
-    penalties = model.facts["penalties"]
-    learners = learn(fitted, score[:, present], penalties["C"], penalties["alpha"], 0)
+    learners = learners_of(model, fitted, score[:, present])
     tokens, residuals, _ = fit_tokens(fitted, list(inner_folds(examples, 0)))
     new = design_of(NEW, fitted)
     predictor = Predictor(model)
@@ -80,8 +87,7 @@ def test_the_scorer_gives_scikit_learns_numbers(absent: list[int]) -> None:
 def test_each_learner_alone_is_read_as_it_predicts() -> None:
     examples, model = planted().examples, trained()
     fitted = Design.of(examples)
-    penalties = model.facts["penalties"]
-    learners = learn(fitted, examples.score, penalties["C"], penalties["alpha"], 0)
+    learners = learners_of(model, fitted, examples.score)
     wanted = np.clip(learners.predict(design_of(NEW, fitted)), 0.01, 0.99)
     plain = {"level": np.array([0.0, 1.0]), "gain": np.ones(1)}
     for place, mix in enumerate(np.eye(3)):

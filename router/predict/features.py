@@ -124,7 +124,6 @@ _ITEM = re.compile(r"\n\s{0,8}(?:[-*•]|\d{1,2}[.)])\s")
 _ROW_BITS = BUCKETS.bit_length()  # a key is a request's number above a bucket: 31 bits are enough
 _BUCKET_MASK = (1 << _ROW_BITS) - 1
 _FIRST_BEGINNING = np.array(WORD_BUCKETS, dtype=np.int32)
-_LOG_COUNT = (1 + np.log(np.maximum(1, np.arange(4096)))).astype(np.float32)
 
 
 def _word_tables() -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -215,7 +214,7 @@ def extract(request: Request) -> Features:
     Features
         `dense` (D,) in the order of `DENSE_NAMES`; `buckets` (K,) rising and distinct, below
         `BUCKETS`: words and marks, pairs of neighbours, and beginnings of longer words;
-        `weights` (K,) 1 + the natural logarithm of each one's count, less for beginnings.
+        `weights` (K,) 1 however often each occurs, less for beginnings.
     """
     found = _extract((request,))
     return Features(found.dense[0], found.buckets, found.weights)
@@ -353,14 +352,18 @@ def _dense(facts: Any, signs: Any, words: Any, arithmetic: Any) -> list[Any]:
 def _bags(
     keys: NDArray[np.int32], requests: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
-    """Count equal keys (a bucket, with its request's number above it) into a batch's bags."""
+    """Put equal keys (a bucket, with its request's number above it) once into a batch's bags.
+
+    How often a word stands there is not kept: on recorded outcomes that only adds noise, as it does
+    for short texts elsewhere (Wang and Manning 2012).
+    """
     keys.sort()
     first = np.empty(keys.size + 1, dtype=bool)
     first[0] = first[-1] = True
     np.not_equal(keys[1:], keys[:-1], out=first[1:-1])
     at = first.nonzero()[0]
     buckets = keys.take(at[:-1])
-    weights = _LOG_COUNT.take(at[1:] - at[:-1], mode="clip")
+    weights = np.ones(buckets.size, dtype=np.float32)
     if requests == 1:
         starts = np.array((0, buckets.size))
         weights[buckets.searchsorted(_FIRST_BEGINNING) :] *= _BEGINNING_WEIGHT

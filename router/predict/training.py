@@ -6,7 +6,7 @@ scikit-learn does the fitting (the `train` extra); what comes out is arrays for 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,16 @@ from router.predict.design import DENSE_SHARE, Design
 from router.predict.effort import EFFORT_TOKENS
 from router.predict.examples import Examples, folds_of
 from router.predict.features import DENSE_NAMES
+from router.predict.learners import (
+    ALPHA,
+    GRID,
+    Learners,
+    choose,
+    gains_of,
+    learn,
+    neighbours_of,
+    try_out,
+)
 from router.predict.model_file import ModelFile
 from router.predict.scorer import HEADS, TOKEN_SHARES
 from router.predict.vocabulary import Vocabulary
@@ -24,14 +34,11 @@ from router.types import TIERS
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from router.predict.estimators import GainRidge, LogisticHeads, LogTokens, PrototypeNeighbors
+    from router.predict.estimators import LogTokens
     from router.types import Floats
 
 LEAST_EXAMPLES = 60  # with a score; of fewer, nothing can be held out
 INNER_FOLDS = 3
-# Chosen from on an inner fold; learnt on public outcomes that a factor of two hardly matters.
-PENALTIES = (0.15, 0.3, 0.6, 1.2)  # of LogisticHeads, C
-ALPHAS = (5.0, 10.0, 20.0, 40.0)  # of GainRidge
 _TOKEN_ALPHA = 10.0
 _IDENTITY_ROWS = 100.0  # belief that predictions need no calibration
 _LEAST_SLOPE = 0.01  # gains that turn out worthless are shrunk, not reversed
@@ -41,24 +48,6 @@ _UNKNOWN_TOKENS = 300.0  # an answer's length where no example has one; marked "
 _UNKNOWN_SPREAD = 1.0  # standard deviation of its logarithm
 
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Learners:
-    """Fitted predictors of quality."""
-
-    odds: LogisticHeads
-    gains: GainRidge
-    neighbours: PrototypeNeighbors
-
-    def predict(self, design: Design) -> Floats:
-        """Predicted quality of each learner, (3, N, T)."""
-        found = (
-            self.odds.predict(design.text),
-            self.gains.predict(design.both),
-            self.neighbours.predict(design.text),
-        )
-        return np.stack([column.reshape(len(design.examples), -1) for column in found])
 
 
 def fit(examples: Examples, seed: int = 0, progress: Progress | None = None) -> ModelFile:
@@ -98,23 +87,23 @@ def _fit(examples: Examples, seed: int, say: Progress) -> ModelFile:
     if not inner:
         groups = len(np.unique(examples.group))
         raise TrainingError("different questions are needed, so that some can be held out", groups)
-    say("choosing penalties")
-    penalty, alpha = choose(design, score, inner[0])
-    held_out = np.full((3, *score.shape), np.nan)
+    tried = np.full((len(GRID), *score.shape), np.nan)
+    others = np.full((2, *score.shape), np.nan)
     likeness = np.zeros(len(examples))
     for number, held in enumerate(inner):
         say(f"held-out fold {number + 1} of {len(inner)}")
-        rest = design.take(~held)
-        found = learn(rest, score[~held], penalty, alpha, seed)
-        test = design.take(held)
-        held_out[:, held] = found.predict(test)
-        likeness[held] = found.neighbours.likeness(test.text)
+        rest, test = design.take(~held), design.take(held)
+        near = neighbours_of(rest, score[~held], seed)
+        tried[:, held], others[:, held] = try_out(rest, score[~held], near, test)
+        likeness[held] = near.likeness(test.text)
+    chosen = choose(tried, score)
+    penalties, held_out = GRID[chosen], np.concatenate([tried[chosen : chosen + 1], others])
     say("stacking and calibrating")
     mix = stack(held_out, score, examples.weight)
     mixed = np.tensordot(mix, held_out, axes=1)
     level, gain, noise = calibrate(mixed, score, examples.weight)
     say("fitting to all examples")
-    learners = learn(design, score, penalty, alpha, seed)
+    learners = learn(design, score, penalties, neighbours_of(design, score, seed))
     tokens, residuals, assumed = fit_tokens(design, inner)
     say("measuring what is usual")
     arrays = {
@@ -131,7 +120,7 @@ def _fit(examples: Examples, seed: int, say: Progress) -> ModelFile:
         "dense_names": list(DENSE_NAMES),
         "effort_tokens": EFFORT_TOKENS,
         "examples": len(examples),
-        "penalties": {"C": penalty, "alpha": alpha},
+        "penalties": {**asdict(penalties), "alpha": ALPHA},
         "prior_rows": learners.neighbours.prior_rows,
         "seed": seed,
         "temperature": learners.neighbours.temperature,
@@ -161,47 +150,6 @@ def inner_folds(examples: Examples, seed: int) -> Iterator[NDArray[np.bool_]]:
     for fold in range(INNER_FOLDS):
         if (deal == fold).any() and (deal != fold).any():
             yield deal == fold
-
-
-def learn(design: Design, score: Floats, penalty: float, alpha: float, seed: int) -> Learners:
-    """Fit the three learners to scores (N, T)."""
-    from router.predict.estimators import GainRidge, LogisticHeads, PrototypeNeighbors
-
-    weight = design.examples.weight
-    return Learners(
-        LogisticHeads(C=penalty).fit(design.text, score, weight),
-        GainRidge(alpha=alpha).fit(design.both, score, weight),
-        PrototypeNeighbors(random_state=seed).fit(design.text, score, weight),
-    )
-
-
-def choose(design: Design, score: Floats, held: NDArray[np.bool_]) -> tuple[float, float]:
-    """Choose the penalties with the least squared error of gains on one held-out fold."""
-    from router.predict.estimators import GainRidge, LogisticHeads
-
-    rest, test = design.take(~held), design.take(held)
-    weight, wanted = rest.examples.weight, gains_of(score[held])
-    if not np.isfinite(wanted).any():  # no example has two tiers: nothing to choose by
-        return PENALTIES[len(PENALTIES) // 2], ALPHAS[len(ALPHAS) // 2]
-
-    def error(found: Floats) -> float:
-        return float(np.nanmean((gains_of(found) - wanted) ** 2))
-
-    odds = [
-        error(LogisticHeads(C=c).fit(rest.text, score[~held], weight).predict(test.text))
-        for c in PENALTIES
-    ]
-    rest_both, test_both = rest.both, test.both
-    gains = [
-        error(GainRidge(alpha=a).fit(rest_both, score[~held], weight).predict(test_both))
-        for a in ALPHAS
-    ]
-    return PENALTIES[int(np.argmin(odds))], ALPHAS[int(np.argmin(gains))]
-
-
-def gains_of(quality: Floats) -> Floats:
-    """What the last tier gains over each other one, (…, T - 1)."""
-    return quality[..., -1:] - quality[..., :-1]
 
 
 def stack(held_out: Floats, score: Floats, weight: Floats) -> Floats:
@@ -319,7 +267,8 @@ def linear_arrays(
     text = np.zeros((text_size, len(HEADS)))
     dense = np.zeros((len(DENSE_NAMES), len(HEADS)))
     intercept = np.zeros(len(HEADS))
-    text[:, columns] = learners.odds.coef_.T
+    text[:, columns] = learners.odds.coef_[:, :text_size].T
+    dense[:, columns] = learners.odds.coef_[:, dense_columns].T * dense_share
     intercept[columns] = learners.odds.intercept_
     # The dearest tier that is known stands in the frontier's column.
     gains = count + np.concatenate([[0], 1 + columns[:-1]])

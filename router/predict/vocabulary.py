@@ -39,8 +39,8 @@ class Bags:
 class Vocabulary:
     """Terms as columns: `buckets` (V,) rising, `idf` (V,), the inverse document frequency.
 
-    A bag's values are (1 + ln count)·idf, scaled to Euclidean length 1 (Salton and Buckley 1988);
-    n-grams that were not seen in training count for nothing.
+    A bag's values are a feature's weight times idf, scaled to Euclidean length 1 (Salton and
+    Buckley 1988); n-grams that were not seen in training count for nothing.
     """
 
     buckets: NDArray[np.int32]
