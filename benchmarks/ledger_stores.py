@@ -11,7 +11,7 @@ from typing import Protocol
 
 sys.path.append(str(Path(__file__).parents[1]))
 
-from tests import servers, servers_redis
+from tests import servers
 
 
 class RunningStore(Protocol):
@@ -55,19 +55,19 @@ def _postgres(folder: Path, durability: str) -> Iterator[RunningStore]:
 
 
 class _Redis:
-    def __init__(self, server: servers_redis.Server, folder: Path):
-        self.url, self.kill, self.start = server.url(folder, timeout=60), server.kill, server.start
+    def __init__(self, server: servers.RedisServer, url: str):
+        self.url, self.kill, self.start = url, server.kill, server.start
 
 
 @contextmanager
 def _redis(folder: Path, durability: str, kind: str = "redis") -> Iterator[RunningStore]:
-    os.environ["XDG_STATE_HOME"] = str(folder / "state")  # for journals
-    fsync = {"full": "always", "normal": "everysec"}[durability]
-    server = servers_redis.Server(kind, "--appendfsync", fsync)
+    os.environ["XDG_STATE_HOME"] = str(folder / "state")
+    server = servers.RedisServer(kind, durable=durability == "full")
     try:
-        yield _Redis(server, folder)
+        with server.ledger(folder) as url:
+            yield _Redis(server, url)
     finally:
-        server.remove()
+        server.stop()
 
 
 @contextmanager

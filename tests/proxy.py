@@ -14,12 +14,13 @@ class Proxy:
 
     `latency`: seconds by which each answer is late. `swallow`: the next so many answers are not
     delivered; the connection is reset instead, once the server has sent them. `silent`: nothing
-    passes, and nobody is told. `piece`: bytes of an answer that are passed on at once.
+    passes, and nobody is told. `slice`: answers come in pieces of so many bytes.
     """
 
     def __init__(self, port: int):
         self._server_port = port
-        self.latency, self.swallow, self.silent, self.piece = 0.0, 0, False, 65536
+        self.latency, self.swallow, self.silent = 0.0, 0, False
+        self.slice = 65536
         self.swallowed = 0
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -59,8 +60,9 @@ class Proxy:
                     break
                 if answers and self.latency:
                     time.sleep(self.latency)
-                for at in range(0, len(data), self.piece):
-                    target.sendall(data[at : at + self.piece])
+                size = self.slice if answers else len(data)
+                for at in range(0, len(data), size):
+                    target.sendall(data[at : at + size])
         _reset(source, target)
 
 

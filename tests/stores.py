@@ -15,7 +15,7 @@ import pytest
 
 from router.ledger import Ledger, open_ledger
 from router.types import Budget
-from tests import servers, servers_redis
+from tests import servers
 
 PATIENCE = 60.0  # seconds for which a call may wait: the machine may be busy
 
@@ -48,12 +48,14 @@ def _postgres(folder: Path) -> Iterator[FreshStore]:
 
 @contextmanager
 def _redis(folder: Path) -> Iterator[FreshStore]:
-    yield FreshStore("redis", servers_redis.server("redis").url(folder), server=True)
+    with servers.redis("redis").ledger(folder) as url:
+        yield FreshStore("redis", url, server=True)
 
 
 @contextmanager
 def _valkey(folder: Path) -> Iterator[FreshStore]:
-    yield FreshStore("valkey", servers_redis.server("valkey").url(folder), server=True)
+    with servers.redis("valkey").ledger(folder) as url:
+        yield FreshStore("valkey", url, server=True)
 
 
 STORES: dict[str, Callable[[Path], AbstractContextManager[FreshStore]]] = {
@@ -62,6 +64,12 @@ STORES: dict[str, Callable[[Path], AbstractContextManager[FreshStore]]] = {
     "redis": _redis,
     "valkey": _valkey,
 }
+
+
+# For tests that take seconds. Valkey speaks what Redis speaks, so these run on one of the two.
+heavy = pytest.mark.parametrize(
+    "store", [name for name in STORES if name != "valkey"], indirect=True
+)
 
 
 @pytest.fixture(params=list(STORES))

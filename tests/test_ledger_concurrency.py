@@ -29,8 +29,8 @@ from tests.ledger_kit import (
     reserve,
     run_all,
     settle,
-    url,
 )
+from tests.stores import FreshStore, heavy
 
 ALL = ("all", "")
 NESTED = [
@@ -40,6 +40,7 @@ NESTED = [
 ]
 
 
+@heavy
 def test_f01_of_ten_thousand_tasks_exactly_the_thousand_that_fit_get_a_hold(store):
     ledger = store.open([Budget("all", 1_000_000)])
 
@@ -101,6 +102,7 @@ def _spend(store, worker, calls, answers):
     answers.put(outcome)
 
 
+@heavy
 def test_f02_f09_64_processes_that_name_their_budgets_in_any_order_never_pass_a_limit(store):
     ledger = store.open(NESTED)
     worst, done = [], threading.Event()
@@ -156,6 +158,7 @@ def _bill_and_settle(store, bills, worker):
         settle(ledger, name, cost)
 
 
+@heavy
 def test_f03_of_processes_killed_at_random_no_bill_is_lost_or_charged_too_low(store, tmp_path):
     bills = str(tmp_path / "bills")
     ledger = store.open(NESTED)
@@ -275,11 +278,12 @@ def test_f42_a_fork_while_other_threads_open_and_close_stores_does_not_hang_the_
     stop = threading.Event()
 
     def work(thread: int) -> None:
-        place = store.url if store.server else url(tmp_path / f"other{thread}.db")
+        place = f"sqlite:///{tmp_path / f'other{thread}.db'}"
+        opened = store if store.server else FreshStore("other", place, server=False)
         for turn in itertools.count():
             if stop.is_set():
                 return
-            other = open_ledger(place, [Budget("all", None)], durability="normal", busy_seconds=60)
+            other = opened.open([Budget("all", None)])
             other.room({}, 0.0)
             if turn % 2:
                 other.close()  # the others are left to the garbage collector

@@ -33,7 +33,7 @@ from tests.ledger_kit import (
     settle,
 )
 from tests.outage_kit import journals, leased, store_of
-from tests.stores import PATIENCE
+from tests.stores import PATIENCE, heavy
 
 ALL = ("all", "")
 DAY = 86400.0
@@ -431,6 +431,7 @@ def _spend_until_killed(place, bills, worker):
         time.sleep(0.001)
 
 
+@heavy
 def test_f03_of_leasing_processes_killed_at_random_no_bill_is_lost_or_charged_too_low(
     place, tmp_path
 ):
@@ -461,6 +462,7 @@ def _hammer(place, worker, calls, answers):
     answers.put(spent)
 
 
+@heavy
 def test_f02_processes_with_leases_never_pass_a_limit_and_sum_up_exactly(place):
     budgets = [Budget("all", 400_000), Budget("user", 150_000, "day", scope="user")]
     ledger = direct(place, budgets)

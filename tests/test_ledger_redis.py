@@ -1,24 +1,41 @@
-"""The ledger in Redis and Valkey does what the one in SQLite does, and its log is the proof."""
+"""The ledger in Redis and Valkey: what it has beyond the tests of all stores.
+
+Every step comes out as in SQLite, the SQLite copy proves it, and what Redis forgets the copy knows.
+"""
 
 from __future__ import annotations
 
-import itertools
 import random
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from router import Router
-from router.errors import BudgetExceeded, ConfigurationError, LedgerCorrupt, RouterError
+from router.errors import (
+    BudgetExceeded,
+    ConfigurationError,
+    LedgerCorrupt,
+    ReservationError,
+    RouterError,
+)
 from router.ledger import Ledger, open_ledger, store_exists
+from router.ledger.leases import worst_case_row
+from router.ledger.matching import Amounts
+from router.ledger.redis import outbox as redis_outbox
 from router.ledger.redis import store as redis_store
 from router.ledger.redis.url import parse
+from router.ledger.store import Draw, Drawn
+from router.ledger.url import identity, journal_folder
 from router.log import open_log
+from router.log.writer import attempt_values, request_values
 from router.types import Budget, RequestEnd, Reservation
+from tests import servers
 from tests.conftest import ladder, steady_predictor
 from tests.ledger_kit import (
     NOW,
+    TTL,
     attempt_row,
     counters,
     release,
@@ -26,24 +43,26 @@ from tests.ledger_kit import (
     reserve,
     settle,
 )
-from tests.servers_redis import KINDS, server
+from tests.outage_kit import store_of
 
 ALL = ("all", "")
-NESTED = [
-    Budget("all", 30_000),
-    Budget("team", 17_000, "month", "Europe/Berlin", "team"),
-    Budget("user", 10_000, "day", "America/New_York", "user"),
-]
-_count = itertools.count()
+KINDS = ("redis", "valkey")
+ON_BOTH = pytest.mark.parametrize("kind", KINDS)
+
+
+@pytest.fixture
+def kind() -> str:
+    return "redis"
+
+
+@pytest.fixture
+def place(kind, tmp_path):
+    with servers.redis(kind).ledger(tmp_path) as url:
+        yield url
 
 
 def opened(place: str, *budgets: Budget, **options) -> Ledger:
     return open_ledger(place, budgets, durability="normal", **options)
-
-
-@pytest.fixture(params=KINDS)
-def place(request, tmp_path) -> str:
-    return server(request.param).url(tmp_path)
 
 
 METERS = [
@@ -93,8 +112,11 @@ def test_every_step_comes_out_as_in_sqlite_for_all_meters_windows_limits_and_cre
     tmp_path, seed
 ):
     """Denials with all they say, states of rolling windows and shares, and the whole log."""
-    here = opened(server(KINDS[seed % 2]).url(tmp_path), *METERS)
-    there = opened("sqlite://", *METERS)
+    with servers.redis(KINDS[seed % 2]).ledger(tmp_path) as place:
+        _compare(opened(place, *METERS), opened("sqlite://", *METERS), seed)
+
+
+def _compare(here: Ledger, there: Ledger, seed: int) -> None:
     now, chance, said = NOW, random.Random(seed), Counter()
     for call in range(220):
         now += chance.choice([0, 1, 30, 200, 1800, -120])
@@ -108,11 +130,13 @@ def test_every_step_comes_out_as_in_sqlite_for_all_meters_windows_limits_and_cre
     assert here.states(now) == there.states(now)
     assert list(here.log().requests()) == list(there.log().requests())
     assert list(here.log().attempts()) == list(there.log().attempts())
+    assert here.audit() == there.audit()
     assert here.verify() == there.verify() == []
     assert said["Hold"] > 5
     assert said["tuple"] > 20
 
 
+@ON_BOTH
 @pytest.mark.parametrize(
     "amount", [*(k * 10**8 for k in range(1, 11)), 10**14 + 1, 10**15, 2**53 - 1, 2**53]
 )
@@ -133,6 +157,7 @@ def test_f35_amounts_keep_every_digit(place, amount):
     assert ledger.verify() == []
 
 
+@ON_BOTH
 def test_f35_a_sum_above_what_a_double_holds_is_compared_exactly(place):
     ledger = opened(place, Budget("all", 2**53), Budget("open", None))
     reserve(ledger, "a", 2**53 - 1)
@@ -155,17 +180,30 @@ def test_a_sum_that_leaves_64_bits_is_refused_and_nothing_changes(place):
     assert counters(ledger) == {("open", ""): (0, 1023 * 2**53)}
 
 
-def test_ledgers_of_other_names_on_one_server_do_not_meet(tmp_path):
-    first, second = (opened(server().url(tmp_path), Budget("all", 100)) for _ in range(2))
+def test_ledgers_of_other_names_on_one_server_do_not_meet(place, tmp_path):
+    with servers.redis("redis").ledger(tmp_path) as other:
+        _do_not_meet(opened(place, Budget("all", 100)), opened(other, Budget("all", 100)))
+
+
+def _do_not_meet(first: Ledger, second: Ledger) -> None:
     reserve(first, "a", 100)
     reserve(second, "a", 90)
     assert (counters(first), counters(second)) == ({ALL: (0, 100)}, {ALL: (0, 90)})
 
 
-def test_what_has_ended_is_forgotten_by_the_server_and_kept_by_the_log(tmp_path, monkeypatch):
+def keys_of(place: str) -> int:
+    """How many keys a ledger has on its server."""
+    prefix = f"{{router:{parse(place).ledger}}}:"
+    found = servers.redis("redis").ask(
+        "EVAL", "return #redis.call('KEYS', ARGV[1])", "0", f"{prefix}*"
+    )
+    return int(found[1:])
+
+
+def test_what_has_ended_is_forgotten_by_the_server_and_kept_by_the_log(place, monkeypatch):
     """Else memory fills up. Redis keeps counters, open reservations and recent ends alone."""
     monkeypatch.setattr(redis_store, "REMEMBER", 0)
-    place, long_ago = server().url(tmp_path), 1_000_000_000.0
+    long_ago = 1_000_000_000.0
     ledger = opened(place, Budget("all", None), Budget("hour", None, "hour"),
                     Budget("roll", None, "rolling", seconds=60))  # fmt: skip
     for hour in range(30):
@@ -175,12 +213,113 @@ def test_what_has_ended_is_forgotten_by_the_server_and_kept_by_the_log(tmp_path,
     reserve(ledger, "open", 10, now=now)
     assert ledger.verify() == []
     list(ledger.log().requests())
-    prefix = f"{{router:{parse(place).ledger}}}:"
-    found = server().ask("EVAL", "return #redis.call('KEYS', ARGV[1])", "0", f"{prefix}*")
-    assert int(found[1:]) < 20
+    assert keys_of(place) < 20
     assert counters(ledger, now) == {ALL: (210, 10), ("hour", ""): (7, 10), ("roll", ""): (7, 10)}
     assert len(list(ledger.log().attempts())) == 30
     settle(ledger, "open", 5, now=now)
+    assert ledger.verify() == []
+
+
+def forgetful(place: str, monkeypatch, *budgets: Budget) -> Ledger:
+    """A ledger whose server forgets what has ended as soon as the log has it."""
+    monkeypatch.setattr(redis_store, "REMEMBER", 0)
+    monkeypatch.setattr(redis_store, "REMEMBER_EXPIRED", 0)
+    return opened(place, *budgets)
+
+
+def test_what_the_server_has_forgotten_is_asked_again_and_answered_from_the_log(place, monkeypatch):
+    """A hold, an end or a refusal that is repeated late is no second one."""
+    ledger = forgetful(place, monkeypatch, Budget("all", 1000))
+    reserve(ledger, "a", 100)
+    settle(ledger, "a", 60)
+    reserve(ledger, "late", 50)
+    assert ledger.expire(NOW + TTL) == 1
+    ledger.refuse(request_row("no", status="refused"))
+    ledger.log().volume(0, NOW, 60)
+    reserve(ledger, "open", 10)
+    ledger.log().volume(0, NOW, 60)
+    assert (
+        store_of(ledger)._server.command("EXISTS", f"{{router:{parse(place).ledger}}}:r:a/1") == 0
+    )
+    settle(ledger, "a", 60)
+    with pytest.raises(ReservationError, match="ended at 60"):
+        settle(ledger, "a", 61)
+    with pytest.raises(ReservationError, match="has ended"):
+        reserve(ledger, "a", 100)
+    with pytest.raises(ReservationError, match="not 101 and 0"):
+        reserve(ledger, "a", 101)
+    with pytest.raises(ReservationError, match=r"expired|ended at 50"):
+        settle(ledger, "late", 20)
+    with pytest.raises(ReservationError, match="taken"):
+        reserve(ledger, "a", 100, number=3, first=True)
+    ledger.refuse(request_row("no", status="refused"))
+    with pytest.raises(ReservationError, match="in the log already"):
+        ledger.refuse(request_row("a", status="refused"))
+    reserve(ledger, "a", 30, number=2)  # a second attempt of a request that has ended
+    ledger.finish("no", RequestEnd("failed", None, None), NOW)
+    assert counters(ledger) == {ALL: (110, 40)}
+    assert ledger.verify() == []
+
+
+def _draw(*names: str, keep: int) -> Draw:
+    calls = [
+        Drawn(
+            f"{name}/1", name, 1, "settled", Amounts(100, 0), 60, 7,
+            attempt_values(attempt_row(name, cost=60)), request_values(request_row(name)),
+            RequestEnd("answered", 1, 900), NOW + TTL, NOW,
+        )
+        for name in names
+    ]  # fmt: skip
+    worst = attempt_values(worst_case_row("lease", keep, NOW))
+    return Draw("lease", tuple(calls), Amounts(keep, 0), NOW + TTL, worst, NOW)
+
+
+def test_a_draw_that_is_repeated_after_the_server_forgot_its_calls_moves_nothing_twice(
+    place, monkeypatch
+):
+    ledger = forgetful(place, monkeypatch, Budget("all", 1000))
+    store = store_of(ledger)
+    reserve(ledger, "lease", 500, first=True)
+    assert store.draw(replace_id(_draw("a", "b", keep=300))) == "open"
+    assert counters(ledger) == {ALL: (120, 300)}
+    ledger.log().volume(0, NOW, 60)
+    reserve(ledger, "x", 1)
+    ledger.log().volume(0, NOW, 60)
+    assert store._server.command("EXISTS", f"{{router:{parse(place).ledger}}}:r:a/1") == 0
+    assert store.draw(replace_id(_draw("a", "b", keep=300))) == "open"
+    assert store.draw(replace_id(_draw("a", "b", "c", keep=200))) == "open"
+    assert counters(ledger) == {ALL: (180, 201)}
+    assert ledger.verify() == []
+
+
+def replace_id(step: Draw) -> Draw:
+    """The kit's reservations are named "name/1"."""
+    return replace(step, lease_id="lease/1")
+
+
+def test_a_look_into_the_log_that_is_overtaken_is_taken_again(place, monkeypatch):
+    """Between look and step another process copies, and the server forgets: the step must not
+    believe that what it asks for was never there."""
+    ledger = forgetful(place, monkeypatch, Budget("all", 1000))
+    store = store_of(ledger)
+    monkeypatch.setattr(redis_outbox.Outbox, "poke", lambda self: None)
+    reserve(ledger, "a", 100)
+    settle(ledger, "a", 60)
+    look, looks = store._mirror.memory, []
+
+    def overtaken(*asked):
+        found = look(*asked)
+        looks.append(found)
+        if len(looks) == 1:
+            store._outbox.drain()
+            store._outbox._forget(store._outbox._position())
+        return found
+
+    monkeypatch.setattr(store._mirror, "memory", overtaken)
+    with pytest.raises(ReservationError, match="has ended"):
+        reserve(ledger, "a", 100)
+    assert [bool(each.reservations) for each in looks] == [False, True]
+    assert counters(ledger) == {ALL: (60, 0)}
     assert ledger.verify() == []
 
 
@@ -189,6 +328,7 @@ CHANGES = [
     "redis.call('HINCRBY', P..'a:3:all:|total', 'h', -1)",
     "redis.call('HINCRBY', P..'a:3:all:|total', 'o', 4)",
     "redis.call('HINCRBY', P..'a:3:all:|total', 'n', 1)",
+    "redis.call('HINCRBY', P..'a:3:all:|total', 'c', 1)",
     "redis.call('DEL', P..'a:3:all:|total')",
     "redis.call('ZREM', P..'accounts', '3:all:|total')",
     "redis.call('HSET', P..'r:open/1', 'a', '101')",
@@ -204,8 +344,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_whatever_is_changed_in_the_server_shows(tmp_path, change):
-    place = server().url(tmp_path)
+def test_whatever_is_changed_in_the_server_shows(place, change):
     ledger = opened(place, Budget("all", 1000))
     for call in range(3):
         reserve(ledger, f"r{call}", 100)
@@ -213,7 +352,7 @@ def test_whatever_is_changed_in_the_server_shows(tmp_path, change):
     reserve(ledger, "open", 100)
     assert ledger.verify() == []
     prefix = f"{{router:{parse(place).ledger}}}:"
-    answer = server().ask("EVAL", f"local P = ARGV[1] {change} return 1", "0", prefix)
+    answer = servers.redis("redis").ask("EVAL", f"local P = ARGV[1] {change} return 1", "0", prefix)
     assert answer == ":1"
     try:
         found = ledger.verify()
@@ -232,7 +371,7 @@ def test_the_log_is_opened_by_the_ledger_s_url_and_is_up_to_date(place):
     log.close()
 
 
-def test_the_log_s_store_is_a_ledger_that_can_be_read_and_checked_by_itself(tmp_path, place):
+def test_the_log_s_store_is_a_ledger_that_can_be_read_and_checked_by_itself(place):
     ledger = opened(place, Budget("all", 1000))
     reserve(ledger, "a", 400)
     settle(ledger, "a", 150)
@@ -242,8 +381,7 @@ def test_the_log_s_store_is_a_ledger_that_can_be_read_and_checked_by_itself(tmp_
     assert copy.verify() == []
 
 
-def test_a_router_explains_without_beginning_a_ledger_and_then_spends_from_one(provider, tmp_path):
-    place = server().url(tmp_path)
+def test_a_router_explains_without_beginning_a_ledger_and_then_spends_from_one(provider, place):
     policy = ladder(provider.url, budgets=[{"name": "all", "limit": "1.00", "window": "total"}])
     with Router(policy, store=place, predictor=steady_predictor()) as router:
         question = [{"role": "user", "content": "Say hello."}]
@@ -276,10 +414,10 @@ def test_a_redis_url_that_makes_no_sense_is_refused_and_says_why(text, says):
         open_ledger(text)
 
 
-@pytest.mark.parametrize("log", ["sqlite://", "mysql://h/db", "redis://h"])
-def test_a_log_that_cannot_hold_the_copy_is_refused(log):
-    with pytest.raises(ConfigurationError):
-        open_ledger(f"redis://127.0.0.1:{server().port}/0?log={log}", durability="normal")
+@pytest.mark.parametrize("log", ["sqlite://", "postgresql://h/db", "redis://h"])
+def test_a_log_that_cannot_hold_the_copy_is_refused_and_what_can_is_named(log):
+    with pytest.raises(ConfigurationError, match=r"log=sqlite:///relative.db"):
+        open_ledger(f"redis://127.0.0.1:1/0?log={log}")
 
 
 def test_a_password_is_in_no_message():
@@ -291,23 +429,35 @@ def test_a_password_is_in_no_message():
     assert found.name == "rediss://h:7/2?ledger=x"
 
 
+def test_a_ledger_is_told_from_others_by_server_and_name_whatever_else_its_url_says():
+    url = "redis://ann:secret@h/0?log=sqlite:///a.db&ledger=x"
+    assert identity(url) == "redis://h:6379/0?ledger=x"
+    assert identity(url) == identity("valkey://:new@h:6379?ledger=x&timeout=2&log=sqlite:///b.db")
+    folder = journal_folder(url)
+    assert folder is not None
+    assert "secret" not in str(folder)
+    assert folder != journal_folder(url.replace("ledger=x", "ledger=y"))
+
+
 def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "redis", None)
     with pytest.raises(ConfigurationError, match=r"tiered-router\[redis\]"):
         open_ledger("redis://h?log=sqlite:///a.db")
 
 
-def test_a_log_of_another_ledger_is_refused(tmp_path):
-    place = server().url(tmp_path, "one")
+def test_a_log_of_another_ledger_is_refused(place, tmp_path):
     opened(place, Budget("all", 1)).close()
-    with pytest.raises(ConfigurationError, match="log of ledger 'one'"):
-        opened(place.replace("ledger=one", "ledger=two"), Budget("all", 1))
+    name = parse(place).ledger
+    with pytest.raises(ConfigurationError, match=f"log of ledger '{name}'"):
+        opened(place.replace(f"ledger={name}", "ledger=two"), Budget("all", 1))
     spent = f"sqlite:///{tmp_path / 'own.db'}"
     reserve(opened(spent, Budget("all", 100)), "a", 1)
     with pytest.raises(ConfigurationError, match="a ledger of its own"):
-        opened(f"redis://127.0.0.1:{server().port}/0?ledger=three&log={spent}", Budget("all", 1))
+        opened(f"{place.partition('?')[0]}?ledger=three&log={spent}", Budget("all", 1))
 
 
-def test_a_ledger_that_must_exist_is_not_begun(tmp_path):
+def test_a_ledger_that_must_exist_is_not_begun(place):
+    assert not store_exists(place)
     with pytest.raises(ConfigurationError, match="does not exist"):
-        open_ledger(server().url(tmp_path), durability="normal", create=False)
+        open_ledger(place, durability="normal", create=False)
+    assert not store_exists(place)

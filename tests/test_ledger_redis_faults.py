@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import shutil
-import signal
 import sqlite3
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -18,34 +19,40 @@ from router.ledger import Ledger, open_ledger
 from router.ledger.redis import outbox as redis_outbox
 from router.ledger.redis import scripts
 from router.ledger.redis import server as redis_server
-from router.ledger.redis import store as redis_store
 from router.ledger.redis.rebuild import rebuild
 from router.ledger.redis.session import _reached
 from router.ledger.redis.url import parse
+from router.ledger.sqlite import mirror as sqlite_mirror
 from router.types import Budget
 from tests.ledger_kit import NOW, TTL, counters, reserve, settle
 from tests.proxy import Proxy
-from tests.servers_redis import KINDS, Server, server
+from tests.servers import RedisServer, redis
 
+_names = itertools.count()
 ALL = ("all", "")
 BUDGET = Budget("all", 1_000_000)
+
+
+def place_of(server: RedisServer, folder: Path, name: str | None = None, **more: object) -> str:
+    """The URL of a ledger on a server, with its log in `folder`."""
+    return server.url(folder, name or f"f{next(_names)}", **more)
 
 
 def opened(place: str, *budgets: Budget, **options) -> Ledger:
     return open_ledger(place, budgets or (BUDGET,), durability="normal", **options)
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=["valkey", "redis"])
 def own(request):
     """A server of this test's own, to be broken."""
-    started = Server(request.param)
+    started = RedisServer(request.param)
     yield started
-    started.remove()
+    started.stop()
 
 
 @pytest.fixture
 def proxy():
-    made = Proxy(server().port)
+    made = Proxy(redis("valkey").port)
     yield made
     made.close()
 
@@ -71,8 +78,8 @@ def spent(ledger: Ledger, calls: int, cost: int = 60, name: str = "r") -> None:
 def test_f31_a_server_that_is_down_denies_at_each_step_and_serves_again_when_it_is_back(
     own, tmp_path
 ):
-    place = own.url(tmp_path, timeout=0.2)
-    ledger = opened(own.url(tmp_path, parse(place).ledger))  # patient, for this busy machine
+    place = place_of(own, tmp_path, timeout=0.2)
+    ledger = opened(place_of(own, tmp_path, parse(place).ledger))  # patient, for this busy machine
     reserve(ledger, "before", 100)
     own.kill()
     refused_within(0.25, lambda: reserve(ledger, "while", 100))
@@ -91,13 +98,13 @@ def test_f31_a_server_that_is_down_denies_at_each_step_and_serves_again_when_it_
 def test_f31_a_server_that_hangs_denies_within_250_ms_and_serves_again_within_2_seconds(
     own, tmp_path
 ):
-    ledger = opened(own.url(tmp_path, timeout=0.2))
+    ledger = opened(place_of(own, tmp_path, timeout=0.2))
     with suppress(LedgerUnavailable):
         reserve(ledger, "a", 100)
-    os.kill(own.process.pid, signal.SIGSTOP)
+    own.freeze(frozen=True)
     took = refused_within(0.25, lambda: reserve(ledger, "b", 100))
     assert took > 0.15
-    os.kill(own.process.pid, signal.SIGCONT)
+    own.freeze(frozen=False)
     back = time.monotonic()
     while time.monotonic() - back < 2:
         with suppress(LedgerUnavailable):
@@ -111,12 +118,12 @@ def test_f31_a_reply_that_is_lost_in_the_middle_of_each_step_changes_nothing_twi
 ):
     """The step is done, its answer is cut off: it is asked again at once, and done once."""
     monkeypatch.setattr(redis_outbox.Outbox, "poke", lambda self: None)
-    warm = opened(server().url(tmp_path))  # from here on the server knows the scripts
+    warm = opened(place_of(redis("valkey"), tmp_path))  # from here on the server knows the scripts
     spent(warm, 1)
     reserve(warm, "late", 1)
     warm.expire(NOW + TTL)
     warm.set_limit("all", 500, now=NOW)
-    ledger = opened(server().url(tmp_path, port=proxy.port))
+    ledger = opened(place_of(redis("valkey"), tmp_path, port=proxy.port))
     for count, step in enumerate(
         (
             lambda: reserve(ledger, "a", 100),
@@ -135,7 +142,7 @@ def test_f31_a_reply_that_is_lost_in_the_middle_of_each_step_changes_nothing_twi
 
 
 def test_f07_a_reply_that_is_lost_with_the_connection_and_a_retry_are_one_hold(tmp_path, proxy):
-    ledger = opened(server().url(tmp_path, port=proxy.port, timeout=0.5))
+    ledger = opened(place_of(redis("valkey"), tmp_path, port=proxy.port, timeout=0.5))
     reserve(ledger, "warm", 0)
     proxy.latency = 0.8  # done by the server, and given up on here
     with pytest.raises(LedgerUnavailable):
@@ -148,7 +155,7 @@ def test_f07_a_reply_that_is_lost_with_the_connection_and_a_retry_are_one_hold(t
 
 def test_a_credit_whose_reply_is_lost_is_not_given_twice(tmp_path, proxy, monkeypatch):
     monkeypatch.setattr(redis_outbox.Outbox, "poke", lambda self: None)
-    ledger = opened(server().url(tmp_path, port=proxy.port))
+    ledger = opened(place_of(redis("valkey"), tmp_path, port=proxy.port))
     spent(ledger, 3)
     ledger.credit("all", 0, now=NOW)  # from here on the server knows the script
     call = redis_server.Server.call
@@ -164,24 +171,24 @@ def test_a_credit_whose_reply_is_lost_is_not_given_twice(tmp_path, proxy, monkey
     assert ledger.verify() == []
 
 
-def forget_everything(own: Server, ledger: str) -> None:
+def forget_everything(own: RedisServer, ledger: str) -> None:
     own.ask("FLUSHALL")
 
 
-def restart_empty(own: Server, ledger: str) -> None:
+def restart_empty(own: RedisServer, ledger: str) -> None:
     own.kill()
     for each in own.folder.glob("append*"):
         shutil.rmtree(each) if each.is_dir() else each.unlink()
     own.start()
 
 
-def lose_the_counters_own_hash(own: Server, ledger: str) -> None:
+def lose_the_counters_own_hash(own: RedisServer, ledger: str) -> None:
     own.ask("DEL", f"{{router:{ledger}}}:meta")
 
 
 @pytest.mark.parametrize("lose", [forget_everything, restart_empty, lose_the_counters_own_hash])
 def test_f32_a_server_that_has_forgotten_the_ledger_denies_until_it_is_rebuilt(own, tmp_path, lose):
-    place = own.url(tmp_path)
+    place = place_of(own, tmp_path)
     ledger = opened(place, BUDGET, Budget("roll", 900, "rolling", seconds=3600))
     spent(ledger, 5)
     reserve(ledger, "open", 100)
@@ -211,7 +218,7 @@ def test_f32_a_server_that_has_forgotten_the_ledger_denies_until_it_is_rebuilt(o
     assert sum(row.cost or 0 for row in ledger.log().attempts()) == 420
 
 
-def restore_older_state(own: Server, work) -> None:
+def restore_older_state(own: RedisServer, work) -> None:
     """Do `work`, then bring the server's files back to what they were before."""
     copy = own.folder.with_name(own.folder.name + "-copy")
     shutil.copytree(own.folder, copy)
@@ -223,7 +230,7 @@ def restore_older_state(own: Server, work) -> None:
 
 
 def test_f32_an_older_state_of_the_server_is_noticed_by_the_log_alone(own, tmp_path):
-    place = own.url(tmp_path)
+    place = place_of(own, tmp_path)
     ledger = opened(place)
     spent(ledger, 3)
 
@@ -242,7 +249,7 @@ def test_f33_a_failover_that_lost_the_last_second_stops_all_even_when_others_wen
     own, tmp_path, monkeypatch
 ):
     """Nothing of the lost second was copied: only the process that saw it knows of it."""
-    place = own.url(tmp_path)
+    place = place_of(own, tmp_path)
     saw, other = opened(place), opened(place)
     spent(saw, 2)
     assert len(list(saw.log().requests())) == 2
@@ -277,7 +284,7 @@ def test_f33_a_step_is_there_if_every_later_run_began_after_it(run, high, seq, r
 
 
 def test_a_restart_that_loses_nothing_is_passed_over(own, tmp_path):
-    ledger = opened(own.url(tmp_path))
+    ledger = opened(place_of(own, tmp_path))
     for turn in range(3):
         spent(ledger, 2, name=f"t{turn}-")
         own.restart()
@@ -297,15 +304,15 @@ def test_a_restart_that_loses_nothing_is_passed_over(own, tmp_path):
 def test_f34_a_server_that_may_lose_counters_is_refused_at_the_start(
     tmp_path, options, durability, says
 ):
-    started = Server("redis", *options)
+    started = RedisServer("redis", *options)
     with pytest.raises(ConfigurationError, match=says):
-        open_ledger(started.url(tmp_path), [BUDGET], durability=durability)
+        open_ledger(place_of(started, tmp_path), [BUDGET], durability=durability)
     assert list(tmp_path.iterdir()) == []
-    started.remove()
+    started.stop()
 
 
 def test_a_server_that_is_not_full_can_be_looked_after_by_commands_that_spend_nothing(tmp_path):
-    place = server().url(tmp_path)
+    place = place_of(redis("valkey"), tmp_path)
     spent(opened(place), 2)
     looking = open_ledger(place, create=False)
     assert counters(looking) == {ALL: (120, 0)}
@@ -313,16 +320,16 @@ def test_a_server_that_is_not_full_can_be_looked_after_by_commands_that_spend_no
 
 
 def test_full_durability_is_a_server_that_writes_to_disk_before_it_answers(tmp_path):
-    started = Server("valkey", "--appendfsync", "always")
-    ledger = open_ledger(started.url(tmp_path), [BUDGET], durability="full")
+    started = RedisServer("valkey", "--appendfsync", "always")
+    ledger = open_ledger(place_of(started, tmp_path), [BUDGET], durability="full")
     reserve(ledger, "a", 100)
     started.restart()
     assert counters(ledger) == {ALL: (0, 100)}
-    started.remove()
+    started.stop()
 
 
 def test_f34_a_server_that_begins_to_evict_is_refused_by_its_next_connection(own, tmp_path):
-    ledger = opened(own.url(tmp_path))
+    ledger = opened(place_of(own, tmp_path))
     reserve(ledger, "a", 100)
     own.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-random")
     own.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
@@ -331,7 +338,7 @@ def test_f34_a_server_that_begins_to_evict_is_refused_by_its_next_connection(own
 
 
 def test_f38_a_server_without_memory_denies_and_leaves_no_half_a_step(own, tmp_path):
-    ledger = opened(own.url(tmp_path))
+    ledger = opened(place_of(own, tmp_path))
     spent(ledger, 2)
     reserve(ledger, "open", 100)
     own.ask("CONFIG", "SET", "maxmemory", "1")
@@ -354,7 +361,7 @@ def test_f44_a_copier_that_dies_between_commit_and_removal_makes_no_duplicate(
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr(redis_outbox.Outbox, "poke", lambda self: None)
-    place = server().url(tmp_path)
+    place = place_of(redis("valkey"), tmp_path)
     ledger = opened(place)
     spent(ledger, 10)
     ledger.credit("all", 100, now=NOW)
@@ -365,16 +372,16 @@ def test_f44_a_copier_that_dies_between_commit_and_removal_makes_no_duplicate(
             list(ledger.log().requests())
         os._exit(1)
     assert os.waitpid(pid, 0)[1] == 9 << 8
-    assert server().ask("XLEN", f"{{router:{parse(place).ledger}}}:outbox") == ":22"
+    assert redis("valkey").ask("XLEN", f"{{router:{parse(place).ledger}}}:outbox") == ":22"
     assert sum(row.cost or 0 for row in ledger.log().attempts()) == 600
     assert len(list(ledger.log().requests())) == 10
-    assert server().ask("XLEN", f"{{router:{parse(place).ledger}}}:outbox") == ":0"
+    assert redis("valkey").ask("XLEN", f"{{router:{parse(place).ledger}}}:outbox") == ":0"
     assert counters(ledger) == {ALL: (500, 0)}
     assert ledger.verify() == []
 
 
 def test_f44_many_copiers_at_once_make_no_duplicate(tmp_path):
-    place = server().url(tmp_path)
+    place = place_of(redis("valkey"), tmp_path)
     ledger = opened(place)
     stop = threading.Event()
 
@@ -395,8 +402,8 @@ def test_f44_many_copiers_at_once_make_no_duplicate(tmp_path):
 
 
 def test_f45_a_slow_network_that_resets_and_slices_loses_nothing(tmp_path, proxy):
-    ledger = opened(server().url(tmp_path, port=proxy.port))
-    proxy.latency, proxy.piece = 0.002, 50
+    ledger = opened(place_of(redis("valkey"), tmp_path, port=proxy.port))
+    proxy.latency, proxy.slice = 0.002, 50
     done = threading.Event()
 
     def reset() -> None:
@@ -424,7 +431,7 @@ def test_f45_a_slow_network_that_resets_and_slices_loses_nothing(tmp_path, proxy
 
 def test_f03_a_server_killed_again_and_again_loses_no_bill(own, tmp_path):
     """What it has acknowledged is in its file before it answers, so that no kill takes it back."""
-    ledger = opened(own.url(tmp_path))
+    ledger = opened(place_of(own, tmp_path))
     billed: dict[str, int] = {}
     stop = threading.Event()
 
@@ -457,30 +464,30 @@ def test_f03_a_server_killed_again_and_again_loses_no_bill(own, tmp_path):
     assert counters(ledger) == {ALL: (sum(charged.values()), 0)}
 
 
-def server_waits_for(primary: Server, replicas: int) -> bool:
+def server_waits_for(primary: RedisServer, replicas: int) -> bool:
     return primary.ask("WAIT", str(replicas), "100") == f":{replicas}"
 
 
 def test_a_step_counts_once_the_replicas_that_were_asked_for_have_it(tmp_path):
-    primary = Server("valkey")
-    replica = Server("valkey", "--replicaof", f"127.0.0.1 {primary.port}")
+    primary = RedisServer("valkey")
+    replica = RedisServer("valkey", "--replicaof", f"127.0.0.1 {primary.port}")
     with pytest.raises(LedgerUnavailable, match="replica"):
-        opened(replica.url(tmp_path))
+        opened(place_of(replica, tmp_path))
     deadline = time.monotonic() + 60
     while not server_waits_for(primary, 1) and time.monotonic() < deadline:
         time.sleep(0.05)
-    ledger = opened(primary.url(tmp_path, replicas=1, timeout=20))
+    ledger = opened(place_of(primary, tmp_path, replicas=1, timeout=20))
     reserve(ledger, "a", 100)
     replica.kill()
     with pytest.raises(LedgerUnavailable, match="0 of 1 replicas"):
-        opened(primary.url(tmp_path, replicas=1, timeout=1))
-    primary.remove()
-    replica.remove()
+        opened(place_of(primary, tmp_path, replicas=1, timeout=1))
+    primary.stop()
+    replica.stop()
 
 
 def test_a_log_that_cannot_be_written_stops_nobody_and_catches_up(tmp_path, monkeypatch):
-    place = server().url(tmp_path)
-    monkeypatch.setattr(redis_store, "_LOG_BUSY_SECONDS", 0.1)
+    place = place_of(redis("valkey"), tmp_path)
+    monkeypatch.setattr(sqlite_mirror, "_BUSY_SECONDS", 0.1)
     monkeypatch.setattr(redis_outbox, "_PAUSE", 0.01)
     ledger = opened(place)
     other = sqlite3.connect(parse(place).log.removeprefix("sqlite:///"), isolation_level=None)

@@ -17,6 +17,7 @@ from router.log import LoggedRequest, open_log
 from router.log.writer import to_json
 from router.types import AttemptRow, Budget, RequestEnd, RequestRow, Reservation
 from tests.ledger_kit import NOW, TTL, attempt_row, release, request_row, reserve, settle, url
+from tests.stores import heavy
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -141,6 +142,7 @@ def test_a_lease_that_was_given_back_is_no_request(ledger):
     assert len(log.decisions(0, 600)) == 1
 
 
+@heavy
 def test_a_log_longer_than_a_page_comes_whole_and_in_order_also_where_times_are_equal(ledger):
     count = 2500
     for call in range(count):
@@ -235,7 +237,7 @@ def test_a_lone_surrogate_or_a_nul_in_a_text_does_not_stop_a_settlement(store, l
     row = attempt_row("a", cost=5, error="bad \ud800 text\0", usage={"x": "\ud800"})
     ledger.settle("a/1", row, RequestEnd("failed", None, None, error="\udfff"), NOW)
     [request], [attempt] = ledger.log().requests(), ledger.log().attempts()
-    nul = "\ufffd" if store.name == "postgres" else "\0"  # PostgreSQL cannot hold one
+    nul = "\ufffd" if store.name == "postgres" else "\0"  # which cannot hold one
     assert (request.error, attempt.error) == ("?", f"bad ? text{nul}")
     assert attempt.usage == {"x": "\ud800"}
     assert ledger.verify() == []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from router.errors import ConfigurationError
 from router.ledger.base import Ledger
-from router.ledger.url import REDIS, identity, journal_folder, load_postgres, scheme, sqlite_path
+from router.ledger.url import identity, journal_folder, load_postgres, scheme, sqlite_path
 from router.types import Budget
 
 if TYPE_CHECKING:
@@ -33,13 +33,13 @@ def open_ledger(
 
     Parameters: `url`, "sqlite:///relative.db", "sqlite:////absolute.db", "sqlite://" (in memory,
     for this process alone), "postgresql://user@host/database" (its tables are made in a schema of
-    their own) or "redis://host:port/0?log=sqlite:///log.db" (counters in Redis or Valkey, and all
-    else in that log); `budgets`, the limits that this process enforces; `durability`, "full"
-    (a committed reservation survives a power cut) or "normal" (it survives the death of any
-    process, and commits without waiting for the disk); `busy_seconds`, how long a call may wait
-    before it is refused: for other writers of a SQLite file (by default 10), for all that a server
-    has to do (0.25); `create` False opens only a store that exists, and leaves it unchanged until
-    it is used; `lease`, whether this process spends a part of the budgets in memory
+    their own) or "redis://host:port/0?log=sqlite:///log.db" (counters in Redis or Valkey, all else
+    in that log; `router.ledger.redis`); `budgets`, the limits that this process enforces;
+    `durability`, "full" (a committed reservation survives a power cut) or "normal" (it survives the
+    death of any process, and commits without waiting for the disk); `busy_seconds`, how long a call
+    may wait before it is refused: for other writers of a SQLite file (by default 10), for all that
+    a server has to do (0.25); `create` False opens only a store that exists, and leaves it
+    unchanged until it is used; `lease`, whether this process spends a part of the budgets in memory
     (`router.ledger.lease`); `on_outage`, what it does while the store is away: send nothing, go on
     within its leases, or go on and count (`router.ledger.outage`); `journal`, the folder for what
     cannot be written meanwhile, by default beside the SQLite file, or in the user's state directory
@@ -80,7 +80,7 @@ def _open_store(url: str, durability: str, busy_seconds: float | None, create: b
     if scheme(url) == "postgresql":
         store: Store = load_postgres().PostgresStore(url, **options)
         return store
-    if scheme(url) in REDIS:
+    if scheme(url) == "redis":
         from router.ledger.redis.store import RedisStore
 
         return RedisStore(url, **options)
@@ -97,7 +97,7 @@ def store_exists(url: str) -> bool:
     if scheme(url) == "postgresql":
         found: bool = load_postgres().exists(url)
         return found
-    if scheme(url) in REDIS:
+    if scheme(url) == "redis":  # its log is made first, and never goes
         from router.ledger.redis.url import parse
 
         return store_exists(parse(url).log)

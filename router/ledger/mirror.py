@@ -2,20 +2,21 @@
 
 A store that keeps counters in memory (Redis) queues every step that it did. A mirror does these
 steps again, each once, in a store of its own, which is thereby a complete ledger: it has the log,
-proves the counters, and can rebuild them. Whatever a step was allowed there, it is allowed here,
-because the counters are the same; a mirror that must refuse one has found that they are not.
+proves the counters, remembers what the counters' store has forgotten, and can rebuild it. Whatever
+a step was allowed there, it is allowed here, because the counters are the same; a mirror that must
+refuse one has found that they are not.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from router.errors import ConfigurationError
+from router.ledger import lines
 from router.ledger.matching import Amounts, Take
-from router.ledger.store import Draw, Drawn, Ending, NewHold
+from router.ledger.store import Draw, Ending, NewHold
 from router.log.writer import to_json
 from router.types import Budget, Change, RequestEnd
 
@@ -85,6 +86,32 @@ class Contents:
     reservations: tuple[Kept, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What the copy knows of one reservation; `booked` in nano-USD."""
+
+    state: str
+    amounts: Amounts
+    booked: int
+    request_id: str
+    number: int
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What the copy knows of some ids, having come as far as `position`.
+
+    `request` is the status of the request that was asked about, `taken` whether its attempt is
+    another reservation's already.
+    """
+
+    position: int
+    reservations: Mapping[str, Past]
+    request: str | None = None
+    taken: bool = False
+
+
 class Mirror(Protocol):
     """A copy of one ledger. Safe to share between threads and processes."""
 
@@ -111,6 +138,12 @@ class Mirror(Protocol):
         new, even above a limit, since the money is spent. The place stays."""
         ...
 
+    def memory(
+        self, reservation_ids: Sequence[str] = (), request_id: str | None = None, number: int = 0
+    ) -> Memory:
+        """What it knows of these reservations, and of attempt `number` of a request."""
+        ...
+
     def contents(self, *, ended_since: float | None = None) -> Contents:
         """Everything at one moment. Of reservations, those that are open or expired, and those that
         ended less than `ended_since` seconds before the latest step (None: no others)."""
@@ -121,79 +154,36 @@ class Mirror(Protocol):
         ...
 
     def audit(self) -> list[Change]:
-        """What people did to budgets, oldest first."""
+        """What people did to the budgets, as `Store.audit`, as far as the copy has come."""
         ...
 
     def verify(self) -> list[str]:
         """What does not agree within the copy; [] when all does."""
         ...
 
-    def log(self, drain: Callable[[], object], finish: Callable[[], object]) -> Log:
-        """The log, which calls `drain` before it is read, and `finish` when it is closed."""
+    def log(self) -> Log:
+        """The log, as far as the copy has come."""
         ...
 
     def close(self) -> None: ...
 
 
-def open_mirror(url: str, *, durability: str, busy_seconds: float, create: bool) -> Mirror:
-    """Open the store at `url` as a copy. Raises as `open_ledger` does."""
-    scheme = url.partition("://")[0]
-    if scheme != "sqlite":
-        raise ConfigurationError(
-            f"log={scheme}://… cannot be the log of a ledger in Redis; allowed: sqlite:///log.db"
-        )
-    from router.ledger.sqlite.mirror import SqliteMirror
-    from router.ledger.url import sqlite_path
-
-    path = sqlite_path(url)
-    if path is None:
-        raise ConfigurationError("the log of a ledger in Redis must be a file; name one")
-    return SqliteMirror(path, durability=durability, busy_seconds=busy_seconds, create=create)
-
-
-# ── what is queued ───────────────────────────────────────────────────────────────────────────────
+# ── what is queued: steps as JSON, and back ──────────────────────────────────────────────────────
 def held(new: NewHold) -> str:
-    """A hold, to be queued."""
-    return to_json(
-        [
-            new.reservation_id,
-            new.request_id,
-            new.number,
-            new.amounts.usd,
-            new.amounts.tokens,
-            new.now,
-            new.expires_at,
-            [astuple(take) for take in new.takes],
-            new.worst_case,
-            new.request,
-        ]
-    )
+    return lines.open_line(new)
 
 
 def ended(ending: Ending) -> str:
-    """The end of a reservation, to be queued."""
-    return to_json(
-        [
-            ending.reservation_id,
-            ending.request_id,
-            ending.number,
-            ending.billed,
-            ending.usd,
-            ending.tokens,
-            ending.attempt,
-            None if ending.end is None else astuple(ending.end),
-            ending.now,
-        ]
-    )
+    return lines.end_line(ending)
 
 
 def drawn(step: Draw) -> str:
-    """Calls that move out of a lease, to be queued."""
+    """A draw, to which the lease's state is added once it is known."""
     return to_json(
         [
             step.lease_id,
-            [_call(call) for call in step.calls],
-            astuple(step.keep),
+            [json.loads(lines.done_line(step.lease_id, call)) for call in step.calls],
+            [step.keep.usd, step.keep.tokens],
             step.expires_at,
             step.worst_case,
             step.now,
@@ -201,62 +191,22 @@ def drawn(step: Draw) -> str:
     )
 
 
-def _call(call: Drawn) -> list[Any]:
-    return [
-        *(call.reservation_id, call.request_id, call.number, call.state, astuple(call.amounts)),
-        *(call.usd, call.tokens, call.attempt, call.request),
-        *(None if call.end is None else astuple(call.end), call.expires_at, call.now),
-    ]
-
-
 def read_draw(values: Sequence[Any]) -> Draw:
     lease_id, calls, keep, expires_at, worst_case, now = values
     return Draw(
-        lease_id, tuple(map(_read_call, calls)), Amounts(*keep), expires_at, worst_case, now
-    )
-
-
-def _read_call(values: Sequence[Any]) -> Drawn:
-    name, request, number, state, amounts, usd, tokens, attempt, row, end, *times = values
-    return Drawn(
-        name, request, number, state, Amounts(*amounts), usd, tokens, attempt, row,
-        request_end(end), *times,
-    )  # fmt: skip
-
-
-def read_budget(values: Mapping[str, Any]) -> Budget:
-    return Budget(**{**values, "when": tuple((name, value) for name, value in values["when"])})
-
-
-def read_hold(values: Sequence[Any]) -> NewHold:
-    reservation, request, number, usd, tokens, now, expires_at, takes, worst, row = values
-    return NewHold(
-        reservation,
-        request,
-        number,
-        Amounts(usd, tokens),
-        now,
+        lease_id,
+        tuple([lines.drawn_of(call) for call in calls]),
+        Amounts(*keep),
         expires_at,
-        tuple(Take(*take) for take in takes),
-        worst,
-        row,
+        worst_case,
+        now,
     )
 
 
-def read_end(values: Sequence[Any]) -> Ending:
-    reservation, request, number, billed, usd, tokens, attempt, end, now = values
-    return Ending(reservation, request, number, billed, usd, tokens, attempt, request_end(end), now)
+def credited(take: Take, amount: int, now: float, note: str) -> str:
+    """A credit, to which is added how much was given."""
+    return to_json([astuple(take), amount, now, note])
 
 
-def request_end(values: Sequence[Any] | None) -> RequestEnd | None:
-    return None if values is None else RequestEnd(*values)
-
-
-def payload(event: Event) -> Any:
-    """What an event says, as plain values."""
-    return json.loads(event.payload)
-
-
-def by_name(contents: Contents) -> Mapping[tuple[str, str, str], Copied]:
-    """The accounts by budget, scope value and window."""
-    return {(a.budget, a.scope_value, a.window_id): a for a in contents.accounts}
+def finished(request_id: str, end: RequestEnd, now: float) -> str:
+    return lines.finish_line(request_id, end, now)

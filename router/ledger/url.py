@@ -12,16 +12,20 @@ from urllib.parse import urlsplit, urlunsplit
 
 from router.errors import ConfigurationError
 
-REDIS = ("redis", "rediss", "valkey", "valkeys")
 _ALLOWED = (
     "sqlite:///relative.db, sqlite:////absolute/path.db, sqlite:// (in memory), "
     "postgresql://user@host/database, redis://host/0?log=sqlite:///log.db"
 )
-_SCHEMES = ("sqlite", "postgresql", *REDIS)
+# A Redis URL may say that the server is a Valkey one, and that it is spoken to over TLS.
+_SCHEMES = {
+    "sqlite": "sqlite",
+    "postgresql": "postgresql",
+    **dict.fromkeys(("redis", "rediss", "valkey", "valkeys"), "redis"),
+}
 
 
 def scheme(url: str) -> str:
-    """Return which kind of store a URL names: "sqlite", "postgresql" or one of `REDIS`.
+    """Return which kind of store a URL names: "sqlite", "postgresql" or "redis".
 
     Raises `ConfigurationError` for any other, naming what is allowed.
     """
@@ -30,7 +34,7 @@ def scheme(url: str) -> str:
         raise ConfigurationError(
             f"store {_shown(url)!r} is not a URL of a known store; allowed: {_ALLOWED}"
         )
-    return name
+    return _SCHEMES[name]
 
 
 def load_postgres() -> ModuleType:
@@ -70,15 +74,15 @@ def store_url(text: str) -> str:
 
 
 def identity(url: str) -> str | None:
-    """Return what tells a store from others: the URL of a server without its passwords, the whole
-    path of a SQLite file, None for a store in memory.
+    """Return what tells a store from others: the URL of a server without its passwords, for Redis
+    server, database and ledger alone, the whole path of a SQLite file, None for a store in memory.
 
     Raises `ConfigurationError` as `scheme` and `sqlite_path` do.
     """
     if scheme(url) == "sqlite":
         path = sqlite_path(url)
         return None if path is None else os.path.realpath(path)
-    if scheme(url) in REDIS:
+    if scheme(url) == "redis":
         from router.ledger.redis.url import parse
 
         return parse(url).name

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from router.errors import InvalidRequest
-from router.ledger.url import REDIS, load_postgres, scheme, sqlite_path
+from router.ledger.url import load_postgres, scheme, sqlite_path
 from router.log.base import Log, LoggedRequest
 from router.log.writer import JSON_COLUMNS
 from router.types import AttemptRow
@@ -57,7 +57,8 @@ def open_log(url: str) -> Log:
     """Open the log of an existing store, to read it and to label it.
 
     Parameters: `url`, "sqlite:///relative.db", "sqlite:////absolute.db", "postgresql://…" or
-    "redis://…?log=…". A store in memory is private to its ledger: use that ledger's `log()`.
+    "redis://…" (its log is brought up to date whenever it is read). A store in memory is private to
+    its ledger: use that ledger's `log()`.
     Raises `ConfigurationError` for a wrong URL or a place without a store, `LedgerCorrupt` for a
     damaged one, `LedgerUnavailable` for a server that does not answer.
     """
@@ -65,7 +66,7 @@ def open_log(url: str) -> Log:
         postgres = load_postgres()
         log: Log = postgres.PostgresLog(postgres.Database(url, create=False), owned=True)
         return log
-    if scheme(url) in REDIS:
+    if scheme(url) == "redis":
         from router.ledger.redis.store import open_redis_log
 
         return open_redis_log(url)

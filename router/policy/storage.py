@@ -13,7 +13,7 @@ class Log(Part):
     """Where calls and budgets are recorded."""
 
     store: Annotated[
-        str, Field(pattern=r"^(sqlite:///|postgresql://|rediss?://|valkeys?://)\S+$")
+        str, Field(pattern=r"^(sqlite:///|postgresql://|(rediss?|valkeys?)://)\S+$")
     ] = Field(
         default="sqlite:///router.db", description="The store's URL, such as sqlite:///router.db."
     )

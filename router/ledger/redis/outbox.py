@@ -26,7 +26,8 @@ from router.ledger.redis.server import Server
 from router.ledger.redis.session import Session
 
 KEEP_WINDOW = 86400  # seconds that the counters of a window are kept after it
-_AT_ONCE = 500  # steps a transaction
+# Steps a transaction. Reading their text keeps other threads from running meanwhile, requests too.
+_AT_ONCE = 50
 _FORGET_AT_ONCE = 200
 _PAUSE = 0.25  # seconds between two looks of a process that works
 _LONGEST_PAUSE = 4.0  # while the server or the log's store does not answer
@@ -153,7 +154,9 @@ class Outbox:
     def _fetch(self, position: int) -> tuple[int, str, int, list[Event]]:
         """The last step, the run of the server, up to where steps were taken out, and some steps
         after `position`."""
-        _, last, run, drained, events = self._session.step(FETCH, (position, _AT_ONCE))
+        _, last, run, drained, events = self._session.step(
+            FETCH, (position, _AT_ONCE), patient=True
+        )
         found = []
         for identity, fields in events:
             named = dict(zip(fields[::2], fields[1::2], strict=True))
@@ -163,7 +166,9 @@ class Outbox:
 
     def _forget(self, position: int) -> None:
         while True:
-            _, forgotten = self._session.step(FORGET, (position, _FORGET_AT_ONCE, KEEP_WINDOW))
+            _, forgotten = self._session.step(
+                FORGET, (position, _FORGET_AT_ONCE, KEEP_WINDOW), patient=True
+            )
             if int(forgotten) < _FORGET_AT_ONCE:
                 return
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from router.errors import ConfigurationError
-from router.ledger.mirror import Contents, Event, Kept, Mirror, Place, open_mirror
+from router.ledger.mirror import Contents, Event, Kept, Mirror, Place
 from router.ledger.redis.keys import (
     account,
     clock,
@@ -25,10 +25,12 @@ from router.ledger.redis.keys import (
     whole,
 )
 from router.ledger.redis.scripts import RESTORE
-from router.ledger.redis.server import Argument, Server
+from router.ledger.redis.server import PATIENT_SECONDS, Argument, Server
 from router.ledger.redis.session import VERSION
 from router.ledger.redis.store import REMEMBER, REMEMBER_EXPIRED
 from router.ledger.redis.url import parse
+from router.ledger.sqlite.mirror import SqliteMirror
+from router.ledger.url import sqlite_path
 from router.ledger.windows import ROLLING_BUCKETS
 from router.log.writer import to_json
 
@@ -46,7 +48,7 @@ class Rebuilt:
     position: int
 
 
-def rebuild(url: str, *, durability: str = "full", busy_seconds: float = 10.0) -> Rebuilt:
+def rebuild(url: str, *, durability: str = "full") -> Rebuilt:
     """Replace everything that the server has of a ledger by what its log's store knows of it.
 
     All processes are refused meanwhile and go on afterwards, under a new generation. Nothing in
@@ -54,11 +56,13 @@ def rebuild(url: str, *, durability: str = "full", busy_seconds: float = 10.0) -
     Raises as `open_ledger` does, and `ConfigurationError` where the log is of no such ledger.
     """
     place = parse(url)
-    server = Server(place, durability)
+    server = Server(place, durability, place.timeout)
     server.start()
     mirror = None
     try:
-        mirror = open_mirror(place.log, durability="full", busy_seconds=busy_seconds, create=False)
+        path = sqlite_path(place.log)
+        assert path is not None  # seen to by `parse`
+        mirror = SqliteMirror(path, create=False)
         known = mirror.place()
         if known is None or known.ledger != place.ledger:
             raise ConfigurationError(f"{place.log} is not the log of ledger {place.ledger!r}")
@@ -95,7 +99,12 @@ def _rebuild(server: Server, mirror: Mirror, known: Place) -> Rebuilt:
     for command in _commands(prefix, contents, accounts, position, now):
         server.command(*command)
     fresh = uuid.uuid4().hex
-    answer = server.call(RESTORE, meta, lambda run: (fresh, run, position, VERSION))
+    answer = server.call(
+        RESTORE,
+        meta,
+        lambda run: (fresh, run, position, VERSION),
+        deadline=server.deadline(PATIENT_SECONDS),
+    )
     mirror.move(Place(known.ledger, fresh, answer[2].decode(), position))
     still_open = sum(each.state == "open" for each in contents.reservations)
     return Rebuilt(len(accounts), still_open, steps, position)

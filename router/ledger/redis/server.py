@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from redis.connection import Connection
 
 Argument = str | bytes | int | float
+OPEN_SECONDS = 10.0  # opening a store is no request yet
+PATIENT_SECONDS = 30.0  # for what is on no request's way: copying, verifying
 _OLDEST = (6, 2)
 # Errors of a script or a key that is not what it was: nothing that waiting would cure.
 _DAMAGED = ("WRONGTYPE", "ERR Error running script", "ERR user_script", "ERR hash value is not")
@@ -27,23 +30,29 @@ class Changed(Exception):
 class _Link:
     """One connection, and the run of the server at its other end: a new run is a new process."""
 
-    def __init__(self, connection: Connection, run: str):
-        self.connection, self.run = connection, run
+    def __init__(self, connection: Connection, late: type[Exception]):
+        self.connection, self.late, self.run = connection, late, ""
 
-    def ask(self, *command: Argument) -> Any:
+    def ask(self, deadline: float, *command: Argument) -> Any:
+        """Send a command and return its answer; redis-py's `TimeoutError` at the deadline."""
         self.connection.send_command(*command)
+        if not self.connection.can_read(max(0.001, deadline - time.monotonic())):
+            raise self.late("no answer came in time")
         return self.connection.read_response()
 
 
 class Server:
     """A server whose connections are shared by threads, made anew after a fork, and checked.
 
-    Nothing here waits longer than the URL's timeout for a connection or for an answer.
+    Parameters: `durability`, "full" or "normal"; `seconds`, how long one call may take, with all
+    that it needs: a connection, the answer, and asking once more where a connection has broken.
     """
 
-    def __init__(self, url: RedisUrl, durability: str):
+    def __init__(self, url: RedisUrl, durability: str, seconds: float):
         if durability not in ("full", "normal"):
             raise ConfigurationError(f"durability {durability!r} is unknown; allowed: full, normal")
+        if not 0 < seconds <= 3600:
+            raise ConfigurationError(f"busy_seconds {seconds!r} must be above 0, up to 3600")
         try:
             import redis
         except ImportError:
@@ -52,6 +61,7 @@ class Server:
             ) from None
         self._redis = redis
         self.url, self.name, self._durability = url, url.name, durability
+        self.seconds = seconds
         self._idle: deque[_Link] = deque()
         self._pid = os.getpid()
         self._closed = False
@@ -59,9 +69,13 @@ class Server:
     def start(self) -> None:
         """Connect, and refuse a server that would lose or evict money: `ConfigurationError`."""
         try:
-            self._idle.append(self._connect())
+            self._idle.append(self._connect(self.deadline(OPEN_SECONDS)))
         except self._redis.RedisError as error:
             raise self._named(error) from error
+
+    def deadline(self, at_least: float = 0.0) -> float:
+        """When a call that begins now must have ended, on the clock of `time.monotonic`."""
+        return time.monotonic() + max(self.seconds, at_least)
 
     def call(
         self,
@@ -69,26 +83,32 @@ class Server:
         key: str,
         arguments: Callable[[str], Sequence[Argument]],
         *,
+        deadline: float | None = None,
         again: bool = True,
         durable: bool = False,
     ) -> Any:
         """Run a script; return its answer.
 
         Parameters: `arguments`, called with the run id of the server that the script will run on;
-        `again`, whether the script may run twice where a connection broke before its answer came;
-        `durable`, whether the URL's replicas must have what it wrote.
+        `deadline`, None for the usual; `again`, whether the script may run twice where a connection
+        broke before its answer came; `durable`, whether the URL's replicas must have what it wrote.
         """
-        return self._with_link(lambda link: self._run(link, script, key, arguments, durable), again)
+        until = self.deadline() if deadline is None else deadline
+        return self._with_link(
+            lambda link: self._run(link, until, script, key, arguments, durable), until, again
+        )
 
     def command(self, *command: Argument) -> Any:
-        """Run one command, which may run twice; return its answer."""
-        return self._with_link(lambda link: link.ask(*command), again=True)
+        """Run one command, which may run twice; return its answer. On no request's way."""
+        until = self.deadline(PATIENT_SECONDS)
+        return self._with_link(lambda link: link.ask(until, *command), until, again=True)
 
     def close(self) -> None:
+        """Close it for good; who is asking meanwhile gets the answer."""
         self._closed = True
         self._drop_idle()
 
-    def _with_link(self, work: Callable[[_Link], Any], again: bool) -> Any:
+    def _with_link(self, work: Callable[[_Link], Any], deadline: float, again: bool) -> Any:
         if self._closed:
             raise LedgerUnavailable(self.name, "it was closed")
         if self._pid != os.getpid():  # no connection may be shared with the parent
@@ -98,7 +118,7 @@ class Server:
                 try:
                     link, fresh = self._idle.pop(), False
                 except IndexError:
-                    link, fresh = self._connect(), True
+                    link, fresh = self._connect(deadline), True
                 try:
                     answer = work(link)
                 except self._redis.TimeoutError:
@@ -126,6 +146,7 @@ class Server:
     def _run(
         self,
         link: _Link,
+        deadline: float,
         script: Script,
         key: str,
         arguments: Callable[[str], Sequence[Argument]],
@@ -133,49 +154,50 @@ class Server:
     ) -> Any:
         tail = (1, key, *arguments(link.run))
         try:
-            answer = link.ask("EVALSHA", script.sha1, *tail)
+            answer = link.ask(deadline, "EVALSHA", script.sha1, *tail)
         except self._redis.exceptions.NoScriptError:
-            answer = link.ask("EVAL", script.text, *tail)
+            answer = link.ask(deadline, "EVAL", script.text, *tail)
         if durable and self.url.replicas:
-            patience = int(self.url.timeout * 800)  # ms: less than the socket's own
-            reached = link.ask("WAIT", self.url.replicas, patience)
+            patience = int((deadline - time.monotonic()) * 800)  # ms: before we would give up
+            reached = link.ask(deadline, "WAIT", self.url.replicas, max(1, patience))
             if reached < self.url.replicas:
                 raise LedgerUnavailable(
                     self.name, f"{reached} of {self.url.replicas} replicas have the step"
                 )
         return answer
 
-    def _connect(self) -> _Link:
+    def _connect(self, deadline: float) -> _Link:
         from redis.backoff import NoBackoff
         from redis.connection import Connection, SSLConnection
         from redis.retry import Retry
 
         url = self.url
         kind: type[Connection] = SSLConnection if url.tls else Connection
+        patience = max(0.001, deadline - time.monotonic())
         connection = kind(
             host=url.host,
             port=url.port,
             db=url.db,
             username=url.username,
             password=url.password,
-            socket_timeout=url.timeout,
-            socket_connect_timeout=url.timeout,
+            socket_timeout=patience,
+            socket_connect_timeout=patience,
             retry=Retry(NoBackoff(), 0),
             protocol=2,
             **({"ssl_ca_certs": url.ca} if url.tls and url.ca else {}),
         )
-        link = _Link(connection, "")
+        link = _Link(connection, self._redis.TimeoutError)
         try:
             connection.connect()
-            info = _facts(link.ask("INFO"))
+            info = _facts(link.ask(deadline, "INFO"))
             link.run = info["run_id"]
-            self._check(link, info)
+            self._check(link, info, deadline)
         except BaseException:
             connection.disconnect()
             raise
         return link
 
-    def _check(self, link: _Link, info: dict[str, str]) -> None:
+    def _check(self, link: _Link, info: dict[str, str], deadline: float) -> None:
         version = tuple(int(part) for part in info["redis_version"].split(".")[:2])
         if version < _OLDEST:
             raise ConfigurationError(f"{self.name} is Redis {info['redis_version']}; 6.2 is needed")
@@ -191,15 +213,15 @@ class Server:
             raise ConfigurationError(
                 f"{self.name} forgets what was spent when it restarts; set appendonly to yes"
             )
-        if self._durability == "full" and self._fsync(link) != "always":
+        if self._durability == "full" and self._fsync(link, deadline) != "always":
             raise ConfigurationError(
                 f"{self.name} may lose its last second in a power cut: durability full needs "
                 f"appendfsync always; set that, or ask for durability normal"
             )
 
-    def _fsync(self, link: _Link) -> str:
+    def _fsync(self, link: _Link, deadline: float) -> str:
         try:
-            answer = link.ask("CONFIG", "GET", "appendfsync")
+            answer = link.ask(deadline, "CONFIG", "GET", "appendfsync")
         except self._redis.ResponseError:  # a managed service keeps it to itself
             return "unknown"
         return bytes(answer[1]).decode() if answer else "unknown"
@@ -216,7 +238,7 @@ class Server:
         if isinstance(error, self._redis.ResponseError) and text.startswith(_DAMAGED):
             return LedgerCorrupt(self.name, text)
         if isinstance(error, self._redis.TimeoutError):
-            text = f"it did not answer within {self.url.timeout:g} seconds"
+            text = f"it did not answer within {self.seconds:g} seconds"
         return LedgerUnavailable(self.name, text)
 
 

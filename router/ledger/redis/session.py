@@ -19,7 +19,13 @@ from typing import Any, Protocol
 from router.errors import ConfigurationError, LedgerCorrupt, LedgerUnavailable
 from router.ledger.mirror import Place
 from router.ledger.redis.scripts import ATTACH, LOST, Script
-from router.ledger.redis.server import Argument, Changed, Server
+from router.ledger.redis.server import (
+    OPEN_SECONDS,
+    PATIENT_SECONDS,
+    Argument,
+    Changed,
+    Server,
+)
 
 VERSION = "1"
 _ATTEMPTS = 5
@@ -55,7 +61,7 @@ class Session:
         place = self._keeper.place()
         self._check_ours(place)
         candidate = uuid.uuid4().hex if create and place is None else ""
-        if not self._attach(candidate):
+        if not self._attach(candidate, self._server.deadline(OPEN_SECONDS)):
             raise ConfigurationError(f"ledger {self._server.name} does not exist; check the name")
 
     def step(
@@ -65,8 +71,14 @@ class Session:
         *,
         again: bool = True,
         durable: bool = False,
+        patient: bool = False,
     ) -> list[Any]:
-        """Run a script of the ledger; return its answer, of which the first is its kind."""
+        """Run a script of the ledger; return its answer, of which the first is its kind.
+
+        `patient`: it is on no request's way, and may take its time. For the others see
+        `Server.call`.
+        """
+        deadline = self._server.deadline(PATIENT_SECONDS if patient else 0.0)
 
         def known(run: str) -> Sequence[Argument]:
             if run != self._run:
@@ -75,13 +87,15 @@ class Session:
 
         for _ in range(_ATTEMPTS):
             try:
-                answer = self._server.call(script, self.key, known, again=again, durable=durable)
+                answer = self._server.call(
+                    script, self.key, known, deadline=deadline, again=again, durable=durable
+                )
             except Changed:
-                self._attach("")
+                self._attach("", deadline)
                 continue
             kind = answer[0].decode()
             if kind in ("gone", "gen", "run"):  # nothing was done
-                self._attach("")
+                self._attach("", deadline)
             elif kind == "lost":
                 raise self._lost(answer[1].decode())
             elif kind in ("vanished", "overflow"):
@@ -100,7 +114,7 @@ class Session:
         with self._mine():
             self._high = max(self._high, seq)
 
-    def _attach(self, candidate: str) -> bool:
+    def _attach(self, candidate: str, deadline: float) -> bool:
         """Learn the generation and the run of the server's ledger; False where there is none."""
         with self._mine():
             runs: list[str] = []
@@ -109,7 +123,7 @@ class Session:
                 runs.append(run)
                 return (candidate, run, VERSION)
 
-            answer = self._server.call(ATTACH, self.key, arguments)
+            answer = self._server.call(ATTACH, self.key, arguments, deadline=deadline)
             place = self._keeper.place()
             if answer[0] == b"gone":
                 if self._generation or place is not None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, astuple, replace
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, replace
 from typing import TYPE_CHECKING, Any
 
+from router.errors import LedgerUnavailable
 from router.ledger.matching import Amounts, Take
-from router.ledger.mirror import drawn, ended, held, open_mirror, read_budget
+from router.ledger.mirror import Memory, Past, credited, drawn, ended, finished, held
 from router.ledger.redis import scripts
 from router.ledger.redis.keys import (
     clock,
@@ -20,24 +21,37 @@ from router.ledger.redis.keys import (
     take_arguments,
     whole,
 )
+from router.ledger.redis.log import DrainedLog
 from router.ledger.redis.outbox import Outbox
 from router.ledger.redis.server import Argument, Server
 from router.ledger.redis.session import Session
 from router.ledger.redis.url import parse
 from router.ledger.redis.verify import problems
-from router.ledger.store import Counters, Denied, Draw, Ending, Invalid, Known, NewHold, NotOpen
+from router.ledger.sqlite.mirror import SqliteMirror
+from router.ledger.store import (
+    Counters,
+    Denied,
+    Draw,
+    Drawn,
+    Ending,
+    Invalid,
+    Known,
+    NewHold,
+    NotOpen,
+)
+from router.ledger.url import sqlite_path
 from router.log.writer import to_json
 from router.types import Budget, Change, RequestEnd
 
 if TYPE_CHECKING:
     from router.log.base import Log
 
-# How long Redis remembers a reservation that has ended, and one that has expired, in seconds: a
-# lost reply is asked again within the first, evidence for a correction comes within the second.
-# The log's store remembers all for good.
-REMEMBER, REMEMBER_EXPIRED = 600, 86400
-_LOG_BUSY_SECONDS = 10.0
+# How long Redis remembers a reservation that has ended, so that most of what is asked again is
+# known without a look at the log's store, which remembers all for good; and one that has expired,
+# which evidence may correct as long as it is remembered here. In seconds.
+REMEMBER, REMEMBER_EXPIRED = 600, 30 * 86400
 _EXPIRE_AT_ONCE = 200  # reservations a script, so that a sweep never blocks others for long
+_LOOKS = 5
 _STATUS = 2  # the place of a request's status in its row
 _INVALID = {
     "taken": "its request or attempt number is taken",
@@ -50,8 +64,8 @@ class RedisStore:
 
     Parameters: `url`, see `router.ledger.redis.url`; `durability`, "full" (a step is on the
     server's disk before it is answered) or "normal" (it survives the death of any process, the
-    server's too); `busy_seconds`, in the place of the URL's timeout; `create` False opens only a
-    ledger that exists.
+    server's too); `busy_seconds`, how long a call may take, None for what the URL says; `create`
+    False opens only a ledger that exists.
     """
 
     def __init__(
@@ -63,17 +77,15 @@ class RedisStore:
         create: bool = True,
     ):
         place = parse(url)
-        if busy_seconds is not None:
-            place = replace(place, timeout=busy_seconds)
         self.name = place.name
+        seconds = place.timeout if busy_seconds is None else busy_seconds
         # Who only opens what exists looks at it or looks after it, on any server that keeps it.
-        self._server = Server(place, durability if create else "normal")
+        self._server = Server(place, durability if create else "normal", seconds)
         self._server.start()
+        path = sqlite_path(place.log)
+        assert path is not None  # seen to by `parse`
         try:
-            # The copy is always durable: what it has is taken out of Redis.
-            self._mirror = open_mirror(
-                place.log, durability="full", busy_seconds=_LOG_BUSY_SECONDS, create=create
-            )
+            self._mirror = SqliteMirror(path, create=create)
         except BaseException:
             self._server.close()
             raise
@@ -90,7 +102,7 @@ class RedisStore:
         for budget in budgets:
             named += [budget.name, definition(budget)]
         if named:
-            self._step(scripts.DEFINE, to_json([asdict(budget) for budget in budgets]), *named)
+            self._step(scripts.DEFINE, to_json([astuple(budget) for budget in budgets]), *named)
 
     def hold(self, new: NewHold) -> Denied | Known | Invalid | None:
         takes: list[Argument] = []
@@ -105,20 +117,35 @@ class RedisStore:
                 take.amount,
                 optional(take.limit),
             ]
-        kind, *answer = self._step(
+
+        def arguments(memory: Memory) -> list[Argument]:
+            return [
+                new.reservation_id,
+                new.request_id,
+                new.number,
+                new.amounts.usd,
+                new.amounts.tokens,
+                repr(float(new.expires_at)),
+                "" if new.request is None else new.request[_STATUS],
+                payload,
+                memory.position,
+                "1" if memory.reservations else "",
+                memory.request or "",
+                "1" if memory.taken else "",
+                *takes,
+            ]
+
+        payload = held(new)
+        memory, kind, *answer = self._remembering(
             scripts.HOLD,
-            new.reservation_id,
-            new.request_id,
-            new.number,
-            new.amounts.usd,
-            new.amounts.tokens,
-            repr(float(new.expires_at)),
-            "" if new.request is None else new.request[_STATUS],
-            held(new),
-            *takes,
+            lambda: self._mirror.memory([new.reservation_id], new.request_id, new.number),
+            arguments,
         )
         if kind == "ok":
             return None
+        if kind == "past":
+            past = memory.reservations[new.reservation_id]
+            return Known(past.state, past.amounts, past.expires_at)
         if kind == "known":
             state, usd, tokens, expires_at = answer
             return Known(state.decode(), Amounts(int(usd), int(tokens)), float(expires_at))
@@ -154,47 +181,63 @@ class RedisStore:
         if kind == "ok":
             return None
         state, booked, request_id, number = answer
-        return NotOpen(state.decode(), int(booked), request_id.decode(), int(number))
+        if state != b"unknown":
+            return NotOpen(state.decode(), int(booked), request_id.decode(), int(number))
+        past = self._past(ending.reservation_id)
+        if past is None:
+            return NotOpen("unknown")
+        return NotOpen(past.state, past.booked, past.request_id, past.number)
 
     def draw(self, step: Draw) -> str:
-        calls: list[Argument] = []
-        for call in step.calls:
-            calls += [
-                call.reservation_id,
-                call.request_id,
-                call.number,
-                call.state,
-                call.amounts.usd,
-                call.amounts.tokens,
-                call.usd,
-                call.tokens,
-                int(call.state != "released"),
-                "" if call.request is None else call.request[_STATUS],
-                "" if call.end is None else call.end.status,
-                repr(float(call.expires_at)),
+        ids = [call.reservation_id for call in step.calls]
+
+        def arguments(memory: Memory) -> list[Argument]:
+            calls = [call for call in step.calls if call.reservation_id not in memory.reservations]
+            return [
+                step.lease_id,
+                step.keep.usd,
+                step.keep.tokens,
+                repr(float(step.expires_at)),
+                drawn(replace(step, calls=tuple(calls))),
+                memory.position,
+                REMEMBER,
+                *[value for call in calls for value in _call(call)],
             ]
-        _, state = self._step(
-            scripts.DRAW,
-            step.lease_id,
-            step.keep.usd,
-            step.keep.tokens,
-            repr(float(step.expires_at)),
-            drawn(step),
-            REMEMBER,
-            REMEMBER_EXPIRED,
-            *calls,
-        )
+
+        _, _, state = self._remembering(scripts.DRAW, lambda: self._mirror.memory(ids), arguments)
+        if state == b"unknown":
+            past = self._past(step.lease_id)
+            return "unknown" if past is None else past.state
         return str(state.decode())
 
     def refuse(self, request: list[Any]) -> str | None:
-        kind, *answer = self._step(
-            scripts.REFUSE, request[0], request[_STATUS], to_json(request), REMEMBER
+        _, kind, *answer = self._remembering(
+            scripts.REFUSE,
+            lambda: self._mirror.memory((), request[0]),
+            lambda memory: [
+                request[0],
+                request[_STATUS],
+                to_json(request),
+                REMEMBER,
+                memory.position,
+                memory.request or "",
+            ],
         )
         return None if kind == "ok" else str(answer[0].decode())
 
     def finish(self, request_id: str, end: RequestEnd, now: float) -> bool:
-        payload = to_json([request_id, astuple(end), now])
-        return bool(self._step(scripts.FINISH, request_id, end.status, payload)[0] == "ok")
+        _, kind, *_ = self._remembering(
+            scripts.FINISH,
+            lambda: self._mirror.memory((), request_id),
+            lambda memory: [
+                request_id,
+                end.status,
+                finished(request_id, end, now),
+                memory.position,
+                memory.request or "",
+            ],
+        )
+        return bool(kind == "ok")
 
     def expire(self, now: float) -> int:
         total = 0
@@ -217,7 +260,11 @@ class RedisStore:
 
     def defined(self) -> list[Budget]:
         _, *found = self._look(scripts.LIST, "")
-        budgets = [read_budget(json.loads(each)) for each in found]
+        budgets = []
+        for each in found:
+            budget = Budget(**json.loads(each))
+            when = tuple([(name, value) for name, value in budget.when])
+            budgets.append(replace(budget, when=when))
         return sorted(budgets, key=lambda budget: budget.name)
 
     def scope_values(self, budget: str) -> list[str]:
@@ -241,7 +288,7 @@ class RedisStore:
                 take.window_id,
                 take.since,
                 amount,
-                to_json([astuple(replace(take, amount=0)), amount, now, note]),
+                credited(take, amount, now, note),
             ),
             again=False,  # it has no id by which a second one could be told from a repetition
             durable=True,
@@ -257,7 +304,7 @@ class RedisStore:
         return problems(self._session, self._outbox, self._mirror)
 
     def log(self) -> Log:
-        return self._mirror.log(self._outbox.drain, lambda: None)
+        return DrainedLog(self._mirror.log(), self._outbox.drain, lambda: None)
 
     def close(self) -> None:
         self._outbox.close()
@@ -271,13 +318,43 @@ class RedisStore:
         self._outbox.poke()
         return answer
 
+    def _remembering(
+        self,
+        script: scripts.Script,
+        look: Callable[[], Memory],
+        arguments: Callable[[Memory], Sequence[Argument]],
+    ) -> tuple[Any, ...]:
+        """Do a step that must know what Redis has forgotten. Whatever that is was in the log's
+        store before; the script refuses where more was forgotten since it was looked at there."""
+        for _ in range(_LOOKS):
+            memory = look()
+            answer = self._step(script, *arguments(memory))
+            if answer[0] != "again":
+                return memory, *answer
+        raise LedgerUnavailable(self.name, "its log moves too fast to be looked at")
+
+    def _past(self, reservation_id: str) -> Past | None:
+        """What the log's store knows of a reservation that Redis does not know."""
+        return self._mirror.memory([reservation_id]).reservations.get(reservation_id)
+
     def _look(self, script: scripts.Script, *arguments: Argument) -> list[Any]:
         """Ask, without changing anything."""
         self._outbox.check()
         return self._session.step(script, arguments)
 
 
+def _call(call: Drawn) -> list[Argument]:
+    """What the script is told of a call that is drawn."""
+    return [
+        *(call.reservation_id, call.request_id, call.number, call.state),
+        *(call.amounts.usd, call.amounts.tokens, call.usd, call.tokens),
+        *(call.inside.usd, call.inside.tokens, repr(float(call.expires_at))),
+        "" if call.request is None else call.request[_STATUS],
+        "" if call.end is None else call.end.status,
+    ]
+
+
 def open_redis_log(url: str) -> Log:
-    """Open the log of an existing ledger. Raises as `router.log.open_log` does."""
+    """Open the log of an existing ledger. Raises as `open_ledger` does."""
     store = RedisStore(url, durability="normal", create=False)
-    return store._mirror.log(store._outbox.drain, store.close)
+    return DrainedLog(store._mirror.log(), store._outbox.drain, store.close)

@@ -6,21 +6,21 @@ from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 from router.errors import ConfigurationError
-from router.ledger.url import REDIS
+from router.ledger.url import scheme, sqlite_path
 
 _FORM = "redis://[user:password@]host[:port][/db]?log=sqlite:///log.db[&ledger=name]"
 _PARAMETERS = ("log", "ledger", "timeout", "replicas", "ca")
-_PORT, _TIMEOUT, _LONGEST_TIMEOUT = 6379, 0.2, 60.0
+_PORT, _TIMEOUT, _LONGEST_TIMEOUT = 6379, 0.25, 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class RedisUrl:
     """One ledger on one server.
 
-    `log`, the URL of the store that the log and every counter are copied to; `ledger`, its name,
-    of several on one server; `timeout`, seconds that a server may take to connect or to answer;
-    `replicas`, how many must have a step before it counts; `ca`, a file of certificates that TLS
-    trusts, None for the system's.
+    `log`, the URL of the SQLite file that the log and every counter are copied to; `ledger`, its
+    name, of several on one server; `timeout`, seconds that a call may take, unless `busy_seconds`
+    says otherwise; `replicas`, how many must have a step before it counts; `ca`, a file of
+    certificates that TLS trusts, None for the system's.
     """
 
     host: str
@@ -53,7 +53,7 @@ def parse(url: str) -> RedisUrl:
         port = parts.port or _PORT
     except ValueError:
         raise ConfigurationError(f"this is no Redis URL; allowed: {_FORM}") from None
-    if parts.scheme not in REDIS or not parts.hostname or parts.fragment:
+    if scheme(url) != "redis" or not parts.hostname or parts.fragment:
         raise ConfigurationError(f"this is no Redis URL; allowed: {_FORM}")
     db = parts.path.strip("/") or "0"
     if not db.isdecimal():
@@ -71,6 +71,11 @@ def parse(url: str) -> RedisUrl:
         raise ConfigurationError(
             f"a Redis URL must say where its log goes, as in {_FORM}: Redis holds the counters, "
             f"and every row is moved on to that store"
+        )
+    if given["log"].partition("://")[0] != "sqlite" or sqlite_path(given["log"]) is None:
+        raise ConfigurationError(
+            "the log of a ledger in Redis must be a SQLite file; allowed: "
+            "log=sqlite:///relative.db, log=sqlite:////absolute/path.db"
         )
     return RedisUrl(
         host=unquote(parts.hostname),

@@ -34,7 +34,7 @@ def problems(session: Session, outbox: Outbox, mirror: Mirror) -> list[str]:
     """Return every rule that the ledger breaks, in words; [] when it is sound."""
     for _ in range(_ATTEMPTS):
         with outbox.turn(_WAIT):
-            _, last, *snapshot = session.step(SNAPSHOT, ())
+            _, last, *snapshot = session.step(SNAPSHOT, (), patient=True)
             outbox.drain(until=int(last))
             contents = mirror.contents()
         if contents.place.position == int(last):
@@ -65,9 +65,9 @@ def _accounts(accounts: list[list[str]], contents: Contents) -> list[str]:
             found.append(f"{_who(name)}: it has no counters")
         elif copy is None:
             found.append(f"{_who(name)}: its log knows no such account")
-        elif [int(value) for value in counters[:5]] != _values(copy):
+        elif [int(value) for value in counters] != _values(copy):
             here = ", ".join(
-                f"{key} {value}" for key, value in zip(_COUNTERS, counters, strict=False)
+                f"{key} {value}" for key, value in zip(_COUNTERS, counters, strict=True)
             )
             found.append(f"{_who(name)}: {here}; its log's store has {_values(copy)}")
     latest = {(budget, window_id) for budget, _, window_id, _ in contents.clocks}

@@ -4,26 +4,15 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from router.errors import ConfigurationError, LedgerCorrupt
+from router.ledger import lines
 from router.ledger.matching import Amounts, Take
-from router.ledger.mirror import (
-    Contents,
-    Copied,
-    Event,
-    Kept,
-    Place,
-    payload,
-    read_budget,
-    read_draw,
-    read_end,
-    read_hold,
-    request_end,
-)
-from router.ledger.sqlite import store as steps
+from router.ledger.mirror import Contents, Copied, Event, Kept, Memory, Past, Place, read_draw
+from router.ledger.sqlite import steps
 from router.ledger.sqlite.accounts import apply_limit, credit
 from router.ledger.sqlite.database import Database, Undo
 from router.ledger.sqlite.draws import draw
@@ -31,11 +20,9 @@ from router.ledger.sqlite.verify import problems
 from router.ledger.store import NotOpen
 from router.log.reader import SqliteLog
 from router.log.writer import to_json, write_end, write_request
-from router.types import Change
+from router.types import Budget, Change
 
-if TYPE_CHECKING:
-    from router.log.base import Log
-
+_BUSY_SECONDS = 10.0  # for which a step waits for other writers of the file
 _TABLE = """
 CREATE TABLE IF NOT EXISTS mirror (  -- what this store is the copy of, and how far it has come
   id         INTEGER PRIMARY KEY CHECK (id = 1),
@@ -52,15 +39,28 @@ FROM reservation JOIN request ON request.request_id = reservation.request_id
 WHERE state IN ('open', 'expired')
   OR changed >= (SELECT max(changed) FROM reservation) - ?
 """
+_PAST = """
+SELECT state, amount, tokens, coalesce(actual, 0), request_id, number, expires_at
+FROM reservation WHERE id = ?
+"""
 
 
 class SqliteMirror:
-    """A `router.ledger.mirror.Mirror` in a SQLite file."""
+    """A `router.ledger.mirror.Mirror` in a SQLite file. What it has is taken out of where the
+    counters live, so it waits for the disk."""
 
-    def __init__(self, path: str, *, durability: str, busy_seconds: float, create: bool):
+    def __init__(self, path: str, *, create: bool):
         self._database = Database(
-            path, durability=durability, busy_seconds=busy_seconds, create=create
+            path, durability="full", busy_seconds=_BUSY_SECONDS, create=create
         )
+        try:
+            # A call's look-up must not wait until somebody has read the log.
+            self._memory = Database(
+                path, durability="full", busy_seconds=_BUSY_SECONDS, create=False
+            )
+        except BaseException:
+            self._database.close()
+            raise
         self.name = self._database.name
 
     def place(self) -> Place | None:
@@ -109,6 +109,29 @@ class SqliteMirror:
                 if event.kind != "credit" or event.seq > position:  # a credit has no id of its own
                     _do(connection, event, forced=True)
 
+    def memory(
+        self, reservation_ids: Sequence[str] = (), request_id: str | None = None, number: int = 0
+    ) -> Memory:
+        with self._memory.read() as connection:
+            [position] = connection.execute("SELECT position FROM mirror").fetchone()
+            found = {}
+            for each in reservation_ids:
+                row = connection.execute(_PAST, (each,)).fetchone()
+                if row is not None:
+                    found[each] = Past(row[0], Amounts(row[1], row[2]), *row[3:])
+            if request_id is None:
+                return Memory(position, found)
+            status = connection.execute(
+                "SELECT status FROM request WHERE request_id = ?", (request_id,)
+            ).fetchone()
+            if status is None:
+                return Memory(position, found)
+            taken = connection.execute(
+                "SELECT 1 FROM reservation WHERE request_id = ? AND number = ?",
+                (request_id, number),
+            ).fetchone()
+            return Memory(position, found, status[0], taken is not None)
+
     def contents(self, *, ended_since: float | None = None) -> Contents:
         with self._database.read() as connection:
             place = _place(connection)
@@ -143,36 +166,12 @@ class SqliteMirror:
         with self._database.read() as connection:
             return problems(connection)
 
-    def log(self, drain: Callable[[], object], finish: Callable[[], object]) -> Log:
-        return CopiedLog(self._database, drain, finish)
+    def log(self) -> SqliteLog:
+        return SqliteLog(self._database, owned=False)
 
     def close(self) -> None:
+        self._memory.close()
         self._database.close()
-
-
-class CopiedLog(SqliteLog):
-    """The log of a copy. `drain` copies what was done until now; `finish`, called by `close`, gives
-    back what was opened for this log alone."""
-
-    def __init__(
-        self,
-        database: Database,
-        drain: Callable[[], object],
-        finish: Callable[[], object],
-    ):
-        super().__init__(database, owned=False)
-        self._drain, self._finish = drain, finish
-
-    def close(self) -> None:
-        self._finish()
-
-    def _page(self, query: str, place: Mapping[str, float | int]) -> list[dict[str, Any]]:
-        self._drain()
-        return super()._page(query, place)
-
-    def _label(self, request_id: str, score: float, source: str, now: float) -> bool:
-        self._drain()
-        return super()._label(request_id, score, source, now)
 
 
 def _place(connection: sqlite3.Connection) -> Place | None:
@@ -199,59 +198,87 @@ def _kept(row: tuple[Any, ...], names: dict[int, tuple[str, str, str]]) -> Kept:
 
 def _do(connection: sqlite3.Connection, event: Event, *, forced: bool) -> str | None:
     """Do one step; what it came to, where that is not what was done."""
-    values = payload(event)
-    if event.kind == "hold":
-        return _hold(connection, values, forced)
-    if event.kind == "end":
-        found: object = steps.end(connection, read_end(values))
-        return _said(found) if isinstance(found, NotOpen) else None
-    if event.kind == "draw":
-        state = draw(connection, read_draw(values))
-        return None if state in ("open", "expired") else f"the lease is {state}"
-    if event.kind == "expire":
-        now, ids, requests = values
-        done = steps.expire(connection, steps.open_among(connection, ids), now)
-        if requests:
-            connection.execute(steps.EXPIRE_REQUESTS, {"now": now})
-        return None if done == len(ids) else f"{done} of {len(ids)} were open"
-    return _do_other(connection, event.kind, values)
+    step = _STEPS.get(event.kind)
+    if step is None:
+        return "this release knows no such step"
+    return step(connection, json.loads(event.payload), forced)
 
 
-def _hold(connection: sqlite3.Connection, values: Sequence[Any], forced: bool) -> str | None:
-    new = read_hold(values)
-    with _savepoint(connection):
-        try:
-            found = steps.hold(connection, new, to_json(new.worst_case), checked=not forced)
-        except Undo as undo:
-            return _said(undo.result)
+def _hold(connection: sqlite3.Connection, line: list[Any], forced: bool) -> str | None:
+    new = lines.hold_of(line)
+    try:
+        with _savepoint(connection):
+            found: object = steps.hold(connection, new, to_json(new.worst_case), checked=not forced)
+    except Undo as undo:
+        found = undo.result
     return None if found is None else _said(found)
 
 
-def _do_other(connection: sqlite3.Connection, kind: str, values: Sequence[Any]) -> str | None:
-    if kind == "refuse":
-        try:
-            with _savepoint(connection):
-                write_request(connection, list(values))
-        except sqlite3.IntegrityError:
-            return "the request is logged already"
-    elif kind == "finish":
-        request_id, end, now = values
-        ended = request_end(end)
-        if ended is None or not write_end(connection, request_id, ended, now):
-            return "the request is not logged"
-    elif kind == "define":
-        steps.define(connection, [read_budget(each) for each in values])
-    elif kind == "limit":
-        budget, scope_value, limit, now, note = values
-        apply_limit(connection, budget, scope_value, limit)
-        steps.enter(connection, budget, scope_value, "LIMIT", limit, now, note)
-    elif kind == "credit":
-        take, amount, now, note = Take(*values[0]), *values[1:]
-        given = credit(connection, take, amount)
-        steps.enter(connection, take.budget, take.scope_value, "CREDIT", given, now, note)
-    else:
-        return "this release knows no such step"
+def _end(connection: sqlite3.Connection, line: list[Any], _: bool) -> str | None:
+    found = steps.end(connection, lines.ending_of(line))
+    return _said(found) if isinstance(found, NotOpen) else None
+
+
+def _draw(connection: sqlite3.Connection, values: list[Any], _: bool) -> str | None:
+    step, state = values
+    found = draw(connection, read_draw(step))
+    return None if found == state else f"here the lease is {found}, there {state}"
+
+
+def _expire(connection: sqlite3.Connection, values: list[Any], _: bool) -> str | None:
+    now, ids, requests = values
+    done = steps.expire(connection, steps.open_among(connection, ids), now)
+    if requests:
+        steps.expire_requests(connection, now)
+    return None if done == len(ids) else f"{done} of {len(ids)} were open"
+
+
+def _refuse(connection: sqlite3.Connection, row: list[Any], _: bool) -> str | None:
+    try:
+        with _savepoint(connection):
+            write_request(connection, row)
+    except sqlite3.IntegrityError:
+        return "the request is logged already"
     return None
+
+
+def _finish(connection: sqlite3.Connection, line: list[Any], _: bool) -> str | None:
+    done = write_end(connection, *lines.finish_of(line))
+    return None if done else "the request is not logged"
+
+
+def _define(connection: sqlite3.Connection, budgets: list[Any], _: bool) -> None:
+    steps.define(connection, [Budget(*each) for each in budgets])
+
+
+def _limit(connection: sqlite3.Connection, values: list[Any], forced: bool) -> None:
+    budget, scope_value, limit, now, note = values
+    apply_limit(connection, budget, scope_value, limit)
+    change = Change(budget, scope_value, "limit", limit, now, "", note)
+    if forced and change in steps.audit(connection):
+        return  # it has no id by which it could be told from its repetition
+    steps.enter(connection, budget, scope_value, "LIMIT", limit, now, note)
+
+
+def _credit(connection: sqlite3.Connection, values: list[Any], _: bool) -> str | None:
+    [take, amount, now, note], given = values
+    taker = Take(*take)
+    found = credit(connection, taker, amount)
+    steps.enter(connection, taker.budget, taker.scope_value, "CREDIT", found, now, note)
+    return None if found == given else f"{found} were given, there {given}"
+
+
+_STEPS: dict[str, Callable[[sqlite3.Connection, list[Any], bool], str | None]] = {
+    "hold": _hold,
+    "end": _end,
+    "draw": _draw,
+    "expire": _expire,
+    "refuse": _refuse,
+    "finish": _finish,
+    "define": _define,
+    "limit": _limit,
+    "credit": _credit,
+}
 
 
 @contextmanager

@@ -7,10 +7,13 @@ local function changes(paying, held, actual, reserved, first)
   local done = {}
   for i = 1, #list, 2 do
     local of = OF[list[i + 1]]
-    local c = redis.call('HMGET', P .. 'a:' .. list[i], 's', 'h', 'o', 'c')
+    local c = redis.call('HMGET', P .. 'a:' .. list[i], 's', 'h', 'c')
     if not c[1] then return nil, {'vanished', list[i]} end
+    -- What was credited is not taken back when a charge is corrected downwards.
     local settled, h = tonumber(c[1]) + actual[of], tonumber(c[2]) - held[of]
-    if settled + tonumber(c[4] or '0') < 0 or h < 0 or settled + h >= TOO_MUCH then return nil, {'overflow', list[i]} end
+    if settled + tonumber(c[3]) < 0 or h < 0 or settled + h >= TOO_MUCH then
+      return nil, {'overflow', list[i]}
+    end
     local over = first and actual[of] - reserved[of] or actual[of]
     done[#done + 1] = {list[i], -held[of], actual[of], over}
   end

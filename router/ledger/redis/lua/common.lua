@@ -8,7 +8,7 @@
 -- an error in the middle of a script undoes nothing.
 local META = KEYS[1]
 local P = string.sub(META, 1, -5)
-local TOO_MUCH = 9223372036854775808 -- 2^63
+local TOO_MUCH, EXACT = 9223372036854775808, 9007199254740992 -- 2^63, 2^53
 
 local function text(number)
   return string.format('%.0f', number)
@@ -22,6 +22,12 @@ if meta[2] ~= ARGV[2] then return {'run'} end
 if tonumber(meta[3]) < tonumber(ARGV[3]) then
   redis.call('HSET', META, 'lost', 'step ' .. ARGV[3] .. ' was acknowledged, the last is ' .. meta[3])
   return {'lost', 'step ' .. ARGV[3] .. ' was acknowledged, the last is ' .. meta[3]}
+end
+
+-- Whether something was forgotten here that the process's look into the log's store may have missed:
+-- what is forgotten was copied there before, up to the step `drained`. `looked`: how far the copy was.
+local function overlooked(looked)
+  return tonumber(redis.call('HGET', META, 'drained')) > tonumber(looked)
 end
 
 -- Number this step and queue what it did for the log.

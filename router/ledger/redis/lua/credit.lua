@@ -1,19 +1,22 @@
--- 4 series, 5 clock, 6 window, 7 since, 8 amount, 9 payload: from the latest window back
+-- 4 series, 5 clock, 6 window, 7 since, 8 amount, 9 payload
 local window = current(ARGV[5], ARGV[6], '')
 local found, gone = counters(ARGV[4], ARGV[7], window, ARGV[7] ~= ARGV[6])
 if gone then return {'vanished', gone} end
-local left, parts = tonumber(ARGV[8]), {}
-for i = #found - 4, 1, -5 do
-  local part = math.min(left, tonumber(found[i + 1]))
-  if part > 0 then
-    parts[#parts + 1] = {found[i], text(part)}
+local left = tonumber(ARGV[8])
+local parts = {}
+for i = #found - 4, 1, -5 do -- from the latest window back
+  local settled = tonumber(found[i + 1])
+  if settled > 0 and left > 0 then
+    local part = settled < left and settled or left
+    parts[#parts + 1] = {P .. 'a:' .. ARGV[4] .. '|' .. found[i], text(part)}
     left = left - part
   end
 end
-local seq = emit('credit', ARGV[9])
+local given = text(tonumber(ARGV[8]) - left)
+local seq = emit('credit', '[' .. ARGV[9] .. ',' .. given .. ']')
 for _, part in ipairs(parts) do
-  local key = P .. 'a:' .. ARGV[4] .. '|' .. part[1]
-  redis.call('HINCRBY', key, 's', '-' .. part[2])
-  redis.call('HINCRBY', key, 'c', part[2])
+  redis.call('HINCRBY', part[1], 's', '-' .. part[2])
+  redis.call('HINCRBY', part[1], 'c', part[2])
 end
-return {'ok', seq, text(tonumber(ARGV[8]) - left)}
+redis.call('HDEL', META, 'limit')
+return {'ok', seq, given}

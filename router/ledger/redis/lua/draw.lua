@@ -1,71 +1,71 @@
--- 4 lease, 5 nano-USD and 6 tokens that it keeps, 7 expires at, 8 payload, 9 and 10 seconds to
--- remember calls that ended and that expired; then for each call twelve: reservation, request,
--- attempt, state, nano-USD and tokens set aside, nano-USD and tokens taken, requests, status of its
--- request's row ('' for none), status of the request's end ('' for none), expires at.
-local L = P .. 'r:' .. ARGV[4]
-local lease = redis.call('HMGET', L, 'st', 'a', 't', 'p', 'q')
-if not lease[1] then return {'state', meta[3], 'unknown'} end
-local open = lease[1] == 'open'
-if not open and lease[1] ~= 'expired' then return {'state', meta[3], lease[1]} end
+-- 4 lease, 5 and 6 nano-USD and tokens to keep, 7 expires at, 8 payload, 9 how far the log's store was
+-- looked at, 10 seconds to remember calls; then thirteen for each call that it does not know:
+-- reservation, request, attempt, state, nano-USD and tokens set aside, nano-USD and tokens taken, of
+-- these inside the lease, expires at, status of a new request ('' for none), of the request's end.
+local LEASE, R = ARGV[4], P .. 'r:' .. ARGV[4]
+local r = redis.call('HMGET', R, 'st', 'a', 't', 'p')
+if not r[1] then return {'ok', meta[3], 'unknown'} end
+if r[1] ~= 'open' and r[1] ~= 'expired' then return {'ok', meta[3], r[1]} end
+local open = r[1] == 'open'
 
--- Calls that are there already were written when this step was done before.
 local calls, taken, inside = {}, {0, 0}, {0, 0}
-for at = 11, #ARGV, 12 do
-  if redis.call('EXISTS', P .. 'r:' .. ARGV[at]) == 0 then
-    calls[#calls + 1] = at
-    for meter = 1, 2 do
-      local aside, took = tonumber(ARGV[at + 3 + meter]), tonumber(ARGV[at + 5 + meter])
-      taken[meter] = taken[meter] + took
-      inside[meter] = inside[meter] + math.min(aside, took)
+for at = 11, #ARGV, 13 do
+  local c = {unpack(ARGV, at, at + 12)}
+  if redis.call('EXISTS', P .. 'r:' .. c[1]) == 0 then -- else it was drawn before
+    local number = redis.call('HGET', P .. 'q:' .. c[2], 'n:' .. c[3])
+    if number then return {'vanished', c[1] .. ': its attempt is ' .. number} end
+    calls[#calls + 1] = c
+    for i = 1, 2 do
+      taken[i] = taken[i] + tonumber(c[6 + i])
+      inside[i] = inside[i] + tonumber(c[8 + i])
     end
   end
 end
-local freed = {tonumber(lease[2]) - tonumber(ARGV[5]), tonumber(lease[3]) - tonumber(ARGV[6])}
-if freed[1] < inside[1] or freed[2] < inside[2] then return {'state', meta[3], 'short'} end
+if #calls > 0 and overlooked(ARGV[9]) then return {'again', meta[3]} end
+local freed = {tonumber(r[2]) - tonumber(ARGV[5]), tonumber(r[3]) - tonumber(ARGV[6])}
+if freed[1] < inside[1] or freed[2] < inside[2] then return {'ok', meta[3], 'short'} end
 
--- What the lease held, or was charged, falls; what its calls took is settled.
-local paying, changed = cjson.decode(lease[4]), {}
-for i = 1, #paying, 2 do
-  local of = OF[paying[i + 1]]
-  local c = redis.call('HMGET', P .. 'a:' .. paying[i], 's', 'h', 'c')
-  if not c[1] then return {'vanished', paying[i]} end
-  local held, settled = open and -freed[of] or 0, taken[of] - (open and 0 or freed[of])
-  local s, h = tonumber(c[1]) + settled, tonumber(c[2]) + held
-  if s + tonumber(c[3] or '0') < 0 or h < 0 or s + h >= TOO_MUCH then
-    return {'overflow', paying[i]}
+-- Of an open lease, what it holds falls; of an expired one, what it was charged.
+local OF = {usd = 1, tokens = 2}
+local list, moves = cjson.decode(r[4]), {}
+for i = 1, #list, 2 do
+  local of = OF[list[i + 1]]
+  local c = redis.call('HMGET', P .. 'a:' .. list[i], 's', 'h', 'c')
+  if not c[1] then return {'vanished', list[i]} end
+  local falls = open and freed[of] or 0
+  local charged = taken[of] - (open and 0 or freed[of])
+  local settled, held = tonumber(c[1]) + charged, tonumber(c[2]) - falls
+  if taken[of] >= EXACT or held < 0 or settled + tonumber(c[3]) < 0 or settled + held >= TOO_MUCH then
+    return {'overflow', list[i]}
   end
-  changed[i] = {paying[i], held, settled, taken[of] - inside[of]}
+  moves[i] = {list[i], -falls, charged, taken[of] - inside[of]}
 end
 
-local seq = emit('draw', ARGV[8])
-for i = 1, #paying, 2 do
-  charge({changed[i]})
-  if #calls > 0 then redis.call('HINCRBY', P .. 'a:' .. paying[i], 'r', #calls) end
+local seq = emit('draw', '[' .. ARGV[8] .. ',"' .. r[1] .. '"]')
+for i = 1, #list, 2 do
+  charge({moves[i]})
+  redis.call('HINCRBY', P .. 'a:' .. list[i], 'r', #calls)
 end
-for _, at in ipairs(calls) do
-  local rid, request, number, state, usd, tokens, took = unpack(ARGV, at, at + 6)
-  local row, ended, expires = ARGV[at + 9], ARGV[at + 10], ARGV[at + 11]
-  redis.call('HSET', P .. 'r:' .. rid, 'st', state, 'a', usd, 't', tokens, 'e', expires,
-    'q', request, 'n', number, 'p', lease[4], 'v', seq, 'x', took)
-  local Q = P .. 'q:' .. request
-  redis.call('HSET', Q, 'n:' .. number, rid)
-  if row ~= '' and redis.call('HEXISTS', Q, 'st') == 0 then redis.call('HSET', Q, 'st', row) end
-  if ended ~= '' then
-    redis.call('HSET', Q, 'st', ended)
-    redis.call('ZREM', P .. 'requests', request)
-  elseif redis.call('HGET', Q, 'st') == 'open' then
-    redis.call('ZADD', P .. 'requests', 'GT', expires, request)
-  end
-  forget('r:' .. rid, state == 'expired' and ARGV[10] or ARGV[9])
-end
-redis.call('HSET', L, 'a', ARGV[5], 't', ARGV[6], 'v', seq)
+redis.call('HSET', R, 'a', ARGV[5], 't', ARGV[6], 'v', seq)
 if open then
-  redis.call('HSET', L, 'e', ARGV[7])
-  redis.call('ZADD', P .. 'open', ARGV[7], ARGV[4])
-  if redis.call('ZSCORE', P .. 'requests', lease[5]) then
-    redis.call('ZADD', P .. 'requests', 'GT', ARGV[7], lease[5])
-  end
+  redis.call('HSET', R, 'e', ARGV[7])
+  redis.call('ZADD', P .. 'open', ARGV[7], LEASE)
+  redis.call('ZADD', P .. 'requests', 'XX', ARGV[7], LEASE)
 else
-  redis.call('HSET', L, 'x', ARGV[5])
+  redis.call('HSET', R, 'x', ARGV[5])
 end
-return {'state', seq, lease[1]}
+for _, c in ipairs(calls) do
+  local Q = P .. 'q:' .. c[2]
+  redis.call('HSET', P .. 'r:' .. c[1], 'st', c[4], 'a', c[5], 't', c[6], 'e', c[11], 'q', c[2],
+    'n', c[3], 'p', r[4], 'x', c[7], 'v', seq)
+  forget('r:' .. c[1], ARGV[10])
+  redis.call('HSET', Q, 'n:' .. c[3], c[1])
+  redis.call('HSETNX', Q, 'st', c[12] ~= '' and c[12] or 'open')
+  if c[13] ~= '' then
+    redis.call('HSET', Q, 'st', c[13])
+    redis.call('ZREM', P .. 'requests', c[2])
+  elseif redis.call('HGET', Q, 'st') == 'open' then
+    redis.call('ZADD', P .. 'requests', 'GT', c[11], c[2])
+  end
+end
+return {'ok', seq, r[1]}

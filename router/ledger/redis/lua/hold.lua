@@ -1,12 +1,17 @@
 -- 4 reservation, 5 request, 6 attempt, 7 nano-USD, 8 tokens, 9 expires at, 10 status of a new
--- request ('' for none), 11 payload; then ten for each take: series, budget, clock, meter, window,
--- since, resets at, seconds that it counts on, amount, limit.
+-- request ('' for none), 11 payload, 12 how far the log's store was looked at, and what it knows: 13
+-- whether the reservation, 14 the status of the request, 15 whether its attempt; then ten for each
+-- take: series, budget, clock, meter, window, since, resets at, seconds that it counts on, amount,
+-- limit.
+local FIRST = 16
 local rid, request, number = ARGV[4], ARGV[5], ARGV[6]
 local known = redis.call('HMGET', P .. 'r:' .. rid, 'st', 'a', 't', 'e')
 if known[1] then return {'known', meta[3], known[1], known[2], known[3], known[4]} end
+if ARGV[13] ~= '' then return {'past', meta[3]} end
+if overlooked(ARGV[12]) then return {'again', meta[3]} end
 
 local accounts = {}
-for at = 12, #ARGV, 10 do
+for at = FIRST, #ARGV, 10 do
   local series, budget, clock, meter, asked, since, asked_resets, span, amount, limit =
     unpack(ARGV, at, at + 9)
   local rolls = since ~= asked
@@ -24,11 +29,13 @@ for at = 12, #ARGV, 10 do
       left = (share - share % 1000000) / 1000000
     end
     for i = 1, #found, 5 do
-      if left >= 0 then left = left - tonumber(found[i + 1]) end
-      if left >= 0 then left = left - tonumber(found[i + 2]) end
+      left = left - tonumber(found[i + 2]) - math.max(0, tonumber(found[i + 1]))
+    end
+    for i = 1, #found, 5 do -- below 0 by what was credited before a correction
+      left = left - math.min(0, tonumber(found[i + 1]))
     end
     if left < tonumber(amount) then
-      return {'denied', meta[3], text((at - 12) / 10), window, limit, resets, unpack(found)}
+      return {'denied', meta[3], text((at - FIRST) / 10), window, limit, resets, unpack(found)}
     end
   end
   if mine and tonumber(found[mine + 1]) + tonumber(found[mine + 2]) + tonumber(amount) >= TOO_MUCH then
@@ -42,8 +49,9 @@ for at = 12, #ARGV, 10 do
 end
 
 local Q = P .. 'q:' .. request
-local logged = redis.call('EXISTS', Q) == 1
-if redis.call('HEXISTS', Q, 'n:' .. number) == 1 or (ARGV[10] ~= '' and logged) then
+local here = redis.call('EXISTS', Q) == 1
+local logged = here or ARGV[14] ~= ''
+if redis.call('HEXISTS', Q, 'n:' .. number) == 1 or ARGV[15] ~= '' or (ARGV[10] ~= '' and logged) then
   return {'invalid', meta[3], 'taken'}
 end
 if ARGV[10] == '' and not logged then return {'invalid', meta[3], 'missing'} end
@@ -54,7 +62,7 @@ for _, a in ipairs(accounts) do
   local key = P .. 'a:' .. a.name
   if a.opens then redis.call('HSET', P .. 'clock', a.clock, a.window .. '|' .. a.resets) end
   if a.fresh then
-    redis.call('HSET', key, 's', '0', 'h', '0', 'o', '0', 'n', '0', 'r', '0', 'k', a.clock)
+    redis.call('HSET', key, 's', '0', 'h', '0', 'o', '0', 'c', '0', 'n', '0', 'r', '0', 'k', a.clock)
     local leaves = a.resets == '' and '+inf' or text(tonumber(a.resets) + tonumber(a.span))
     redis.call('ZADD', P .. 'accounts', leaves, a.name)
     if a.rolls then redis.call('ZADD', P .. 'rolling:' .. a.series, 0, a.window) end
@@ -71,7 +79,7 @@ redis.call('HSET', P .. 'r:' .. rid, 'st', 'open', 'a', ARGV[7], 't', ARGV[8], '
   'q', request, 'n', number, 'p', cjson.encode(paying), 'v', seq)
 redis.call('ZADD', P .. 'open', ARGV[9], rid)
 redis.call('HSET', Q, 'n:' .. number, rid)
-if ARGV[10] ~= '' then redis.call('HSET', Q, 'st', ARGV[10]) end
+if not here then redis.call('HSET', Q, 'st', ARGV[10] ~= '' and ARGV[10] or ARGV[14]) end
 if redis.call('HGET', Q, 'st') == 'open' then
   redis.call('ZADD', P .. 'requests', 'GT', ARGV[9], request)
 end

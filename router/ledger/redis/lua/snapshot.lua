@@ -1,10 +1,8 @@
 -- Everything that the counters are made of, at one moment.
 local accounts = {}
 for _, name in ipairs(redis.call('ZRANGE', P .. 'accounts', 0, -1)) do
-  local c = redis.call('HMGET', P .. 'a:' .. name, 's', 'h', 'o', 'n', 'c', 'r')
-  accounts[#accounts + 1] = {
-    name, c[1] or '', c[2] or '', c[3] or '', c[4] or '', c[5] or '0', c[6] or ''
-  }
+  local c = redis.call('HMGET', P .. 'a:' .. name, 's', 'h', 'o', 'n', 'c')
+  accounts[#accounts + 1] = {name, c[1] or '', c[2] or '', c[3] or '', c[4] or '', c[5] or ''}
 end
 local open = {}
 for _, rid in ipairs(redis.call('ZRANGE', P .. 'open', 0, -1)) do
