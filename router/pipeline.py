@@ -245,7 +245,7 @@ class Router:
     def _plan(self, request: Request) -> Plan:
         shape = shape_of(request.messages, request.params)
         refuse_size(shape.input_bytes, self.policy.limits.max_request_bytes)
-        features = extract(request)
+        features = extract(request, self.predictor.embedder)
         ladder, _ = self._promised.at(request.now)
         return make_plan(ladder, request, shape, features, self.predictor(features))
 
@@ -335,7 +335,8 @@ def _pacer_of(ladder: Ladder) -> Pacer | None:
 
 
 def _predictor_of(policy: Policy) -> Predictor:
-    predictor = load_predictor(policy.predictor_path)
+    own = policy.predictor.embedder if policy.predictor else None
+    predictor = load_predictor(policy.predictor_path, own)
     wanted = policy.predictor.sha256 if policy.predictor else None
     if wanted is not None and predictor.hash != wanted:
         raise ModelFileError(

@@ -184,7 +184,7 @@ class Plan:
             "needs": sorted(shape.needs),
             **{
                 name: round(float(value), 4)
-                for name, value in zip(DENSE_NAMES, self.features.dense, strict=True)
+                for name, value in zip(DENSE_NAMES, self.features.dense, strict=False)
             },
         }
 

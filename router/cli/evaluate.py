@@ -61,6 +61,11 @@ def _plot_file(ctx: click.Context, param: click.Parameter, value: Path | None) -
     help=f"A trained model folder ('{SHIPPED}' is the shipped one) instead of cross-validation; "
     "needs no scores.",
 )
+@click.option(
+    "--embedder",
+    metavar="NAME",
+    help="The text embedder whose vectors are read too: wordllama, or package.module:attribute.",
+)
 @click.option("--folds", type=click.IntRange(2), default=5, show_default=True)
 @click.option(
     "--sweep",
@@ -100,6 +105,7 @@ def command(
     outcomes: Path,
     ladder: dict[Tier, str],
     model: str | None,
+    embedder: str | None,
     folds: int,
     sweep: int,
     seed: int,
@@ -116,6 +122,7 @@ def command(
     no decision reads one.
     """
     from router.predict import load_predictor
+    from router.predict.embedder import load_embedder
     from router.prices.book import load_book
     from router.replay.decisions import write_decisions
     from router.replay.evaluate import evaluate
@@ -126,7 +133,9 @@ def command(
         load_matplotlib()  # what is missing is said before the long work
     names = _names(compare)
     now, book = time.time(), load_book()
-    predictor = None if model is None else load_predictor(None if model == SHIPPED else model)
+    predictor = (
+        None if model is None else load_predictor(None if model == SHIPPED else model, embedder)
+    )
     with _progress() as show:
         show("reading", 0, 1)
         read = read_outcomes(outcomes, ladder, book=book, now=now)
@@ -136,6 +145,7 @@ def command(
             sweep=sweep,
             seed=seed,
             model=predictor,
+            embedder=None if embedder is None or model else load_embedder(embedder),
             compare=names,
             draws=draws,
             book=book,

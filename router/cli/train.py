@@ -18,6 +18,7 @@ from router.errors import ConfigurationError
 from router.types import TIERS, Tier
 
 if TYPE_CHECKING:
+    from router.predict.embedder import TextEmbedder
     from router.predict.examples import Examples
     from router.predict.model_file import ModelFile
     from router.replay.train import Progress, Trained
@@ -32,6 +33,7 @@ class _Options:
     folds: int | None
     share: float
     report: Path | None
+    embedder: str | None
     force: bool
     as_json: bool
 
@@ -70,6 +72,11 @@ class _Options:
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of the pictures and the page; beside the model by default.",
 )
+@click.option(
+    "--embedder",
+    metavar="NAME",
+    help="Read a text embedder's vectors too: wordllama, or package.module:attribute.",
+)
 @click.option("--force", is_flag=True, help="Write the model even if it is not shown to be better.")
 @json_option
 @click.pass_context
@@ -84,6 +91,7 @@ def command(
     folds: int | None,
     share: float,
     report: Path | None,
+    embedder: str | None,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -98,8 +106,10 @@ def command(
         raise click.UsageError("OUTCOMES needs --ladder TIER=MODEL,…")
     if store is not None and (base or ladder):
         raise click.UsageError("--base and --ladder go with OUTCOMES, not with --from-log")
+    if embedder is not None and store:
+        raise click.UsageError("--embedder goes with OUTCOMES: a log keeps no vectors")
     _check_out(out)
-    options = _Options(out, seed, folds, share, report, force, as_json)
+    options = _Options(out, seed, folds, share, report, embedder, force, as_json)
     if store is not None:
         done = _from_log(store, options)
     elif base is not None:
@@ -116,6 +126,7 @@ def _check_out(out: Path) -> None:
 
 
 def _from_outcomes(outcomes: Path, ladder: str, options: _Options) -> bool:
+    from router.predict.embedder import load_embedder
     from router.replay.ladder import parse_ladder
     from router.replay.plot import load_matplotlib
     from router.replay.train import need_learner
@@ -123,14 +134,17 @@ def _from_outcomes(outcomes: Path, ladder: str, options: _Options) -> bool:
     models = parse_ladder(ladder)
     need_learner()  # what is missing is said before the long work
     load_matplotlib()
+    embedder = None if options.embedder is None else load_embedder(options.embedder)
     with _progress(options.as_json) as show:
-        examples = _read(outcomes, models, show)
-        found = _train(examples, options, show)
+        examples = _read(outcomes, models, embedder, show)
+        found = _train(examples, options, show, embedder)
     facts = {"ladder": dict(models), "trained_on": [outcomes.name]}
     return _deliver_trained(found, facts, {"outcomes": str(outcomes), **facts}, options)
 
 
-def _train(examples: Examples, options: _Options, show: Progress) -> Trained:
+def _train(
+    examples: Examples, options: _Options, show: Progress, embedder: TextEmbedder | None = None
+) -> Trained:
     from router.predict import load_predictor
     from router.replay.train import train
 
@@ -140,11 +154,14 @@ def _train(examples: Examples, options: _Options, show: Progress) -> Trained:
         folds=options.folds,
         seed=options.seed,
         calibration_share=options.share,
+        embedder=embedder,
         progress=show,
     )
 
 
-def _read(outcomes: Path, models: Mapping[Tier, str], show: Progress) -> Examples:
+def _read(
+    outcomes: Path, models: Mapping[Tier, str], embedder: TextEmbedder | None, show: Progress
+) -> Examples:
     """Read outcomes as examples, with the input tokens that a decision would estimate."""
     import numpy as np
 
@@ -155,7 +172,7 @@ def _read(outcomes: Path, models: Mapping[Tier, str], show: Progress) -> Example
     show("reading outcomes", 0, 1)
     read = read_outcomes(outcomes, models)
     estimated = [float(shape_of(messages, {}).input_tokens) for messages in read.messages]
-    return examples_of(read, features_of(read), np.array(estimated))
+    return examples_of(read, features_of(read, embedder), np.array(estimated))
 
 
 def _from_log(store: str, options: _Options) -> bool:
@@ -196,9 +213,9 @@ def _from_anchors(anchors: Path, ladder: str, base: str, options: _Options) -> b
             f"ladder: {ladder!r}: with --base it is the one new model, such as mini=MODEL"
         )
     need_learner()
-    predictor = load_predictor(None if base == SHIPPED else base)
+    predictor = load_predictor(None if base == SHIPPED else base, options.embedder)
     with _progress(options.as_json) as show:
-        examples = _read(anchors, {tier: model}, show)
+        examples = _read(anchors, {tier: model}, predictor.embedder, show)
         found = anchor(examples, tier, predictor, seed=options.seed)
     written = _write(found.model, True, options)
     data = without_nan(

@@ -195,6 +195,11 @@ class Predictor(Part):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
         default=None, description="What `router train` printed; another model is refused."
     )
+    embedder: Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")] | None = Field(
+        default=None,
+        description="package.module:attribute of the text embedder of one's own that the model was "
+        "trained with.",
+    )
 
 
 def _version(value: object) -> object:

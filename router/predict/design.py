@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 # Dense values stand beside a text of length 1: this makes all of them together weigh about as much.
 DENSE_SHARE = 0.1
+EMBEDDED_SHARE = 0.5  # of a text embedder's vector: its usual length beside the text's
 # Least standard deviations: a value that is rare in training must not explode in use.
 _LEAST_SCALE, _LEAST_SCALE_OF_SHARE = 0.1, 0.02
+_LEAST_EMBEDDED = 1e-3
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,11 @@ class Design:
         raw = examples.features.dense.astype(np.float64)
         mean = np.average(raw, axis=0, weights=usual)
         spread = np.sqrt(np.average((raw - mean) ** 2, axis=0, weights=usual))
-        scale = np.maximum(spread, least_scales() if least is None else least)
+        named = len(DENSE_NAMES)  # what comes after them is a text embedder's
+        least = np.concatenate([least_scales() if least is None else least, 0 * spread[named:]])
+        scale = np.maximum(spread, least)
+        each = EMBEDDED_SHARE / np.sqrt(max(1, len(spread) - named))
+        scale[named:] = np.maximum(scale[named:], _LEAST_EMBEDDED) * DENSE_SHARE / each
         return cls(
             examples,
             vocabulary,

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from router.predict.cues import CJK_CUES, CUE_NAMES, CUE_WORDS
+from router.predict.embedder import embedded
 from router.predict.hashing import (
     BUCKETS,
     LONGEST,
@@ -33,6 +34,7 @@ from router.types import Features
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from router.predict.embedder import TextEmbedder
     from router.types import Request
 
 VIEW_CHARACTERS = 2000  # the router's view: half of it head, half tail
@@ -158,8 +160,9 @@ _CHAT = CUE_NAMES.index("chat")
 class FeatureBatch:
     """The features of N requests.
 
-    `dense` has shape (N, D). The bag of request i is `buckets[starts[i]:starts[i + 1]]`, rising
-    and distinct, with its `weights`; `starts` has shape (N + 1,).
+    `dense` has shape (N, D), or (N, D + E) with a text embedder's E columns. The bag of request i
+    is `buckets[starts[i]:starts[i + 1]]`, rising and distinct, with its `weights`; `starts` has
+    shape (N + 1,).
     """
 
     dense: NDArray[np.float32]
@@ -199,33 +202,42 @@ def join(batches: Sequence[FeatureBatch]) -> FeatureBatch:
     """Put batches one after the other."""
     sizes = [np.diff(batch.starts) for batch in batches]
     return FeatureBatch(
-        np.concatenate([np.zeros((0, len(DENSE_NAMES)), np.float32), *(b.dense for b in batches)]),
+        np.concatenate([batch.dense for batch in batches])
+        if batches
+        else np.zeros((0, len(DENSE_NAMES)), np.float32),
         np.cumsum(np.concatenate([[0], *sizes]), dtype=np.int64),
         np.concatenate([np.zeros(0, np.int32), *(b.buckets for b in batches)]),
         np.concatenate([np.zeros(0, np.float32), *(b.weights for b in batches)]),
     )
 
 
-def extract(request: Request) -> Features:
+def extract(request: Request, embedder: TextEmbedder | None = None) -> Features:
     """Read the features of a request; pure and local.
+
+    Parameters
+    ----------
+    embedder
+        Adds its vector of what is asked; a predictor names the one that it was trained with.
 
     Returns
     -------
     Features
-        `dense` (D,) in the order of `DENSE_NAMES`; `buckets` (K,) rising and distinct, below
-        `BUCKETS`: words and marks, pairs of neighbours, and beginnings of longer words;
-        `weights` (K,) 1 however often each occurs, less for beginnings.
+        `dense` (D,) in the order of `DENSE_NAMES`, then the embedder's vector; `buckets` (K,)
+        rising and distinct, below `BUCKETS`: words and marks, pairs of neighbours, and beginnings
+        of longer words; `weights` (K,) 1 however often each occurs, less for beginnings.
     """
-    found = _extract((request,))
+    found = _extract((request,), embedder)
     return Features(found.dense[0], found.buckets, found.weights)
 
 
-def extract_many(requests: Sequence[Request]) -> FeatureBatch:
+def extract_many(requests: Sequence[Request], embedder: TextEmbedder | None = None) -> FeatureBatch:
     """Read the features of N requests: the same numbers as `extract`, several times as fast."""
-    return join([_extract(requests[i : i + _CHUNK]) for i in range(0, len(requests), _CHUNK)])
+    return join(
+        [_extract(requests[i : i + _CHUNK], embedder) for i in range(0, len(requests), _CHUNK)]
+    )
 
 
-def _extract(requests: Sequence[Request]) -> FeatureBatch:
+def _extract(requests: Sequence[Request], embedder: TextEmbedder | None) -> FeatureBatch:
     """Read up to `_CHUNK` requests; one alone goes without what tells several apart."""
     read = [_read(request) for request in requests]
     raw, lowered, facts, cjk = zip(*read, strict=True)
@@ -261,6 +273,9 @@ def _extract(requests: Sequence[Request]) -> FeatureBatch:
         columns = np.array(facts, dtype=np.float64).T
         found = _dense(columns, signs.T.astype(np.float64), counts.T.astype(np.float64), _MANY)
         dense = np.array(found).T.astype(np.float32, order="C")
+    if embedder is not None:
+        texts = [view.decode("utf-8", "replace") for view in raw]
+        dense = np.hstack([dense, embedded(embedder, texts)])
     return FeatureBatch(dense, *_bags(keys, len(read)))
 
 

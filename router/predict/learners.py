@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from router.predict.design import DENSE_SHARE, Design
+from router.predict.features import DENSE_NAMES
 
 if TYPE_CHECKING:
     from router.predict.estimators import GainRidge, LogisticHeads, PrototypeNeighbors
@@ -101,13 +102,15 @@ def log_odds(
     from router.predict.estimators import LogisticHeads
 
     components = near.components_ * _EMBEDDING_SHARE
-    columns = [design.text, design.text @ components, design.dense * penalties.dense_share]
+    shares = np.full(design.dense.shape[1], DENSE_SHARE)  # a text embedder's columns keep theirs
+    shares[: len(DENSE_NAMES)] = penalties.dense_share
+    columns = [design.text, design.text @ components, design.dense * shares]
     heads = LogisticHeads(C=penalties.C).fit(
         sparse.hstack(columns, format="csr"), score, design.examples.weight
     )
     words, shared, dense = np.split(heads.coef_, np.cumsum(components.shape), axis=1)
     # `both` has its dense values times DENSE_SHARE already.
-    dense *= penalties.dense_share / DENSE_SHARE
+    dense *= shares / DENSE_SHARE
     heads.coef_ = np.hstack([words + shared @ components.T, dense])
     heads.n_features_in_ = heads.coef_.shape[1]
     return heads

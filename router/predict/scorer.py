@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from router.errors import ModelFileError
+from router.predict.embedder import OURS, load_embedder
 from router.predict.features import DENSE_NAMES, FeatureBatch
 from router.predict.hashing import BUCKETS
 from router.predict.model_file import ModelFile, load_model
@@ -21,6 +22,7 @@ from router.types import TIERS, Features, Prediction
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from router.predict.embedder import TextEmbedder
     from router.types import Floats
 
 DENSE_LIMIT = 3.0  # standardised dense values are clipped: no extrapolation far from training
@@ -30,6 +32,7 @@ TOKEN_SHARES = (0.5, 0.9, 0.95)
 _ONE, _LEAST_QUALITY, _MOST_QUALITY = map(np.array, (1.0, *QUALITY_RANGE))
 _MOST_LOG_TOKENS = np.array(np.log(200_000))  # before what they are smeared by
 _DEFAULT_MODEL = Path(__file__).with_name("default_model")
+_MOST_EMBEDDED = 8192
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 _D, _T = len(DENSE_NAMES), len(TIERS)
 
@@ -95,6 +98,9 @@ class Predictor:
     ----------
     model
         A checked model with the arrays of `ARRAY_SHAPES`, made for this version's features.
+    embedder
+        The text embedder that the model was trained with, which its features need; None where it
+        has none, or features come from elsewhere.
 
     Raises
     ------
@@ -102,8 +108,9 @@ class Predictor:
         If an array is missing or misshapen, or the model was made for other features.
     """
 
-    def __init__(self, model: ModelFile, path: str = "model"):
+    def __init__(self, model: ModelFile, path: str = "model", embedder: TextEmbedder | None = None):
         _check(model, path)
+        self.embedder = embedder
         self.model = model
         self.hash = model.hash
         self.name = f"{model.name}@{model.hash[:12]}"
@@ -210,6 +217,7 @@ class Predictor:
         """Return the heads (…, H), the kernel of each prototype (…, P), and the votes (…, 2T): sums
         of labels by tier, weighed as the mix does, then how many rows they are of. `length` is the
         embedding's."""
+        dense = dense[..., : self._least.size]  # without a vector that this model does not read
         linear = np.minimum(np.maximum(dense, self._least), self._most).dot(self._dense)
         linear += self._intercept
         linear += text[..., :_H]
@@ -266,16 +274,53 @@ def _logistic(odds: Floats) -> Floats:
 _ROWS_AT_ONCE = 256
 
 
-def load_predictor(path: str | Path | None = None) -> Predictor:
+def load_predictor(path: str | Path | None = None, embedder: str | None = None) -> Predictor:
     """Load the model folder at `path`, or the one that is shipped.
+
+    Parameters
+    ----------
+    embedder
+        The name of a text embedder of one's own that the model was trained with; a model file alone
+        names none but those of this library, since loading one runs its code.
 
     Raises
     ------
     ModelFileError
         If any of its files is missing, corrupt, hostile, too large, or for other features.
+    ConfigurationError
+        If the text embedder that it was trained with cannot be had.
     """
     folder = _DEFAULT_MODEL if path is None else Path(path)
-    return Predictor(load_model(folder), str(folder))
+    model = load_model(folder)
+    size = _embedded(model, str(folder))
+    if not size:
+        return Predictor(model, str(folder))
+    name = model.facts["embedder"]["name"]
+    if embedder is None and name not in OURS:
+        raise ModelFileError(
+            str(folder), f"it was trained with embedder {name!r}; name where that is to be found"
+        )
+    found = load_embedder(embedder or name)
+    if (found.name, found.size) != (name, size):
+        raise ModelFileError(
+            str(folder),
+            f"it was trained with embedder {name!r} of size {size}, not with {found.name!r} of "
+            f"size {found.size}",
+        )
+    return Predictor(model, str(folder), found)
+
+
+def _embedded(model: ModelFile, path: str) -> int:
+    """The length of the vector of a model's text embedder, 0 without one."""
+    said = model.facts.get("embedder")
+    if said is None:
+        return 0
+    if not isinstance(said, dict) or not isinstance(said.get("name"), str):
+        raise ModelFileError(path, f"embedder must have a name and a size, not {said!r}")
+    size = said.get("size")
+    if type(size) is not int or not 0 < size <= _MOST_EMBEDDED:
+        raise ModelFileError(path, f"the embedder's size must be from 1 to {_MOST_EMBEDDED}")
+    return size
 
 
 def _check(model: ModelFile, path: str) -> None:
@@ -283,8 +328,12 @@ def _check(model: ModelFile, path: str) -> None:
         raise ModelFileError(
             path, "made for other features: its dense_names are not this version's"
         )
+    wide = _D + _embedded(model, path)
     carried = CALIBRATION_SHAPES if CALIBRATION_SHAPES.keys() & model.arrays.keys() else {}
-    shapes = {**ARRAY_SHAPES, **carried}
+    shapes = {
+        name: (wide, *shape[1:]) if shape[:1] == (_D,) else shape
+        for name, shape in {**ARRAY_SHAPES, **carried}.items()
+    }
     missing = sorted(shapes.keys() - model.arrays.keys())
     unknown = sorted(model.arrays.keys() - shapes.keys())
     if missing or unknown:

@@ -34,6 +34,7 @@ from router.types import TIERS
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from router.predict.embedder import TextEmbedder
     from router.predict.estimators import LogTokens
     from router.types import Floats
 
@@ -50,7 +51,12 @@ _UNKNOWN_SPREAD = 1.0  # standard deviation of its logarithm
 Progress = Callable[[str], None]
 
 
-def fit(examples: Examples, seed: int = 0, progress: Progress | None = None) -> ModelFile:
+def fit(
+    examples: Examples,
+    seed: int = 0,
+    progress: Progress | None = None,
+    embedder: TextEmbedder | None = None,
+) -> ModelFile:
     """Train on recorded outcomes.
 
     Penalties, the stack's weights, calibration and residuals come from folds of the examples
@@ -64,6 +70,8 @@ def fit(examples: Examples, seed: int = 0, progress: Progress | None = None) -> 
         Deals the folds; the same examples and seed give the same model.
     progress
         Called with a few words before each step.
+    embedder
+        The one whose vectors stand in the examples' features.
 
     Raises
     ------
@@ -75,10 +83,10 @@ def fit(examples: Examples, seed: int = 0, progress: Progress | None = None) -> 
     # Of two fits at once, each gets as many of the linear algebra's threads as the other leaves,
     # and a product that is split otherwise is rounded otherwise.
     with threadpool_limits(1):
-        return _fit(examples, seed, progress or (lambda step: None))
+        return _fit(examples, seed, progress or (lambda step: None), embedder)
 
 
-def _fit(examples: Examples, seed: int, say: Progress) -> ModelFile:
+def _fit(examples: Examples, seed: int, say: Progress, embedder: TextEmbedder | None) -> ModelFile:
     tiers = check(examples)
     say("reading the texts")
     design = Design.of(examples)
@@ -119,6 +127,7 @@ def _fit(examples: Examples, seed: int, say: Progress) -> ModelFile:
     facts = {
         "dense_names": list(DENSE_NAMES),
         "effort_tokens": EFFORT_TOKENS,
+        "embedder": None if embedder is None else {"name": embedder.name, "size": embedder.size},
         "examples": len(examples),
         "penalties": {**asdict(penalties), "alpha": ALPHA},
         "prior_rows": learners.neighbours.prior_rows,
@@ -263,9 +272,10 @@ def linear_arrays(
     every = slice(2 * len(TIERS), None)
     text_size, count = len(design.vocabulary), len(TIERS)
     columns = np.flatnonzero(tiers)
-    dense_columns = slice(text_size, text_size + len(DENSE_NAMES))
+    dense_size = len(design.mean)
+    dense_columns = slice(text_size, text_size + dense_size)
     text = np.zeros((text_size, len(HEADS)))
-    dense = np.zeros((len(DENSE_NAMES), len(HEADS)))
+    dense = np.zeros((dense_size, len(HEADS)))
     intercept = np.zeros(len(HEADS))
     text[:, columns] = learners.odds.coef_[:, :text_size].T
     dense[:, columns] = learners.odds.coef_[:, dense_columns].T * dense_share

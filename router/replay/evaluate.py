@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from router.replay.sweep import Sweep, choose_tiers, cost_weights
 from router.types import Prediction
 
 if TYPE_CHECKING:
+    from router.predict.embedder import TextEmbedder
     from router.types import Floats, Ints
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
@@ -72,6 +74,7 @@ def evaluate(
     seed: int = 0,
     learner: Learner | None = None,
     model: Predictor | None = None,
+    embedder: TextEmbedder | None = None,
     compare: Sequence[str] = comparisons.NAMES,
     draws: int = DRAWS,
     splits: int = SPLITS,
@@ -88,6 +91,8 @@ def evaluate(
     folds, learner
         Cross-validation by groups: `learner(examples, seed=seed)` (by default
         `router.predict.training.fit`) trains on the other folds of each query.
+    embedder
+        Adds its vectors to what the default learner reads.
     model
         A trained predictor instead: nothing is trained, scores are not needed, and expected cost
         comes from the price book at `now` (unix seconds) or from one price of each model.
@@ -113,7 +118,9 @@ def evaluate(
                 "it has no query with a score of every tier, so nothing can be learnt; give a "
                 "trained model (--model), which needs no scores",
             )
-        decided = _cross_validated(outcomes, folds, sweep, seed, learner, compare, progress)
+        decided = _cross_validated(
+            outcomes, folds, sweep, seed, learner, embedder, compare, progress
+        )
     else:
         decided = _with_model(outcomes, model, sweep, book, now, compare, progress)
         if outcomes.has_score:
@@ -165,13 +172,14 @@ def _cross_validated(
     sweep: int,
     seed: int,
     learner: Learner | None,
+    embedder: TextEmbedder | None,
     compare: Sequence[str],
     progress: Progress,
 ) -> Decided:
     run = CrossValidation(
         outcomes,
         None,
-        learner or _default_learner(),
+        learner or _default_learner(embedder),
         folds,
         sweep,
         seed,
@@ -180,14 +188,14 @@ def _cross_validated(
     )
     _ = run.fold  # what cannot be dealt is refused before the long work
     progress("features", 0, 1)
-    run.features = features_of(outcomes)
+    run.features = features_of(outcomes, embedder)
     return run.run()
 
 
-def _default_learner() -> Learner:
+def _default_learner(embedder: TextEmbedder | None) -> Learner:
     from router.predict.training import fit  # scikit-learn loads with it
 
-    return fit
+    return partial(fit, embedder=embedder)
 
 
 def _with_model(
@@ -201,7 +209,7 @@ def _with_model(
 ) -> Decided:
     n, columns = len(outcomes), outcomes.columns
     progress("features", 0, 1)
-    prediction = model.batch(features_of(outcomes))
+    prediction = model.batch(features_of(outcomes, model.embedder))
     for tier, column in zip(outcomes.ladder, columns, strict=True):
         if np.isnan(prediction.quality[:, column]).any():
             raise ConfigurationError(

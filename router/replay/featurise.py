@@ -12,13 +12,15 @@ from router.replay.outcomes import Outcomes
 from router.types import Request
 
 if TYPE_CHECKING:
+    from router.predict.embedder import TextEmbedder
     from router.predict.features import FeatureBatch
     from router.types import Floats
 
 
-def features_of(outcomes: Outcomes) -> FeatureBatch:
+def features_of(outcomes: Outcomes, embedder: TextEmbedder | None = None) -> FeatureBatch:
     """Read the features of every query from its messages alone."""
-    return extract_many([Request("", messages, {}, now=0.0) for messages in outcomes.messages])
+    requests = [Request("", messages, {}, now=0.0) for messages in outcomes.messages]
+    return extract_many(requests, embedder)
 
 
 def examples_of(outcomes: Outcomes, features: FeatureBatch, estimated_input: Floats) -> Examples:

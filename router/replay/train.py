@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.errors import ConfigurationError, TrainingError
+from router.predict.embedder import TextEmbedder
 from router.predict.examples import Examples, folds_of
 from router.predict.model_file import ModelFile
 from router.predict.scorer import Predictor
@@ -132,6 +133,7 @@ def train(
     calibration_share: float = DEFAULT_SHARE,
     draws: int = DRAWS,
     curve: bool = True,
+    embedder: TextEmbedder | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Trained:
     """Fit a model to recorded outcomes and compare it with the shipped one.
@@ -152,6 +154,8 @@ def train(
         Bootstrap resamples of groups, for the intervals.
     curve
         Whether to fit to parts of the rows as well, for the learning curve.
+    embedder
+        The one whose vectors stand in the examples' features.
     progress
         Called with a stage, how much of it is done, and of how much.
 
@@ -191,7 +195,7 @@ def train(
         ),
         *((f"learning curve, {len(part):,} rows", part) for part in reversed(parts)),
     ]
-    model, *others = _fit_all(jobs, seed, progress)
+    model, *others = _fit_all(jobs, seed, embedder, progress)
     progress("judging", len(jobs), len(jobs))
     final = Predictor(model)
     crossing, small = others[: len(present)], [Predictor(m) for m in others[len(present) :]]
@@ -239,7 +243,10 @@ def need_learner() -> None:
 
 
 def _fit_all(
-    jobs: Sequence[tuple[str, Examples]], seed: int, progress: Progress
+    jobs: Sequence[tuple[str, Examples]],
+    seed: int,
+    embedder: TextEmbedder | None,
+    progress: Progress,
 ) -> list[ModelFile]:
     """Fit to each job's examples, two at a time: most of a fit is in compiled code that lets other
     threads run. Results do not depend on the order in which fits end."""
@@ -248,7 +255,8 @@ def _fit_all(
     def one(job: tuple[str, Examples]) -> ModelFile:
         nonlocal done
         name, examples = job
-        model = fit(examples, seed, lambda step: progress(f"{name}: {step}", done, len(jobs)))
+        say = lambda step: progress(f"{name}: {step}", done, len(jobs))  # noqa: E731
+        model = fit(examples, seed, say, embedder)
         done += 1
         return model
 
