@@ -20,7 +20,7 @@ TWO = ("nano", "frontier")
 
 @pytest.fixture(autouse=True)
 def small_learner(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "_default_learner", lambda: Linear)
+    monkeypatch.setattr(evaluation, "_default_learner", lambda embedder: Linear)
 
 
 @pytest.fixture

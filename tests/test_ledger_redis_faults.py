@@ -499,3 +499,41 @@ def test_a_log_that_cannot_be_written_stops_nobody_and_catches_up(tmp_path, monk
     other.close()
     assert len(list(ledger.log().attempts())) == 20
     assert ledger.verify() == []
+
+
+def test_who_attaches_while_others_go_on_raises_no_false_alarm(tmp_path, monkeypatch):
+    """Between the server's answer and a look at the log, others do steps and copy them."""
+    place = place_of(redis("valkey"), tmp_path)
+    busy = opened(place)
+    spent(busy, 1)
+    call, done = redis_server.Server.call, itertools.count()
+
+    def overtaken(self, script, *arguments, **options):
+        answer = call(self, script, *arguments, **options)
+        if script is scripts.ATTACH:
+            monkeypatch.setattr(redis_server.Server, "call", call)
+            spent(busy, 2, name=f"meanwhile{next(done)}-")
+            assert len(list(busy.log().requests())) >= 3  # which copies them
+            monkeypatch.setattr(redis_server.Server, "call", overtaken)
+        return answer
+
+    monkeypatch.setattr(redis_server.Server, "call", overtaken)
+    late = opened(place)
+    monkeypatch.setattr(redis_server.Server, "call", call)
+    assert counters(late) == {ALL: (60 * (1 + 2 * next(done)), 0)}
+    assert late.verify() == []
+
+
+def test_a_process_whose_copying_stopped_goes_on_once_the_ledger_is_rebuilt(own, tmp_path):
+    place = place_of(own, tmp_path)
+    ledger = opened(place)
+    spent(ledger, 2)
+    assert ledger.verify() == []
+    forget_everything(own, parse(place).ledger)
+    outbox = ledger.budget_ledger.store._outbox
+    assert not outbox.drain_if_free()
+    with pytest.raises(LedgerCorrupt):
+        reserve(ledger, "x", 1)
+    rebuild(place, durability="normal")
+    reserve(ledger, "y", 1)
+    assert counters(ledger) == {ALL: (120, 1)}

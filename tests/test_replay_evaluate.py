@@ -174,7 +174,7 @@ def test_without_scores_a_report_has_decisions_and_says_so(tmp_path: Path) -> No
 
 def test_a_model_that_never_learnt_a_tier_is_refused(tmp_path: Path) -> None:
     class Partial:
-        name = "partial"
+        name, embedder = "partial", None
 
         def batch(self, features: Any) -> Any:
             return prediction(np.full((len(features), 4), np.nan), np.ones((len(features), 4)))

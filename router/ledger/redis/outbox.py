@@ -28,6 +28,7 @@ from router.ledger.redis.session import Session
 KEEP_WINDOW = 86400  # seconds that the counters of a window are kept after it
 # Steps a transaction. Reading their text keeps other threads from running meanwhile, requests too.
 _AT_ONCE = 50
+_FETCHES_AT_MOST = 20  # before copied steps are taken out
 _FORGET_AT_ONCE = 200
 _PAUSE = 0.25  # seconds between two looks of a process that works
 _LONGEST_PAUSE = 4.0  # while the server or the log's store does not answer
@@ -58,7 +59,9 @@ class Outbox:
     def check(self) -> None:
         """Raise what stopped the copying for good, unless the ledger was rebuilt since."""
         if self._problem is not None and self._problem[0] == self._session.generation:
-            raise self._problem[1]
+            self._session.look_again()
+            if self._problem[0] == self._session.generation:
+                raise self._problem[1]
 
     def drain(self, until: int | None = None) -> int:
         """Copy all that was done until now, or up to a step; return how far the copy is.
@@ -66,6 +69,7 @@ class Outbox:
         Raises `LedgerCorrupt` where steps are missing or come out otherwise in the copy: then every
         process is stopped, since the counters cannot be trusted.
         """
+        fetches = 0
         while True:
             position = self._position()
             if until is not None and position >= until:
@@ -85,7 +89,10 @@ class Outbox:
                 self._mirror.apply(events, run)
             except LedgerCorrupt as error:
                 raise self._stopped(f"its log disagrees: {error.why}") from error
-            self._forget(events[-1].seq)
+            # What is not copied yet is looked at again a minute later: so not before all is.
+            fetches += 1
+            if len(events) < _AT_ONCE or fetches % _FETCHES_AT_MOST == 0:
+                self._forget(events[-1].seq)
 
     def poke(self) -> None:
         """Say that something was done."""

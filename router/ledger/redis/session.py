@@ -64,6 +64,10 @@ class Session:
         if not self._attach(candidate, self._server.deadline(OPEN_SECONDS)):
             raise ConfigurationError(f"ledger {self._server.name} does not exist; check the name")
 
+    def look_again(self) -> None:
+        """Learn whether the ledger was rebuilt. Raises `LedgerCorrupt` while it is lost."""
+        self._attach("", self._server.deadline())
+
     def step(
         self,
         script: Script,
@@ -123,8 +127,9 @@ class Session:
                 runs.append(run)
                 return (candidate, run, VERSION)
 
-            answer = self._server.call(ATTACH, self.key, arguments, deadline=deadline)
+            # Read first: what is copied afterwards is beyond what the server is about to say.
             place = self._keeper.place()
+            answer = self._server.call(ATTACH, self.key, arguments, deadline=deadline)
             if answer[0] == b"gone":
                 if self._generation or place is not None:
                     raise self._lost("the server has forgotten it")
@@ -139,11 +144,13 @@ class Session:
             if lost:
                 raise self._lost(lost)
             if place is None:
-                if drained:
+                if drained and self._keeper.place() is None:
                     raise ConfigurationError(
                         f"ledger {self._server.name} has another log than {self._server.url.log}"
                     )
                 place = self._keeper.begin(Place(self._server.url.ledger, generation, runs[-1], 0))
+                if place.position:  # another process was faster, and may have copied more since
+                    return self._attach(candidate, deadline)
             self._compare(seq, generation, [each.decode() for each in answer[6]], place)
             self._generation, self._run = generation, runs[-1]
             return True
