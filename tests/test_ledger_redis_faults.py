@@ -537,3 +537,14 @@ def test_a_process_whose_copying_stopped_goes_on_once_the_ledger_is_rebuilt(own,
     rebuild(place, durability="normal")
     reserve(ledger, "y", 1)
     assert counters(ledger) == {ALL: (120, 1)}
+
+
+def test_a_server_that_is_still_loading_is_away_and_not_misconfigured(own, tmp_path):
+    place = place_of(own, tmp_path)
+    spent(opened(place), 3)
+    info = redis_server._facts(b"redis_version:6.2.5\r\nrun_id:x\r\nrole:master\r\nloading:1\r\n"
+                               b"aof_enabled:0\r\n")  # fmt: skip
+    server = redis_server.Server(parse(place), "normal", 20)
+    link = redis_server._Link(None, Exception)
+    with pytest.raises(LedgerUnavailable, match="reading its data"):
+        server._check(link, info, time.monotonic() + 1)

@@ -201,6 +201,8 @@ class Server:
         version = tuple(int(part) for part in info["redis_version"].split(".")[:2])
         if version < _OLDEST:
             raise ConfigurationError(f"{self.name} is Redis {info['redis_version']}; 6.2 is needed")
+        if info.get("loading") == "1":  # Redis 6.2 calls its append-only file off meanwhile
+            raise LedgerUnavailable(self.name, "it is reading its data from the disk")
         if info.get("role") != "master":
             raise LedgerUnavailable(self.name, "this server is a replica; name the primary")
         policy = info.get("maxmemory_policy", "noeviction")
