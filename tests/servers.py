@@ -179,8 +179,8 @@ class RedisServer:
     """A Redis or Valkey server of one's own, for anybody on this machine.
 
     Parameters: `kind`, "redis" (6.2, the oldest that will do) or "valkey" (9); `options`, of its
-    command line; `durable`, whether it waits for the disk before it answers. Without, what it has
-    answered still survives its death, but not a power cut.
+    command line; `durable`, whether it waits for the disk before it answers. Without, its
+    death may lose the last moments.
     Raises `RuntimeError`, saying why, when it cannot be had.
     """
 

@@ -36,7 +36,8 @@ def open_ledger(
     their own) or "redis://host:port/0?log=sqlite:///log.db" (counters in Redis or Valkey, all else
     in that log; `router.ledger.redis`); `budgets`, the limits that this process enforces;
     `durability`, "full" (a committed reservation survives a power cut) or "normal" (it survives the
-    death of any process, and commits without waiting for the disk); `busy_seconds`, how long a call
+    death of any process, of a Redis server excepted, and commits without waiting for the disk);
+    `busy_seconds`, how long a call
     may wait before it is refused: for other writers of a SQLite file (by default 10), for all that
     a server has to do (0.25); `create` False opens only a store that exists, and leaves it
     unchanged until it is used; `lease`, whether this process spends a part of the budgets in memory

@@ -217,7 +217,7 @@ class Server:
             )
         if self._durability == "full" and self._fsync(link, deadline) != "always":
             raise ConfigurationError(
-                f"{self.name} may lose its last second in a power cut: durability full needs "
+                f"{self.name} may lose its last moments when it dies: durability full needs "
                 f"appendfsync always; set that, or ask for durability normal"
             )
 

@@ -63,8 +63,9 @@ class RedisStore:
     """A `router.ledger.store.Store` on one Redis or Valkey server.
 
     Parameters: `url`, see `router.ledger.redis.url`; `durability`, "full" (a step is on the
-    server's disk before it is answered) or "normal" (it survives the death of any process, the
-    server's too); `busy_seconds`, how long a call may take, None for what the URL says; `create`
+    server's disk before it is answered) or "normal" (it survives the death of any process but the
+    server: one that is killed may lose its last moments, which is noticed and stops everybody until
+    a rebuild); `busy_seconds`, how long a call may take, None for what the URL says; `create`
     False opens only a ledger that exists.
     """
 
