@@ -16,14 +16,11 @@ from typing import Any
 
 import numpy as np
 from predictor_data import LADDERS, outcomes_of
-from routing_quality import SETTINGS, apgr_of_folds
+from routing_quality import SETTINGS, apgr_of_folds, learn
 from stamp import ROOT, commit, machine, rounded
 
 from router.predict import extract
 from router.predict.embedder import TextEmbedder, load_embedder
-from router.predict.examples import Examples
-from router.predict.model_file import ModelFile
-from router.predict.training import fit
 from router.replay.evaluate import evaluate
 from router.types import Request
 
@@ -56,18 +53,14 @@ def main() -> None:
 def measured(name: str, folder: Path, seed: int, embedder: TextEmbedder | None) -> dict[str, Any]:
     """APGR of one setting of `routing_quality`: pooled, and over folds."""
     source, task, labels = SETTINGS[name]
-
-    def learner(examples: Examples, seed: int) -> ModelFile:
-        if labels is not None:
-            examples = examples.take(
-                np.random.default_rng(seed).permutation(len(examples))[:labels]
-            )
-        return fit(examples, seed, embedder=embedder)
-
     found = evaluate(
         outcomes_of(folder, source, task, LADDERS[source]),
-        seed=seed, learner=learner, embedder=embedder, draws=0, compare=(),
-    )  # fmt: skip
+        seed=seed,
+        learner=partial(learn, labels=labels, embedder=embedder),
+        embedder=embedder,
+        draws=0,
+        compare=(),
+    )
     return {"apgr": found.report["apgr"], "of_folds": apgr_of_folds(found)}
 
 

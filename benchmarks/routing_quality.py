@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 from predictor_data import LADDERS, outcomes_of
 from stamp import ROOT, commit, machine, rounded
 
+from router.predict.embedder import TextEmbedder
 from router.predict.examples import Examples
 from router.predict.model_file import ModelFile
 from router.predict.training import fit
@@ -49,14 +51,13 @@ def main() -> None:
         "--out", type=Path, default=ROOT / "benchmarks/results/routing_quality.json"
     )
     options = parser.parse_args()
-    measured_at = commit()  # the results that are written below would make the tree dirty
     results: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
     for name in options.only or SETTINGS:
         started = time.perf_counter()
         report = measured(name, options.outcomes, options.seed, options.draws)
         report |= {
             "seconds": time.perf_counter() - started,
-            "commit": measured_at,
+            "commit": commit(),
             "machine": machine(),
         }
         results[name] = rounded(report)
@@ -70,17 +71,10 @@ def main() -> None:
 def measured(name: str, folder: Path, seed: int, draws: int) -> dict[str, Any]:
     """Evaluate one setting; curves are left out of what is kept."""
     source, task, labels = SETTINGS[name]
-
-    def learner(examples: Examples, seed: int) -> ModelFile:
-        if labels is not None:
-            some = np.random.default_rng(seed).permutation(len(examples))[:labels]
-            examples = examples.take(some)
-        return fit(examples, seed)
-
     evaluation = evaluate(
         outcomes_of(folder, source, task, LADDERS[source]),
         seed=seed,
-        learner=learner,
+        learner=partial(learn, labels=labels),
         draws=draws,
         compare=comparisons.NAMES if labels is None else (),
     )
@@ -96,6 +90,15 @@ def measured(name: str, folder: Path, seed: int, draws: int) -> dict[str, Any]:
         for name, other in found["comparisons"].items()
     }
     return {**{key: found[key] for key in kept if key in found}, "comparisons": others}
+
+
+def learn(
+    examples: Examples, seed: int, *, labels: int | None, embedder: TextEmbedder | None = None
+) -> ModelFile:
+    """Fit to so many of the examples, drawn at random; to all for None."""
+    if labels is not None:
+        examples = examples.take(np.random.default_rng(seed).permutation(len(examples))[:labels])
+    return fit(examples, seed, embedder=embedder)
 
 
 def apgr_of_folds(evaluation: Evaluation) -> dict[str, float] | None:

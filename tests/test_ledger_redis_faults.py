@@ -429,9 +429,11 @@ def test_f45_a_slow_network_that_resets_and_slices_loses_nothing(tmp_path, proxy
     assert ledger.verify() == []
 
 
-def test_f03_a_server_killed_again_and_again_loses_no_bill(own, tmp_path):
+@pytest.mark.parametrize("kind", ["redis", "valkey"])
+def test_f03_a_server_killed_again_and_again_loses_no_bill_with_durability_full(kind, tmp_path):
     """What it has acknowledged is in its file before it answers, so that no kill takes it back."""
-    ledger = opened(place_of(own, tmp_path))
+    own = RedisServer(kind, durable=True)
+    ledger = open_ledger(place_of(own, tmp_path), [BUDGET], durability="full")
     billed: dict[str, int] = {}
     stop = threading.Event()
 
@@ -462,6 +464,7 @@ def test_f03_a_server_killed_again_and_again_loses_no_bill(own, tmp_path):
     assert len(billed) > 50
     assert [name for name, cost in billed.items() if charged[name] < cost] == []
     assert counters(ledger) == {ALL: (sum(charged.values()), 0)}
+    own.stop()
 
 
 def server_waits_for(primary: RedisServer, replicas: int) -> bool:
@@ -548,3 +551,17 @@ def test_a_server_that_is_still_loading_is_away_and_not_misconfigured(own, tmp_p
     link = redis_server._Link(None, Exception)
     with pytest.raises(LedgerUnavailable, match="reading its data"):
         server._check(link, info, time.monotonic() + 1)
+
+
+@pytest.mark.parametrize("damage", [("SET", "x"), ("HSET", "h", "much")])
+@pytest.mark.parametrize("kind", ["redis", "valkey"])
+def test_a_counter_that_is_none_any_more_is_damage_and_no_outage(tmp_path, kind, damage):
+    place = place_of(redis(kind), tmp_path)
+    ledger = opened(place)
+    spent(ledger, 1)
+    key = f"{{router:{parse(place).ledger}}}:a:3:all:|total"
+    if damage[0] == "SET":
+        redis(kind).ask("DEL", key)
+    redis(kind).ask(damage[0], key, *damage[1:])
+    with pytest.raises(LedgerCorrupt):
+        reserve(ledger, "x", 1)

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from router.ledger import lines
 from router.ledger.matching import Amounts, Take
-from router.ledger.store import Draw, Ending, NewHold
+from router.ledger.store import Draw
 from router.log.writer import to_json
-from router.types import Budget, Change, RequestEnd
+from router.types import Budget, Change
 
 if TYPE_CHECKING:
     from router.log.base import Log
@@ -169,14 +169,6 @@ class Mirror(Protocol):
 
 
 # ── what is queued: steps as JSON, and back ──────────────────────────────────────────────────────
-def held(new: NewHold) -> str:
-    return lines.open_line(new)
-
-
-def ended(ending: Ending) -> str:
-    return lines.end_line(ending)
-
-
 def drawn(step: Draw) -> str:
     """A draw, to which the lease's state is added once it is known."""
     return to_json(
@@ -206,7 +198,3 @@ def read_draw(values: Sequence[Any]) -> Draw:
 def credited(take: Take, amount: int, now: float, note: str) -> str:
     """A credit, to which is added how much was given."""
     return to_json([astuple(take), amount, now, note])
-
-
-def finished(request_id: str, end: RequestEnd, now: float) -> str:
-    return lines.finish_line(request_id, end, now)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from router.errors import InvalidRequest
 from router.ledger.url import load_postgres, scheme, sqlite_path
@@ -76,14 +76,23 @@ def open_log(url: str) -> Log:
     return SqliteLog(database, owned=True)
 
 
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
 class PagedLog(ABC):
-    """A log that is read a page at a time, each page by one query.
+    """A log in `database` that is read a page at a time, each page by one query.
+
+    Parameters: `owned`, False for the log of a ledger that is in use: closing it closes nothing.
 
     The queries are in the SQL that all stores know, with `:name` for a number. `_bin` is what they
     do not: the whole part of `time / :bin`.
     """
 
     _bin: str
+
+    def __init__(self, database: _Closable, *, owned: bool):
+        self._database, self._owned = database, owned
 
     def requests(
         self, since: float | None = None, until: float | None = None
@@ -125,8 +134,9 @@ class PagedLog(ABC):
                 "request_id", f"{request_id!r} is not in the log", value=request_id
             )
 
-    @abstractmethod
-    def close(self) -> None: ...
+    def close(self) -> None:
+        if self._owned:
+            self._database.close()
 
     @abstractmethod
     def _page(self, query: str, place: Mapping[str, float | int]) -> list[dict[str, Any]]:
@@ -154,16 +164,11 @@ class PagedLog(ABC):
 
 
 class SqliteLog(PagedLog):
-    """The log in one SQLite store; `owned` is False for the log of a ledger that is in use."""
+    """The log in one SQLite store."""
+
+    _database: Database
 
     _bin = "CAST(time / :bin AS INTEGER)"
-
-    def __init__(self, database: Database, *, owned: bool):
-        self._database, self._owned = database, owned
-
-    def close(self) -> None:
-        if self._owned:
-            self._database.close()
 
     def _page(self, query: str, place: Mapping[str, float | int]) -> list[dict[str, Any]]:
         with self._database.read() as connection:

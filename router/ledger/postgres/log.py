@@ -14,16 +14,11 @@ _FLOATS = ("_time", "time", "ended", "propensity", "latency", "label")
 
 
 class PostgresLog(PagedLog):
-    """The log in one PostgreSQL store; `owned` is False for the log of a ledger that is in use."""
+    """The log in one PostgreSQL store."""
+
+    _database: Database
 
     _bin = "CAST(floor(time / :bin) AS int8)"
-
-    def __init__(self, database: Database, *, owned: bool):
-        self._database, self._owned = database, owned
-
-    def close(self) -> None:
-        if self._owned:
-            self._database.close()
 
     def _page(self, query: str, place: Mapping[str, float | int]) -> list[dict[str, Any]]:
         for name, value in place.items():

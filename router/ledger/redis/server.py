@@ -19,8 +19,10 @@ Argument = str | bytes | int | float
 OPEN_SECONDS = 10.0  # opening a store is no request yet
 PATIENT_SECONDS = 30.0  # for what is on no request's way: copying, verifying
 _OLDEST = (6, 2)
-# Errors of a script or a key that is not what it was: nothing that waiting would cure.
-_DAMAGED = ("WRONGTYPE", "ERR Error running script", "ERR user_script", "ERR hash value is not")
+# What a server says of its own state, and what of a script or a key that is not what it was, which
+# no waiting would cure. A script's error may hold either in its middle.
+_PASSES = ("maxmemory", "MISCONF", "AOF", "READONLY", "NOREPLICAS", "LOADING", "BUSY", "MASTERDOWN")
+_DAMAGED = ("WRONGTYPE", "wrong kind of value", "is not an integer", "user_script")
 
 
 class Changed(Exception):
@@ -237,7 +239,9 @@ class Server:
 
     def _named(self, error: Exception) -> LedgerError:
         text = str(error) or type(error).__name__
-        if isinstance(error, self._redis.ResponseError) and text.startswith(_DAMAGED):
+        passes = any(sign in text for sign in _PASSES)
+        damaged = not passes and any(sign in text for sign in _DAMAGED)
+        if damaged and isinstance(error, self._redis.ResponseError):
             return LedgerCorrupt(self.name, text)
         if isinstance(error, self._redis.TimeoutError):
             text = f"it did not answer within {self.seconds:g} seconds"

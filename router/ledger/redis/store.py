@@ -8,8 +8,9 @@ from dataclasses import astuple, replace
 from typing import TYPE_CHECKING, Any
 
 from router.errors import LedgerUnavailable
+from router.ledger import lines
 from router.ledger.matching import Amounts, Take
-from router.ledger.mirror import Memory, Past, credited, drawn, ended, finished, held
+from router.ledger.mirror import Memory, Past, credited, drawn
 from router.ledger.redis import scripts
 from router.ledger.redis.keys import (
     clock,
@@ -136,7 +137,7 @@ class RedisStore:
                 *takes,
             ]
 
-        payload = held(new)
+        payload = lines.open_line(new)
         memory, kind, *answer = self._remembering(
             scripts.HOLD,
             lambda: self._mirror.memory([new.reservation_id], new.request_id, new.number),
@@ -175,7 +176,7 @@ class RedisStore:
             ending.usd,
             optional(ending.tokens),
             int(ending.billed),
-            ended(ending),
+            lines.end_line(ending),
             "" if ending.end is None else ending.end.status,
             REMEMBER,
         )
@@ -233,7 +234,7 @@ class RedisStore:
             lambda memory: [
                 request_id,
                 end.status,
-                finished(request_id, end, now),
+                lines.finish_line(request_id, end, now),
                 memory.position,
                 memory.request or "",
             ],

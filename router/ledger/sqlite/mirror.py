@@ -14,11 +14,10 @@ from router.ledger.matching import Amounts, Take
 from router.ledger.mirror import Contents, Copied, Event, Kept, Memory, Past, Place, read_draw
 from router.ledger.sqlite import steps
 from router.ledger.sqlite.accounts import apply_limit, credit
+from router.ledger.sqlite.contents import SqliteContents
 from router.ledger.sqlite.database import Database, Undo
 from router.ledger.sqlite.draws import draw
-from router.ledger.sqlite.verify import problems
 from router.ledger.store import NotOpen
-from router.log.reader import SqliteLog
 from router.log.writer import to_json, write_end, write_request
 from router.types import Budget, Change
 
@@ -45,13 +44,13 @@ FROM reservation WHERE id = ?
 """
 
 
-class SqliteMirror:
+class SqliteMirror(SqliteContents):
     """A `router.ledger.mirror.Mirror` in a SQLite file. What it has is taken out of where the
     counters live, so it waits for the disk."""
 
     def __init__(self, path: str, *, create: bool):
-        self._database = Database(
-            path, durability="full", busy_seconds=_BUSY_SECONDS, create=create
+        super().__init__(
+            Database(path, durability="full", busy_seconds=_BUSY_SECONDS, create=create)
         )
         try:
             # A call's look-up must not wait until somebody has read the log.
@@ -61,7 +60,6 @@ class SqliteMirror:
         except BaseException:
             self._database.close()
             raise
-        self.name = self._database.name
 
     def place(self) -> Place | None:
         with self._database.read() as connection:
@@ -158,20 +156,9 @@ class SqliteMirror:
         with self._database.write() as connection:
             _move(connection, place)
 
-    def audit(self) -> list[Change]:
-        with self._database.read() as connection:
-            return steps.audit(connection)
-
-    def verify(self) -> list[str]:
-        with self._database.read() as connection:
-            return problems(connection)
-
-    def log(self) -> SqliteLog:
-        return SqliteLog(self._database, owned=False)
-
     def close(self) -> None:
         self._memory.close()
-        self._database.close()
+        super().close()
 
 
 def _place(connection: sqlite3.Connection) -> Place | None:

@@ -8,18 +8,17 @@ from collections.abc import Sequence
 from router.ledger.matching import Take
 from router.ledger.sqlite import steps
 from router.ledger.sqlite.accounts import apply_limit, credit, read
+from router.ledger.sqlite.contents import SqliteContents
 from router.ledger.sqlite.database import Database
 from router.ledger.sqlite.draws import draw
-from router.ledger.sqlite.verify import problems
 from router.ledger.store import Counters, Denied, Draw, Ending, Invalid, Known, NewHold, NotOpen
-from router.log.reader import SqliteLog
 from router.log.writer import to_json, write_end, write_request
-from router.types import Budget, Change, RequestEnd
+from router.types import Budget, RequestEnd
 
 _EXPIRE_AT_ONCE = 200  # reservations a transaction, so that a sweep never blocks others for long
 
 
-class SqliteStore:
+class SqliteStore(SqliteContents):
     """A `router.ledger.store.Store` in one SQLite file, or in memory for `path` None."""
 
     def __init__(
@@ -30,10 +29,9 @@ class SqliteStore:
         busy_seconds: float = 10.0,
         create: bool = True,
     ):
-        self._database = Database(
-            path, durability=durability, busy_seconds=busy_seconds, create=create
+        super().__init__(
+            Database(path, durability=durability, busy_seconds=busy_seconds, create=create)
         )
-        self.name = self._database.name
 
     def define(self, budgets: Sequence[Budget]) -> None:
         with self._database.write() as connection:
@@ -104,17 +102,3 @@ class SqliteStore:
             given = credit(connection, take, amount)
             steps.enter(connection, take.budget, take.scope_value, "CREDIT", given, now, note)
         return given
-
-    def audit(self) -> list[Change]:
-        with self._database.read() as connection:
-            return steps.audit(connection)
-
-    def verify(self) -> list[str]:
-        with self._database.read() as connection:
-            return problems(connection)
-
-    def log(self) -> SqliteLog:
-        return SqliteLog(self._database, owned=False)
-
-    def close(self) -> None:
-        self._database.close()
