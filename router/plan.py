@@ -182,7 +182,7 @@ class Plan:
             "messages": shape.messages,
             "images": shape.images,
             "needs": sorted(shape.needs),
-            **{
+            **{  # a text embedder's vector, which comes after them, is not kept
                 name: round(float(value), 4)
                 for name, value in zip(DENSE_NAMES, self.features.dense, strict=False)
             },
