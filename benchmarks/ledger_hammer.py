@@ -209,7 +209,7 @@ def main() -> None:
     print(json.dumps(record, indent=2))
     if options.json:
         known = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else []
-        same = ("store", "processes", "durability")
+        same = ("store", "processes", "durability", "calls")
         known = [old for old in known if any(old.get(name) != record[name] for name in same)]
         RESULTS.write_text(json.dumps([*known, record], indent=2) + "\n", "utf-8")
     wrong = result["overshoot_nano"] or result["verify"] or not result["charged_as_billed"]

@@ -25,6 +25,7 @@ from router.errors import (
     ProviderError,
     RouterError,
 )
+from router.exploring import Explorer
 from router.intake import AUTO, read_request, refuse_size
 from router.ladder import Ladder
 from router.ledger import open_ledger, store_exists
@@ -84,6 +85,7 @@ class Router:
         ladder = Ladder.of(self.policy, self.prices, self.predictor.effort_tokens)
         self._promised = PromisedLadder(ladder, self.predictor, self._clock())
         self._pacer = _pacer_of(ladder)
+        self._explorer = Explorer(self.policy.explore)
         self._opening = threading.Lock()
         self._next_sweep = 0.0
 
@@ -113,7 +115,8 @@ class Router:
         if self.policy.budgets:
             room = self._room_without_a_trace(request)
         plan = self._plan(request)
-        return plan.decide(room, self._paced(plan, room, new=False))
+        objective = self._paced(plan, room, new=False)
+        return plan.decide(room, objective, self._explorer.chances())
 
     def feedback(self, request_id: str | Any, score: float) -> None:
         """Say how good an answer was, 0 to 1. Takes a request's id or its response."""
@@ -171,13 +174,17 @@ class Router:
         ledger = yield Store(lambda: self.ledger)
         yield from self._sweep()
         attempts = Attempts(plan.ladder, ledger, request, self._stamps, self._clock, client)
+        exploration = self._explorer.draw(request.request_id)
         decision: Decision | None = None
         cut: Any = None  # an answer that ended at a lowered cap
         lost_races = 0
         try:
             while True:
                 room = yield Store(partial(self._room, ledger, request))
-                decision = plan.decide(room, self._paced(plan, room, new=decision is None))
+                objective = self._paced(plan, room, new=decision is None)
+                first, decision = decision is None, plan.decide(room, objective, exploration)
+                if first:
+                    self._explorer.learn(plan.quotes[decision.chosen].expected)
                 try:
                     answer = yield from self._try(attempts, plan, decision)
                 except ProviderError as error:

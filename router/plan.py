@@ -18,6 +18,7 @@ from router.decide import (
     UNLIMITED,
     Bar,
     Choices,
+    Exploration,
     Objective,
     Options,
     choose,
@@ -88,16 +89,24 @@ class Plan:
     failure: ProviderError | None = None
     full: tuple[Quote, ...] | None = None  # with the caps that were asked for, where these are less
 
-    def decide(self, room: Room, objective: Objective | None = None) -> Decision:
-        """Choose an arm for the room there is, by `objective` instead of the policy's own if given;
-        where none fits the room, one with a lower output cap.
+    def decide(
+        self,
+        room: Room,
+        objective: Objective | None = None,
+        exploration: Exploration | None = None,
+    ) -> Decision:
+        """Choose an arm for the room there is, by `objective` instead of the policy's own if given,
+        with so much left to chance as `exploration` says (nothing after a failure); where none fits
+        the room, one with a lower output cap.
 
         Raises `NoCapableDeployment`, `UnknownPrice` or `BudgetExceeded` where every arm is barred,
         or the provider's last error where the arms that were left have failed.
         """
         objective = objective or self.ladder.objective
         kept = objective.pace.kept if objective.pace else 0
-        choices, left = self._choose(objective, room, kept), room.remaining()
+        if self.failure is not None:
+            exploration = None
+        choices, left = self._choose(objective, room, kept, exploration), room.remaining()
         if kept and choices.arm[0] < 0:  # for this request it was kept
             choices = self._choose(objective, room)
         if left is not None and not self._fits(choices, left):
@@ -120,13 +129,20 @@ class Plan:
         cap, asked = decision.view.quote.output_cap, self.full[decision.chosen].output_cap
         return cap < asked and any(each.finish_reason == "length" for each in response.choices)
 
-    def _choose(self, objective: Objective, room: Room, kept: int = 0) -> Choices:
+    def _choose(
+        self,
+        objective: Objective,
+        room: Room,
+        kept: int = 0,
+        exploration: Exploration | None = None,
+    ) -> Choices:
         """`kept`: nano-USD of the room that are for later requests."""
         return choose(
             self.options,
             objective,
             self._left(room) - kept,
             priced=self.ladder.must_be_priced,
+            exploration=exploration,
         )
 
     def _fits(self, choices: Choices, left: int) -> bool:

@@ -11,103 +11,55 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from router.decide.explore import Exploration, chances_of, drawn
+from router.decide.options import SHORT, UNKNOWN, Bar, Objective, Options
 from router.money import NANO_PER_USD
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from router.decide.pacing import Pace
     from router.types import Floats, Ints
 
-UNKNOWN = -1  # an amount of money that is not known
-UNLIMITED = int(np.iinfo(np.int64).max)
 # Arrays of no dimension: numpy takes longer to convert a number than to compute with it.
 _NANO_PER_USD, _UNKNOWN = np.array(float(NANO_PER_USD)), np.array(UNKNOWN)
-
-
-class Bar:
-    """Why an arm may not be chosen; FREE means that it may. Plain integers, as arrays hold them:
-    numpy takes many times as long to compare with a member of an `IntEnum`."""
-
-    FREE = 0
-    NO_VISION = 1
-    NO_AUDIO = 2
-    NO_FILES = 3
-    NO_TOOLS = 4
-    NO_STRUCTURED_OUTPUT = 5
-    WINDOW_TOO_SMALL = 6
-    RULE = 7
-    FAILED = 8
-    UNPRICED = 9
-    OVER_REQUEST_CEILING = 10
-    OVER_BUDGET = 11
-    STANDBY = 12
-    NOT_NEXT = 13
-
-
-@dataclass(frozen=True, slots=True)
-class Objective:
-    """What a policy asks for; exactly one of the first three fields is set.
-
-    `cost_weight`: how much probability of a good answer one US dollar is worth; the arm with the
-    largest P(good) - cost_weight * expected USD wins (the linear utility of CARROT,
-    arXiv:2502.03261, and of cascade routing, arXiv:2410.10347). `margin` goes with it: the baseline
-    tier's utility is raised by so much, so another tier must be better by more than that. At
-    cost_weight 0 and a margin of 1 the baseline tier is taken wherever it is free.
-    `keep_quality`: the cheapest arm whose P(good) is at least this share of the baseline's.
-    `max_cost_per_request`: the best P(good) among arms whose upper bound is at most this, in
-    nano-USD.
-    """
-
-    cost_weight: float | None = None
-    keep_quality: float | None = None
-    max_cost_per_request: int | None = None
-    margin: float = 0.0
-    promise: str = ""  # what was certified with this weight and margin, in words
-    pace: Pace | None = None  # what the weight was found from, where pacing set it
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """N requests by A arms, as decisions see them.
-
-    `quality`: (N, A) P(good answer). `expected`: (N, A) expected cost, `upper`: (N, A) reserved
-    cost, both int64 nano-USD or both UNKNOWN. `barred`: (N, A) codes of `Bar` known beforehand.
-    `tier`: (A,) tier index of each arm, ascending. `baseline`: index of the baseline tier.
-    """
-
-    quality: Floats
-    expected: Ints
-    upper: Ints
-    barred: NDArray[np.uint8]
-    tier: Ints
-    baseline: int
 
 
 @dataclass(frozen=True, slots=True)
 class Choices:
     """What was chosen: `arm` (N,), -1 where every arm is barred; `utility` (N, A), in the
     objective's own unit; `barred` (N, A), final; `downgraded` (N,), whether a budget kept the best
-    arm from being chosen."""
+    arm from being chosen; `best` (N,), the arm without exploring; `chances` (N, A), of each arm,
+    None where nothing was left to chance."""
 
     arm: Ints
     utility: Floats
     barred: NDArray[np.uint8]
     downgraded: NDArray[np.bool_]
+    best: Ints
+    chances: Floats | None = None
 
     @property
     def propensity(self) -> Floats:
-        """(N, A) chance of each arm, rows sum to 1 or are 0: nothing is left to chance so far."""
+        """(N, A) chance of each arm; rows sum to 1, or are 0 where every arm is barred."""
+        if self.chances is not None:
+            return self.chances
         taken: NDArray[np.bool_] = self.arm[:, None] == np.arange(self.utility.shape[1])
         return taken.astype(np.float64)
 
 
-def choose(options: Options, objective: Objective, room: Ints, *, priced: bool) -> Choices:
+def choose(
+    options: Options,
+    objective: Objective,
+    room: Ints,
+    *,
+    priced: bool,
+    exploration: Exploration | None = None,
+) -> Choices:
     """Choose one arm for each request.
 
     Parameters: `room`, nano-USD left in the budgets that ask for a downgrade (UNLIMITED where none
     does), (N,), or (N, A) where arms differ; `priced`, whether an arm without a known price is
-    barred, as it is under a budget.
+    barred, as it is under a budget; `exploration`, how much is left to chance.
     Returns `Choices`. The first of equals wins, which is the lower tier.
     """
     # A live request is one row, for which each array operation costs a microsecond whatever it
@@ -133,7 +85,12 @@ def choose(options: Options, objective: Objective, room: Ints, *, priced: bool) 
         arm = _best(utility, leaders)
     if leaders is not free:
         barred[free & ~leaders] = Bar.STANDBY
-    return Choices(arm, utility, barred, downgraded=arm != best_without_budget)
+    downgraded = arm != best_without_budget
+    if exploration is None:
+        return Choices(arm, utility, barred, downgraded, arm)
+    chances = chances_of(options, objective, arm, utility, leaders, exploration)
+    taken = drawn(chances, arm, exploration)
+    return Choices(taken, utility, barred, downgraded, arm, chances)
 
 
 def _utility(
@@ -158,7 +115,7 @@ def _utility(
     good_enough = options.quality >= objective.keep_quality * reference[:, None]
     # Good enough arms compete on price; the others only on quality, and always behind them.
     cost = _known_cost(options.expected, free, unknown)
-    return np.where(good_enough, -cost, options.quality - 1e9)
+    return np.where(good_enough, -cost, options.quality - SHORT)
 
 
 def _known_cost(

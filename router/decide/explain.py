@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from router.decide.choose import UNKNOWN, Bar, Choices, Objective, Options
+from router.decide.choose import Choices
+from router.decide.options import UNKNOWN, Bar, Objective, Options
 from router.money import NANO_PER_USD, format_usd
 from router.types import Arm, ArmView, Decision, Quote
 
@@ -77,14 +78,16 @@ def _explain(
     novel: bool,
 ) -> tuple[str, tuple[ArmView, ...]]:
     """The reason of a decision, and how each arm looked to it."""
-    chosen = int(choices.arm[row])
+    chosen, best = int(choices.arm[row]), int(choices.best[row])
     barred = rejections(arms, quotes, choices, row, rule)
     propensity = choices.propensity[row]
     views = []
     for index, arm in enumerate(arms):
         why = barred[index]
-        if why is None and index != chosen:
-            why = _less_useful(options, choices, objective, row, index, chosen)
+        if why is None and index == best != chosen:
+            why = "the best, but the draw fell on exploring"
+        elif why is None and index not in (best, chosen):
+            why = _less_useful(options, choices, objective, row, index, best)
         views.append(
             ArmView(
                 arm=arm,
@@ -95,7 +98,12 @@ def _explain(
                 rejected=why,
             )
         )
-    reason = _reason(views[chosen], objective, rule, downgraded=bool(choices.downgraded[row]))
+    reason = _reason(views[best], objective, rule, downgraded=bool(choices.downgraded[row]))
+    if chosen != best:
+        arm = views[chosen].arm
+        reason = (
+            f"{arm.tier}: drawn to explore, with a chance of {propensity[chosen]:.3g}; {reason}"
+        )
     if novel:
         reason += "; unlike anything in training, so cheaper tiers count by a lower bound"
     if failure is not None:
@@ -120,7 +128,7 @@ def _less_useful(
         return said
     if objective.max_cost_per_request is not None:
         return f"P(good) {gain:+.3f}"
-    if choices.utility[row, index] < -1e8:
+    if objective.keep_quality is not None and not objective.keeps(choices.utility[row, index]):
         return "P(good) below the share of the baseline's that is promised"
     return f"also good enough, but costs {format_usd(extra)} more"
 

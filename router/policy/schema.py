@@ -122,6 +122,34 @@ class Pacing(Part):
     )
 
 
+class Explore(Part):
+    """Leave a little to chance, so that the log can tell what other policies would have done."""
+
+    rate: Annotated[Real, Field(ge=0, le=0.5)] = Field(
+        default=0.05,
+        description="The most probability that leaves the best arm for the next tier below or "
+        "above, in inverse proportion to cost.",
+    )
+    max_spend: Annotated[Real, Field(ge=0, le=1)] = Field(
+        default=0.01,
+        description="The most that this may add to the expected spend, as a share of it.",
+    )
+    max_quality_loss: Annotated[Real, Field(ge=0, le=1)] = Field(
+        default=0.1, description="The most that P(good) of an explored arm may be lower."
+    )
+    holdout: Annotated[Real, Field(ge=0, le=0.5)] = Field(
+        default=0,
+        description="Probability of the baseline tier, to learn what it really costs; its cost "
+        "comes on top of max_spend.",
+    )
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if self.rate == 0 and self.holdout == 0:
+            raise wrong("nothing is explored", "a rate or a holdout above 0, or no explore")
+        return self
+
+
 class Limits(Part):
     """What one request may ask for."""
 
@@ -236,6 +264,9 @@ class Policy(Part):
         default=None,
         description="Which budget is spent evenly; objective.cost_weight is then the least weight. "
         "None is otherwise.",
+    )
+    explore: Explore | None = Field(
+        default=None, description="What is left to chance. Nothing otherwise."
     )
     rules: tuple[Rule, ...] = Field(
         default=(), description="Ahead of the classifier; the first wins."

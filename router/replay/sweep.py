@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from router.decide.choose import UNLIMITED, Objective, Options, choose
+from router.decide import UNLIMITED, Objective, Options, choose
 from router.money import NANO_PER_USD
 
 if TYPE_CHECKING:
