@@ -6,6 +6,8 @@ RouterError
 │   ├── UnknownPrice              no price for a model where one is needed: model, why
 │   ├── ModelFileError            a predictor file is corrupt, hostile or too large: path, why
 │   ├── OutcomeFileError          recorded outcomes cannot be read or used: path, problem
+│   ├── LogFileError              an exported or foreign log cannot be read or used: path, problem
+│   ├── ReplayError               the log cannot support what is asked of it: problem
 │   ├── TrainingError             too little or unusable data to learn from: problem, rows
 │   └── CalibrationError          recorded queries cannot back a promise: problem, rows
 ├── InvalidRequest                the caller's request cannot be sent: field, value, allowed
@@ -97,6 +99,22 @@ class OutcomeFileError(ConfigurationError):
     def __init__(self, path: str, problem: str):
         self.path, self.problem = path, problem
         super().__init__(f"outcomes {path}: {problem}")
+
+
+class LogFileError(ConfigurationError):
+    """An exported or foreign log cannot be read or used. Fields: `path`, `problem`."""
+
+    def __init__(self, path: str, problem: str):
+        self.path, self.problem = path, problem
+        super().__init__(f"log {path}: {problem}")
+
+
+class ReplayError(ConfigurationError):
+    """The log cannot support what is asked of it. Field: `problem`."""
+
+    def __init__(self, problem: str):
+        self.problem = problem
+        super().__init__(f"replay: {problem}")
 
 
 class CalibrationError(ConfigurationError):

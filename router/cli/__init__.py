@@ -16,10 +16,12 @@ _COMMANDS = {
     "chat": "router.cli.chat",
     "demo": "router.cli.demo",
     "evaluate": "router.cli.evaluate",
+    "export": "router.cli.export",
     "explain": "router.cli.explain",
     "ledger": "router.cli.ledger",
     "policy": "router.cli.policy",
     "prices": "router.cli.prices",
+    "replay": "router.cli.replay",
     "report": "router.cli.report",
     "train": "router.cli.train",
 }
