@@ -17,6 +17,7 @@ _COMMANDS = {
     "demo": "router.cli.demo",
     "evaluate": "router.cli.evaluate",
     "explain": "router.cli.explain",
+    "import": "router.cli.import_log",
     "ledger": "router.cli.ledger",
     "policy": "router.cli.policy",
     "prices": "router.cli.prices",
