@@ -27,6 +27,7 @@ from router.replay.imports.row import Row, loads
 Rows: TypeAlias = Iterator[Row | ImportFileError]
 
 _SQLITE, _GZIP = b"SQLite format 3\0", b"\x1f\x8b"
+_MARK = b"\xef\xbb\xbf"  # some programs write it at the beginning of UTF-8
 _AGAIN = "export it again, or import what is whole with --skip-bad"
 _LARGEST_DOCUMENT = 1 << 30  # bytes of one JSON document, which has to be read as a whole
 _HEAD = 64 * 1024
@@ -92,7 +93,12 @@ def open_database(path: Path) -> sqlite3.Connection:
         database.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except sqlite3.Error as error:
         raise ImportFileError(
-            str(path), None, "", f"cannot be read as a SQLite database: {error}"
+            str(path),
+            None,
+            "",
+            f"cannot be read as a SQLite database: {error}",
+            todo="copy it again while nothing writes to it",
+            truncated="malformed" in str(error),
         ) from None
     return database
 
@@ -121,7 +127,7 @@ def _text_rows(
     table: str,
     zone: Any,
 ) -> Rows:
-    begin = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    begin = head.removeprefix(_MARK).lstrip()
     if not begin:
         return iter(())
     suffixes = [each.lower() for each in path.suffixes if each.lower() != ".gz"]
@@ -151,10 +157,12 @@ def _is_json(line: bytes) -> bool:
 def _lines(name: str, stream: IO[bytes], lists: Sequence[str], zone: Any) -> Rows:
     """JSON, one object a line."""
     for number, line in enumerate(stream, start=1):
+        if number == 1:
+            line = line.removeprefix(_MARK)
         if not line.strip():
             continue
         try:
-            value = loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            value = loads(line.decode())
         except RecursionError:
             yield ImportFileError(name, number, "", "is nested too deeply")
         except ValueError as error:

@@ -83,7 +83,8 @@ def items(text: IO[str]) -> Iterator[tuple[int, Any]]:
 
 
 def _nothing_after(rest: str, text: IO[str], line: int) -> None:
-    while rest:
-        if rest.strip():
-            raise NotAnItem(line, "something comes after the array", cut=False)
+    while not rest.strip():
         rest = text.read(_CHUNK)
+        if not rest:
+            return
+    raise NotAnItem(line, "something comes after the array", cut=False)
