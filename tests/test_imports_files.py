@@ -69,7 +69,7 @@ def test_json_is_read_in_whatever_shape_it_comes(
     data = (mark + text).encode()
     path = tmp_path / (f"{name}.gz" if zipped else name)
     path.write_bytes(gzip.compress(data) if zipped else data)
-    assert read(path, lists=("data",)) == ROWS
+    assert read(path, lists=(("data",),)) == ROWS
 
 
 def test_csv_keeps_line_breaks_within_quotes_and_knows_its_lines(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_a_bad_line_is_named_and_the_others_are_read(
 ) -> None:
     path = tmp_path / name
     path.write_text(text)
-    everything = read(path, lists=("data",))
+    everything = read(path, lists=(("data",),))
     [bad] = [each for each in everything if isinstance(each, ImportFileError)]
     assert (bad.file, bad.line, bad.truncated) == (str(path), line, truncated)
     assert str(bad).startswith(f"{path}:{line}: ")

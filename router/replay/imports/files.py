@@ -25,6 +25,7 @@ from router.replay.imports.record import Found, Reading
 from router.replay.imports.row import Row, loads
 
 Rows: TypeAlias = Iterator[Row | ImportFileError]
+Lists: TypeAlias = Sequence[tuple[str, ...]]
 
 _SQLITE, _GZIP = b"SQLite format 3\0", b"\x1f\x8b"
 _MARK = b"\xef\xbb\xbf"  # some programs write it at the beginning of UTF-8
@@ -36,10 +37,11 @@ _ESCAPE = re.compile(r"\\([bfnrtv\\]|[0-7]{1,3}|x[0-9a-fA-F]{1,2}|.)", re.DOTALL
 _ESCAPED = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 
 
-def rows(path: Path, *, lists: Sequence[str] = (), table: str = "", zone: Any = None) -> Rows:
+def rows(path: Path, *, lists: Lists = (), table: str = "", zone: Any = None) -> Rows:
     """Read the rows of a file.
 
-    Parameters: `lists`, the keys under which a JSON document may hold its rows; `table`, the table
+    Parameters: `lists`, the keys under which a JSON document may hold its rows, in groups: where
+    the first key of one is there, the rows of all its keys are read; `table`, the table
     to read of a database or a dump; `zone`, what times without a zone are in.
     Raises `ImportFileError` for a file that cannot be read at all.
     """
@@ -123,7 +125,7 @@ def _text_rows(
     path: Path,
     head: bytes,
     stream: IO[bytes],
-    lists: Sequence[str],
+    lists: Lists,
     table: str,
     zone: Any,
 ) -> Rows:
@@ -154,7 +156,7 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
-def _lines(name: str, stream: IO[bytes], lists: Sequence[str], zone: Any) -> Rows:
+def _lines(name: str, stream: IO[bytes], lists: Lists, zone: Any) -> Rows:
     """JSON, one object a line."""
     for number, line in enumerate(stream, start=1):
         if number == 1:
@@ -180,16 +182,18 @@ def _lines(name: str, stream: IO[bytes], lists: Sequence[str], zone: Any) -> Row
             yield from _objects(name, number, value, lists, zone)
 
 
-def _objects(name: str, line: int | None, value: Any, lists: Sequence[str], zone: Any) -> Rows:
-    """The rows of one JSON value: itself, or those of the list that it wraps."""
-    wrapped = next((key for key in lists if isinstance(value, Mapping) and key in value), None)
-    if wrapped is not None and isinstance(value[wrapped], list):
-        for each in value[wrapped]:
-            yield from _objects(name, line, each, (), zone)
-    elif isinstance(value, Mapping):
-        yield Row(name, line, value, zone=zone)
-    else:
+def _objects(name: str, line: int | None, value: Any, lists: Lists, zone: Any) -> Rows:
+    """The rows of one JSON value: itself, or those of the lists that it wraps."""
+    if not isinstance(value, Mapping):
         yield ImportFileError(name, line, "", "is not an object", todo="each row must be one")
+        return
+    for group in lists:
+        if isinstance(value.get(group[0]), list):
+            for key in group:
+                for item in value.get(key) or ():
+                    yield from _objects(name, line, item, (), zone)
+            return
+    yield Row(name, line, value, zone=zone)
 
 
 def _array(name: str, stream: IO[bytes], zone: Any) -> Rows:
@@ -207,7 +211,7 @@ def _array(name: str, stream: IO[bytes], zone: Any) -> Rows:
         )  # fmt: skip
 
 
-def _document(name: str, stream: IO[bytes], lists: Sequence[str], zone: Any) -> Rows:
+def _document(name: str, stream: IO[bytes], lists: Lists, zone: Any) -> Rows:
     """One JSON document over many lines."""
     data = stream.read(_LARGEST_DOCUMENT + 1)
     if len(data) > _LARGEST_DOCUMENT:

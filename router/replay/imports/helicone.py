@@ -35,7 +35,7 @@ OUTSIDE = "a score outside 0 to 1 is no label"
 def read(sources: Sources) -> Reading:
     """Read the requests of every file. Raises `ImportFileError` for one that cannot be read."""
     for path in sources.files:
-        yield from each(rows(path, lists=("data",), zone=UTC), partial(_call, sources.score))
+        yield from each(rows(path, lists=(("data",),), zone=UTC), partial(_call, sources.score))
 
 
 def _call(wanted: str | None, row: Row) -> Found:

@@ -30,7 +30,7 @@ from router.replay.imports.record import (
 )
 from router.replay.imports.row import Row
 
-_LISTS = ("observations", "data", "scores")
+_LISTS = (("observations", "scores"), ("data",))
 SEVERAL = "several scores: name the one that is the label with --score"
 OUTSIDE = "a score outside 0 to 1 is no label"
 OF_TRACE = "a score of a whole trace, which says nothing of one call"

@@ -43,7 +43,7 @@ CHAT_CALLS = frozenset(
 def read(sources: Sources) -> Reading:
     """Read the rows of every file. Raises `ImportFileError` for a file that cannot be read."""
     for path in sources.files:
-        yield from each(rows(path, lists=("data",), table=TABLE, zone=UTC), _call)
+        yield from each(rows(path, lists=(("data",),), table=TABLE, zone=UTC), _call)
 
 
 def _call(row: Row) -> Found:
