@@ -190,7 +190,8 @@ def _objects(name: str, line: int | None, value: Any, lists: Lists, zone: Any) -
     for group in lists:
         if isinstance(value.get(group[0]), list):
             for key in group:
-                for item in value.get(key) or ():
+                wrapped = value.get(key)
+                for item in wrapped if isinstance(wrapped, list) else ():
                     yield from _objects(name, line, item, (), zone)
             return
     yield Row(name, line, value, zone=zone)
