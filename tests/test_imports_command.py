@@ -22,6 +22,7 @@ from router.replay.imports.tally import Tally
 from router.replay.imports.writer import LATENCY_UNKNOWN, Writer
 from router.types import AttemptRow, Budget
 from tests.import_kit import lines, run
+from tests.stores import FreshStore
 
 START = 1777629600.0  # 2026-05-01 10:00:00 UTC
 NOW = START + 86_400 * 30
@@ -400,3 +401,16 @@ def test_only_asked_for_bad_lines_are_skipped_in_the_library(tmp_path: Path) -> 
     import_files(read_files("jsonl", [file]), writer, tally, skip_bad=True)
     assert (tally.added, tally.already, tally.bad) == (1, 1, 1)
     ledger.close()
+
+
+def test_every_store_takes_an_import_once(store: FreshStore) -> None:
+    """With its label, whether it is asked at once or by another process."""
+    call = ImportedCall("x", START + 0.123456, "m", cost=5000, latency=1.0, label=0.5)
+    for added in (True, False, False):
+        ledger = store.open()
+        written = Writer(ledger, format="jsonl", book=load_book(), now=NOW).write(call)
+        assert (written.new, written.labelled) == (added, added)
+        assert ledger.verify() == []
+        [request] = ledger.log().requests()
+        assert (request.cost, request.label) == (5000, 0.5)
+        ledger.close()

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from router.errors import ImportFileError
 from router.replay.imports import FORMATS
+from router.replay.imports.litellm_common import CUT
 from router.replay.imports.record import ZERO_COST, ImportedCall, LeftOut
-from tests.import_kit import calls, found, left_out, lines, problems
+from tests.import_kit import calls, found, left_out, lines, problems, run
 
 START = 1777629600.0  # 2026-05-01 10:00:00 UTC
 ASKED = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why is it so?"}]
@@ -108,6 +109,19 @@ def test_what_called_no_chat_model_is_left_out(
 ) -> None:
     [reason] = left_out(found("litellm-spend", lines(tmp_path / "a.jsonl", [{**SPEND, **change}])))
     assert why in reason
+
+
+@pytest.mark.parametrize(
+    ("text", "notes"),
+    [("redacted-by-litellm", ()), ("long ... (litellm_truncated skipped 9 chars.) end", (CUT,))],
+)
+def test_a_prompt_that_litellm_did_not_keep_whole_is_none(
+    tmp_path: Path, text: str, notes: tuple[str, ...]
+) -> None:
+    asked = [{"role": "user", "content": text}]
+    for format, record in (("litellm-spend", SPEND), ("litellm-callback", payload())):
+        call = only(calls(format, lines(tmp_path / "a.jsonl", [{**record, "messages": asked}])))
+        assert (call.messages, call.notes) == (None, notes)
 
 
 def test_litellms_cost_of_zero_is_unknown_and_said(tmp_path: Path) -> None:
@@ -427,12 +441,13 @@ def test_a_score_of_helicones_is_taken_by_name(
 def test_helicones_failures_caches_and_other_calls(tmp_path: Path) -> None:
     rows = [
         helicone(response_status=500),
+        helicone(response_status=-1),
         helicone(cache_reference_id="11111111-0000-0000-0000-000000000000"),
         helicone(request_path="https://api.example.test/v1/embeddings"),
         helicone(cache_reference_id="00000000-0000-0000-0000-000000000000", provider="CUSTOM"),
     ]
-    failed, cached, other, called = found("helicone", lines(tmp_path / "a.jsonl", rows))
-    assert failed.error == "failure (500)"
+    failed, broken_off, cached, other, called = found("helicone", lines(tmp_path / "a.jsonl", rows))
+    assert (failed.error, broken_off.error) == ("failure (500)", "failure (-1)")
     assert "cache" in cached.why
     assert other.why.endswith("embedding")
     assert called.model == "gpt-5.4-mini"
@@ -577,6 +592,14 @@ def test_a_line_without_an_id_has_its_contents(tmp_path: Path) -> None:
     assert one.id == same.id != other.id
 
 
+def test_a_plain_prompt_is_text_even_where_it_is_json(tmp_path: Path) -> None:
+    said = json.dumps(ASKED)
+    row = {"time": START, "model": "m", "prompt": said, "answer": "{}"}
+    call = only(calls("jsonl", lines(tmp_path / "a.jsonl", [row])))
+    assert call.messages == ({"role": "user", "content": said},)
+    assert call.answer == ({"role": "assistant", "content": "{}"},)
+
+
 def test_a_plain_cost_of_zero_is_free(tmp_path: Path) -> None:
     assert only(calls("jsonl", lines(tmp_path / "a.jsonl", [{**LINE, "cost_usd": 0}]))).cost == 0
 
@@ -627,6 +650,21 @@ ODD = st.recursive(
 
 def test_every_format_but_the_database_is_tried_with_odd_values() -> None:
     assert set(RECORDS) | {"llm"} == set(FORMATS)
+
+
+@pytest.mark.parametrize("format", sorted(RECORDS))
+def test_every_format_comes_into_a_sound_log_once(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, format: str
+) -> None:
+    file, store = lines(tmp_path / "a.jsonl", [RECORDS[format]]), tmp_path / "s.db"
+    asked = ["import", format, file, "--out", store, "--policy", "default", "--content", "--json"]
+    for added in (1, 0):
+        code, out, _ = run(capsys, *asked)
+        said = json.loads(out)
+        assert (code, said["requests"], said["added"]) == (0, 1, added)
+    assert json.loads(run(capsys, "ledger", "verify", store, "--json")[1])["sound"]
+    report = json.loads(run(capsys, "report", store, "--json")[1])
+    assert (report["requests"], report["realized_nano"]) == (1, said["known_cost_nano"])
 
 
 @pytest.mark.parametrize("format", sorted(RECORDS))

@@ -62,7 +62,8 @@ def command(
     reasoning_tokens, cost_usd, latency, label, conversation_id, user, team, tags, max_tokens,
     reasoning_effort, answer, error.
 
-    Importing a file again adds nothing. Imported spending counts in no budget.
+    Importing a file again adds nothing. Imported spending counts in no budget. A store that serves
+    requests is better left to them: pacing learns from whatever its log has.
     """
     from router.prices import load_book
 

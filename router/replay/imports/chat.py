@@ -20,6 +20,8 @@ ROLES = {
     "tool": "tool",
     "user": "user",
 }
+# What litellm writes in the place of a prompt that it was told not to log.
+_REDACTED = ("redacted-by-litellm", "redacted by litellm")
 # Arguments of a call that say what it needs or costs; none of them is text of the prompt but tools.
 PARAMS = (
     "max_completion_tokens",
@@ -41,8 +43,10 @@ def messages_of(value: Any) -> Messages | None:
     """
     value = _unpacked(value)
     if isinstance(value, str):
-        return ({"role": "user", "content": value},) if value.strip() else None
+        return user_turn(value)
     if isinstance(value, list):
+        if any(_is_redacted(each.get("content")) for each in value if isinstance(each, Mapping)):
+            return None
         found = [each for each in map(_message, value) if each is not None]
         return tuple(found) if found and len(found) == len(value) else None
     if isinstance(value, Mapping):
@@ -59,11 +63,19 @@ def messages_of(value: Any) -> Messages | None:
     return None
 
 
+def user_turn(text: str | None) -> Messages | None:
+    """A prompt that is one turn of text, whatever the text looks like; None where there is none."""
+    if not text or not text.strip() or _is_redacted(text):
+        return None
+    return ({"role": "user", "content": text},)
+
+
 def answer_of(value: Any) -> Messages | None:
     """The answer's messages, from a response body of OpenAI's or Anthropic's, a message or text."""
     value = _unpacked(value)
     if isinstance(value, str):
-        return ({"role": "assistant", "content": value},) if value.strip() else None
+        empty = not value.strip() or _is_redacted(value)
+        return None if empty else ({"role": "assistant", "content": value},)
     if isinstance(value, list):
         return messages_of(value)
     if not isinstance(value, Mapping):
@@ -157,6 +169,10 @@ def with_provider(provider: str | None, model: str) -> str:
     if not provider or model.startswith(f"{provider}/"):
         return model
     return f"{provider}/{model}"
+
+
+def _is_redacted(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith(_REDACTED)
 
 
 def _unpacked(value: Any) -> Any:

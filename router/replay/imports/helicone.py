@@ -46,8 +46,9 @@ def _call(wanted: str | None, row: Row) -> Found:
     if row.has("cache_reference_id") and row.text("cache_reference_id") != _NO_CACHE:
         return LeftOut("answered from Helicone's cache, so no model was called")
     body, answered = row.row("request_body"), row.row("response_body")
-    status = row.count("response_status")
-    failed = status is not None and (status >= 400 or status == 0)
+    status = row.number("response_status")
+    # Below 0 it is still open, or was broken off.
+    failed = status is not None and (status >= 400 or status <= 0)
     named = [row.text(name) for name in ("model", "request_model", "response_model")]
     model = next(
         (name for name in (*named, body.text("model")) if name and name != "unknown"), None
@@ -76,7 +77,7 @@ def _call(wanted: str | None, row: Row) -> Found:
         usage=usage,
         cost=None if cost == 0 else cost,
         latency=_latency(row, start),
-        error=f"failure ({status})" if failed else None,
+        error=f"failure ({status:g})" if failed else None,
         label=label,
         label_source="helicone" if wanted is None else f"helicone:{wanted}",
         conversation_id=properties.text(_SESSION),

@@ -31,11 +31,11 @@ import json
 
 from router.policy.fields import similar
 from router.replay.imports.chat import (
-    answer_of,
     messages_of,
     params_of,
     stops_short,
     usage_of,
+    user_turn,
 )
 from router.replay.imports.files import each, rows
 from router.replay.imports.record import Found, ImportedCall, Reading, Sources
@@ -67,12 +67,14 @@ def _call(row: Row) -> Found:
         raise row.problem("label", "must be from 0 (bad) to 1 (good)")
     if row.has("messages") and row.has("prompt"):
         raise row.problem("prompt", "stands beside `messages`", "give one of the two")
-    prompt = row.json("messages") if row.has("messages") else row.text("prompt")
-    messages = messages_of(prompt)
+    messages = user_turn(row.text("prompt"))
+    if row.has("messages"):
+        messages = messages_of(row.json("messages"))
     if row.has("messages") and messages is None:
         raise row.problem(
             "messages", "is not a list of chat messages", 'write [{"role": "user", "content": "…"}]'
         )
+    answer = row.text("answer")
     cached, reasoning = row.count("cached_tokens"), row.count("reasoning_tokens")
     read_in, written = row.count("input_tokens"), row.count("output_tokens")
     for name, part, whole in (
@@ -87,7 +89,7 @@ def _call(row: Row) -> Found:
         time=row.needed_time("time"),
         model=row.required("model", "name the model that was called"),
         messages=messages,
-        answer=answer_of(row.text("answer")),
+        answer=({"role": "assistant", "content": answer},) if answer else None,
         params=stops_short(params_of(row)),
         usage=usage_of(read_in, written, cached=cached, reasoning=reasoning),
         cost=row.money("cost_usd"),

@@ -77,19 +77,27 @@ def read(sources: Sources) -> Reading:
                     except ImportFileError as problem:
                         yield problem
         for path in sources.files:
-            yield from each(
-                rows(path, lists=_LISTS, zone=UTC), partial(_call, scores, sources.score)
+            others = (
+                row for row in rows(path, lists=_LISTS, zone=UTC) if not _is_joined_score(row)
             )
+            yield from each(others, partial(_call, scores, sources.score))
 
 
 def _is_score(row: Row) -> bool:
     return "value" in row.values and ("data_type" in row.values or "dataType" in row.values)
 
 
+def _is_joined_score(row: Row | ImportFileError) -> bool:
+    return isinstance(row, Row) and _is_score(row) and not _is_of_trace(row)
+
+
+def _is_of_trace(row: Row) -> bool:
+    return not (row.has("observation_id") or row.has("observationId"))
+
+
 def _call(scores: _Scores, wanted: str | None, row: Row) -> Found:
     if _is_score(row):
-        whole = not (row.has("observation_id") or row.has("observationId"))
-        return LeftOut(OF_TRACE if whole else "a score, which is joined to its observation")
+        return LeftOut(OF_TRACE)
     row = _named(row)
     kind = row.text("type")
     if kind != "GENERATION":

@@ -9,7 +9,6 @@ from datetime import UTC
 
 from router.replay.imports.chat import (
     answer_of,
-    messages_of,
     params_of,
     stops_short,
     usage_from,
@@ -17,7 +16,13 @@ from router.replay.imports.chat import (
     with_provider,
 )
 from router.replay.imports.files import each, rows
-from router.replay.imports.litellm_spend import CHAT_CALLS
+from router.replay.imports.litellm_common import (
+    CACHED,
+    CHAT_CALLS,
+    NO_MODEL,
+    failure_of,
+    prompt_of,
+)
 from router.replay.imports.record import (
     ZERO_COST,
     Found,
@@ -45,12 +50,12 @@ def _call(row: Row) -> Found:
     if kind is not None and kind not in CHAT_CALLS:
         return LeftOut(f"not a call of a chat model: {kind}")
     if row.flag("cache_hit"):
-        return LeftOut("answered from litellm's cache, so no model was called")
+        return LeftOut(CACHED)
     failed = row.text("status") == "failure"
     model = row.text("model")
     if model is None:
         if failed:
-            return LeftOut("failed before a model was chosen")
+            return LeftOut(NO_MODEL)
         raise row.problem("model", "is missing", "log the whole payload")
     start = row.needed_time("startTime")
     details = row.row("metadata")
@@ -66,6 +71,7 @@ def _call(row: Row) -> Found:
         "user": row.text("end_user") or details.text("user_api_key_user_id"),
         "team": details.text("user_api_key_team_id") or details.text("team_id"),
     }
+    messages, notes = prompt_of(row.json("messages"))
     end, took = row.time("endTime"), row.seconds("response_time")
     if end is not None and end >= start:
         took = end - start
@@ -73,24 +79,16 @@ def _call(row: Row) -> Found:
         id=row.required("id", "log the whole payload"),
         time=start,
         model=with_provider(row.text("custom_llm_provider"), model),
-        messages=messages_of(row.json("messages")),
+        messages=messages,
         answer=answer_of(row.json("response")),
         params=stops_short(params_of(row.row("model_parameters"))),
         usage=usage,
         cost=None if cost == 0 else cost,
         latency=took,
-        error=_said(row) if failed else None,
+        error=failure_of(row.row("error_information")) if failed else None,
         conversation_id=row.text("session_id") or None,
         scopes={name: value for name, value in users.items() if value},
         tags=row.texts("request_tags"),
         stream=bool(row.flag("stream")),
-        notes=(ZERO_COST,) if free else (),
+        notes=(*notes, *((ZERO_COST,) if free else ())),
     )
-
-
-def _said(row: Row) -> str:
-    """Why a call failed, without its text, which may quote the prompt."""
-    error = row.row("error_information")
-    kind = error.text("error_class") or "failure"
-    code = error.text("error_code")
-    return f"{kind} ({code})" if code else kind

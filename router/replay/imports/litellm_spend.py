@@ -11,7 +11,6 @@ from datetime import UTC
 
 from router.replay.imports.chat import (
     answer_of,
-    messages_of,
     params_of,
     stops_short,
     usage_from,
@@ -19,6 +18,13 @@ from router.replay.imports.chat import (
     with_provider,
 )
 from router.replay.imports.files import each, rows
+from router.replay.imports.litellm_common import (
+    CACHED,
+    CHAT_CALLS,
+    NO_MODEL,
+    failure_of,
+    prompt_of,
+)
 from router.replay.imports.record import (
     ZERO_COST,
     Found,
@@ -30,14 +36,6 @@ from router.replay.imports.record import (
 from router.replay.imports.row import Row
 
 TABLE = "LiteLLM_SpendLogs"
-# litellm's names for calls of a chat model, each with its asynchronous twin.
-CHAT_CALLS = frozenset(
-    {
-        "completion", "acompletion", "text_completion", "atext_completion", "anthropic_messages",
-        "aanthropic_messages", "responses", "aresponses", "generate_content", "agenerate_content",
-        "generate_content_stream", "agenerate_content_stream",
-    }
-)  # fmt: skip
 
 
 def read(sources: Sources) -> Reading:
@@ -51,14 +49,14 @@ def _call(row: Row) -> Found:
     if kind is not None and kind not in CHAT_CALLS:
         return LeftOut(f"not a call of a chat model: {kind}")
     if row.text("cache_hit") in ("True", "true"):
-        return LeftOut("answered from litellm's cache, so no model was called")
+        return LeftOut(CACHED)
     request_id = row.required("request_id")
     model = row.text("model")
     details = row.row("metadata")
     failed = (row.text("status") or details.text("status")) == "failure"
     if model is None:
         if failed:
-            return LeftOut("failed before a model was chosen")
+            return LeftOut(NO_MODEL)
         raise row.problem("model", "is missing", "export the log with this column")
     start = row.needed_time("startTime")
     report = details.row("usage_object")
@@ -71,24 +69,24 @@ def _call(row: Row) -> Found:
     # The column is 0 by default, and so for a model that litellm has no price for.
     free = cost == 0 and usage is not None
     body = row.row("proxy_server_request")
-    error = details.row("error_information")
+    messages, notes = prompt_of(row.json("messages"), dict(body.values))
     users = {"user": row.text("end_user") or row.text("user"), "team": row.text("team_id")}
     return ImportedCall(
         id=request_id,
         time=start,
         model=with_provider(row.text("custom_llm_provider"), model),
-        messages=messages_of(row.json("messages")) or messages_of(dict(body.values)),
+        messages=messages,
         answer=answer_of(row.json("response")),
         params=stops_short(params_of(body)),
         usage=usage,
         cost=None if cost == 0 else cost,
         latency=_latency(row, start),
-        error=_said(error) if failed else None,
+        error=failure_of(details.row("error_information")) if failed else None,
         conversation_id=row.text("session_id"),
         scopes={name: value for name, value in users.items() if value},
         tags=row.texts("request_tags"),
         stream=bool(body.values.get("stream") is True),
-        notes=(ZERO_COST,) if free else (),
+        notes=(*notes, *((ZERO_COST,) if free else ())),
     )
 
 
@@ -98,10 +96,3 @@ def _latency(row: Row, start: float) -> float | None:
         return duration
     end = row.time("endTime")
     return None if end is None or end < start else end - start
-
-
-def _said(error: Row) -> str:
-    """Why a call failed, without its text, which may quote the prompt."""
-    kind = error.text("error_class") or "failure"
-    code = error.text("error_code")
-    return f"{kind} ({code})" if code else kind
