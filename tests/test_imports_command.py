@@ -9,13 +9,17 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from router import load_policy
 from router.errors import ImportFileError, LedgerUnavailable
 from router.ledger import open_ledger
 from router.log import LoggedRequest, open_log
+from router.log.savings import savings
 from router.prices import load_book
 from router.replay.imports import import_files, read_files
+from router.replay.imports.chat import usage_of
 from router.replay.imports.planned import ELSEWHERE, Planner
 from router.replay.imports.record import ImportedCall
 from router.replay.imports.tally import Tally
@@ -179,6 +183,46 @@ def test_importing_again_adds_nothing(
     again = brought(capsys, tmp_path, rows, "--policy", policy)
     assert (again["added"], again["already_there"], again["labels_added"]) == (0, 3, 0)
     assert logged(tmp_path / "s.db") == before
+
+
+CALLS = st.lists(
+    st.builds(
+        ImportedCall,
+        id=st.text(max_size=3),
+        time=st.floats(1.0, 4e9),
+        model=st.sampled_from(["openai/gpt-5.4-mini", "gpt-5.4", "someone/else"]),
+        usage=st.none()
+        | st.builds(
+            usage_of, st.integers(0, 10**6), st.integers(0, 10**6), cached=st.integers(0, 9)
+        ),
+        cost=st.none() | st.integers(0, 10**12),
+        latency=st.none() | st.floats(0, 1e5),
+        error=st.none() | st.text(max_size=5),
+        label=st.none() | st.floats(0, 1),
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(calls=CALLS)
+def test_whatever_comes_the_books_agree_with_the_log_and_again_changes_nothing(
+    calls: list[ImportedCall],
+) -> None:
+    ledger = open_ledger("sqlite://")
+    writer = Writer(ledger, format="x", book=load_book(), now=NOW)
+    written = [writer.write(call) for call in calls]
+    assert ledger.verify() == []
+    report = savings(ledger.log())
+    new = [each for each in written if each.new]
+    assert len(new) == len({call.id for call in calls})
+    assert report.total.spent == sum(each.cost or 0 for each in new)
+    assert report.unknown_cost == sum(each.cost is None for each in new)
+    before = list(ledger.log().attempts())
+    assert not any(writer.write(call).new for call in calls)
+    assert list(ledger.log().attempts()) == before
+    assert ledger.verify() == []
+    ledger.close()
 
 
 def test_a_label_that_came_later_is_added_and_somebody_elses_is_left_alone(

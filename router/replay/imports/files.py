@@ -31,6 +31,7 @@ _SQLITE, _GZIP = b"SQLite format 3\0", b"\x1f\x8b"
 _MARK = b"\xef\xbb\xbf"  # some programs write it at the beginning of UTF-8
 _AGAIN = "export it again, or import what is whole with --skip-bad"
 _LARGEST_DOCUMENT = 1 << 30  # bytes of one JSON document, which has to be read as a whole
+_LONGEST_LINE = 1 << 26  # bytes; a first line that is longer is taken for a document
 _HEAD = 64 * 1024
 _COPY = re.compile(r'COPY (?:\w+\.)?"?(\w+)"? \((.*)\) FROM stdin;')
 _ESCAPE = re.compile(r"\\([bfnrtv\\]|[0-7]{1,3}|x[0-9a-fA-F]{1,2}|.)", re.DOTALL)
@@ -136,7 +137,7 @@ def _text_rows(
     if begin.startswith(b"[") and not _is_lines(suffixes):
         return _array(name, stream, zone)
     if begin.startswith((b"{", b"[")):
-        if _is_lines(suffixes) or _is_json(begin.partition(b"\n")[0]):
+        if _is_lines(suffixes) or _is_json(_first_line(stream)):
             return _lines(name, stream, lists, zone)
         return _document(name, stream, lists, zone)
     if table and (b"PostgreSQL database dump" in head or b"FROM stdin;" in head):
@@ -146,6 +147,14 @@ def _text_rows(
 
 def _is_lines(suffixes: Sequence[str]) -> bool:
     return bool(suffixes) and suffixes[-1] in (".jsonl", ".ndjson")
+
+
+def _first_line(stream: IO[bytes]) -> bytes:
+    line = b""
+    while not line.strip():
+        line = stream.readline(_LONGEST_LINE)
+    stream.seek(0)
+    return line.strip().removeprefix(_MARK)
 
 
 def _is_json(line: bytes) -> bool:

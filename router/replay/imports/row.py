@@ -49,13 +49,13 @@ class Row:
         return value is not None and not (isinstance(value, str) and not value.strip())
 
     def text(self, field: str) -> str | None:
-        """Text, or a number as text."""
+        """Text, or a number as text; what no store can hold (a lone surrogate, NUL) becomes "?"."""
         if not self.has(field):
             return None
         value = self.values[field]
         if isinstance(value, bool | Mapping | list):
             raise self.problem(field, "must be text")
-        return str(value)
+        return str(value).encode("utf-8", "replace").decode().replace("\0", "?")
 
     def required(self, field: str, todo: str = "export the log with this column") -> str:
         """Text that must be there."""

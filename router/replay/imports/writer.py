@@ -151,6 +151,8 @@ class Writer:
         try:
             self._ledger.reserve(asked)
         except ReservationError as known:
+            if known.state == "new":  # it contradicts the store, and is not in it
+                raise
             if known.state in ("open", "expired"):  # an import was interrupted, and is gone on with
                 self._end(reservation_id, row, end, ended, billed=billed)
             return False
