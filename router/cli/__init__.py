@@ -18,6 +18,7 @@ _COMMANDS = {
     "evaluate": "router.cli.evaluate",
     "export": "router.cli.export",
     "explain": "router.cli.explain",
+    "import": "router.cli.import_log",
     "ledger": "router.cli.ledger",
     "policy": "router.cli.policy",
     "prices": "router.cli.prices",
