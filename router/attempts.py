@@ -162,6 +162,7 @@ class Attempts:
             baseline=plan.baseline(),
             content=json.dumps(list(request.messages), ensure_ascii=False) if keep else None,
             error=error,
+            purpose=request.purpose,
         )
 
 
