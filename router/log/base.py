@@ -60,14 +60,15 @@ class Log(Protocol):
         ...
 
     def volume(self, since: float, until: float, bin_seconds: int) -> dict[int, int]:
-        """How many callers' requests came in each bin (unix seconds // `bin_seconds`); empty ones are left
-        out."""
+        """How many callers' requests came in each bin (unix seconds // `bin_seconds`); empty ones
+        are left out."""
         ...
 
     def decisions(
         self, since: float, until: float, *, every: int = 1
     ) -> list[tuple[Mapping[str, Any], ...]]:
-        """The arms as decisions saw them, of about one caller's request in `every`, in order of time."""
+        """The arms as decisions saw them, of about one caller's request in `every`, in order of
+        time."""
         ...
 
     def feedback(

@@ -73,7 +73,8 @@ BEGIN
 END $$;
 
 CREATE FUNCTION put_label(
-  p_request_id text, p_score float8, p_source text, p_now float8, p_rate float8) RETURNS boolean LANGUAGE plpgsql AS $$
+  p_request_id text, p_score float8, p_source text, p_now float8, p_rate float8)
+RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
   INSERT INTO label (request_id, score, source, time, rate)
     SELECT request_id, p_score, p_source, p_now, p_rate FROM request
