@@ -262,6 +262,14 @@ class Router:
         plan = self._plan(request)
         return plan.decide(room, self._paced(plan, room, new=False))
 
+    def room(self, request: Request) -> Room:
+        """What the budgets of a request still allow."""
+        return self._room(self.ledger, request)
+
+    def now(self) -> float:
+        """The time by the router's clock, unix seconds."""
+        return self._clock()
+
     def _plan(self, request: Request) -> Plan:
         shape = shape_of(request.messages, request.params)
         refuse_size(shape.input_bytes, self.policy.limits.max_request_bytes)

@@ -17,6 +17,7 @@ _COMMANDS = {
     "demo": "router.cli.demo",
     "evaluate": "router.cli.evaluate",
     "explain": "router.cli.explain",
+    "judge": "router.cli.judge",
     "ledger": "router.cli.ledger",
     "policy": "router.cli.policy",
     "prices": "router.cli.prices",
