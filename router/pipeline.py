@@ -59,8 +59,8 @@ class Router:
         Instead of the policy's (or shipped) predictor and the shipped price book.
     checks
         Functions of one's own by name, each taking (request, response) and returning a score from 0
-        to 1, True, False, or None for no verdict. They label accepted answers, streams excepted, in
-        a thread of their own; of several, the lowest score counts.
+        to 1, True, False, or None for no verdict. They label accepted answers, a stream's once it was
+        read to its end, in a thread of their own; of several, the lowest score counts.
     clock
         Unix seconds, to be turned by a test; by default the machine's, guarded against leaps
         (`router.clock`).
@@ -182,7 +182,9 @@ class Router:
         plan = self._plan(request)
         ledger = yield Store(lambda: self.ledger)
         yield from self._sweep()
-        attempts = Attempts(plan.ladder, ledger, request, self._stamps, self._clock, client)
+        attempts = Attempts(
+            plan.ladder, ledger, request, self._stamps, self._clock, client, self._streamed
+        )
         decision: Decision | None = None
         cut: Any = None  # an answer that ended at a lowered cap
         lost_races = 0
@@ -261,6 +263,11 @@ class Router:
             room = self._room_without_a_trace(request)
         plan = self._plan(request)
         return plan.decide(room, self._paced(plan, room, new=False))
+
+    @property
+    def _streamed(self) -> Callable[[Request, Any], None] | None:
+        """Who looks at a stream's answer, whole at its end."""
+        return self.checks.submit if self.checks else None
 
     def room(self, request: Request) -> Room:
         """What the budgets of a request still allow."""

@@ -12,7 +12,7 @@ import pytest
 from router import Router, load_policy
 from router.judging import JudgeReport, judge
 from router.policy import Policy
-from tests.conftest import CAPABILITIES, PRICES, ladder, only, steady_predictor
+from tests.conftest import CAPABILITIES, PRICES, ladder, steady_predictor
 from tests.provider import Behaviour, Provider, ok
 
 JUDGE = "openai/t-judge"
@@ -27,7 +27,7 @@ class Panel(Provider):
         super().__init__()
         self.texts = {"t-mini": ROUTED, "t-frontier": SHADOW}
         self.says: Says = lambda first, second: "A" if first == ROUTED else "B"
-        self.usage: dict[str, Any] | None = dict(Behaviour().usage)
+        self.tokens: int | None = 10  # of an answer, as far as its cap allows; None: not reported
 
     def _next(self, path: str, headers: dict[str, str], body: dict[str, Any]) -> Behaviour:
         found = super()._next(path, headers, body)
@@ -35,7 +35,11 @@ class Panel(Provider):
             return found  # scripted
         model = body["model"]
         text = self.says(*answers_in(body)) if model == "t-judge" else self.texts.get(model, "?")
-        return ok(text=text, usage=self.usage)
+        if self.tokens is None:
+            return ok(text=text, usage=None)
+        answer = min(self.tokens, body["max_tokens"])
+        usage = {"prompt_tokens": 40, "completion_tokens": answer, "total_tokens": 40 + answer}
+        return ok(text=text, usage=usage)
 
     def asked(self, model: str) -> list[dict[str, Any]]:
         """The bodies that a model got, in order."""
@@ -84,7 +88,8 @@ class Court:
         """Log so many answered requests; return their ids."""
         arguments = changes.pop("arguments", {})
         names = []
-        with self.router(rules=[only(tier)], **changes) as router:
+        pin = {"name": f"pin-{tier}", "when": {"min_input_tokens": 0}, "tier": tier}
+        with self.router(rules=[pin], **changes) as router:
             for number in range(count):
                 asked = [{"role": "user", "content": f"Question {number}: why?"}]
                 response = router.completion(messages=asked, **arguments)
@@ -94,7 +99,7 @@ class Court:
 
     def judge(
         self, *, ceiling: int = 10**9, policy: Policy | None = None, **options: Any
-    ) -> JudgeReport:  # noqa: E501
+    ) -> JudgeReport:
         options = {"rate": 1.0, **options} if "count" not in options else options
         return judge(
             self.store,

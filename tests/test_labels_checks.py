@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from router import Router
-from router.errors import ConfigurationError, ProviderUnavailable
+from router.errors import ConfigurationError, MalformedReply, ProviderUnavailable
 from router.log import open_log
 from router.types import Request
 from tests.conftest import HELLO, ladder, steady_predictor
@@ -153,10 +153,46 @@ def test_an_answer_that_was_not_accepted_is_not_checked(checked: Any, provider: 
     assert seen == []
 
 
-def test_a_stream_is_not_checked(checked: Any) -> None:
-    router = checked({"any": lambda *_: True})
-    list(router.completion(messages=HELLO, stream=True))
+def test_a_stream_is_checked_once_it_was_read_to_its_end(checked: Any) -> None:
+    seen: list[str] = []
+
+    def see(request: Request, response: Any) -> float:
+        seen.append(response.choices[0].message.content)
+        return 0.5
+
+    router = checked({"see": see})
+    stream = router.completion(messages=HELLO, stream=True)
+    next(stream)
     assert labels(router) == []
+    list(stream)
+    assert labels(router) == [("check:see", 0.5)]
+
+    async def read() -> None:
+        stream = await router.acompletion(messages=HELLO, stream=True)
+        assert [chunk async for chunk in stream]
+
+    asyncio.run(read())
+    assert labels(router) == [("check:see", 0.5)] * 2
+    assert seen == ["part 0 part 1 part 2 "] * 2
+
+
+def test_a_stream_that_was_left_or_broke_off_is_not_checked(
+    checked: Any, provider: Provider
+) -> None:
+    router = checked({"any": lambda *_: True})
+    stream = router.completion(messages=HELLO, stream=True)
+    next(stream)
+    stream.close()
+    provider.default = ok(cut=True)
+    with pytest.raises(MalformedReply):
+        list(router.completion(messages=HELLO, stream=True))
+    until = time.monotonic() + 30
+    while time.monotonic() < until and any(
+        row.status == "open" for row in router.ledger.log().requests()
+    ):
+        time.sleep(0.01)
+    assert labels(router) == []
+    assert [row.answer for row in router.ledger.log().attempts()] == [None, None]
 
 
 def test_a_user_who_is_faster_than_a_check_still_has_the_last_word(checked: Any) -> None:

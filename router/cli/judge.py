@@ -104,8 +104,7 @@ def notes(report: JudgeReport) -> list[str]:
     """What a careful reader should know about the figures."""
     said = [
         f"Not judged: {report.own:,} that the baseline tier answered itself, {report.unkept:,} "
-        f"whose text the log did not keep (streams among them), {report.unfit:,} with more than "
-        "text; "
+        f"whose text the log did not keep, {report.unfit:,} with more than text; "
         f"{report.refused} refused by the judge, {report.unparseable} verdicts that are none, "
         f"{report.failed} failed."
     ]

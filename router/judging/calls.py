@@ -49,7 +49,10 @@ class Account:
 
 
 class Caller:
-    """Calls the deployments of one tier for one `purpose`, never beyond the account's ceiling."""
+    """Calls the deployments of one tier for one `purpose`, never beyond the account's ceiling.
+
+    Parameters: `longest`, the most output tokens that a call may ask for.
+    """
 
     def __init__(
         self,
@@ -59,12 +62,13 @@ class Caller:
         purpose: Purpose,
         account: Account,
         *,
+        longest: int,
         store: str,
         predictor: Predictor | None,
         prices: PriceBook | None,
         clock: Callable[[], float] | None,
     ):
-        derived = _derived(policy, tier, deployments, account)
+        derived = _derived(policy, tier, deployments, account, longest)
         self.router = Router(derived, store=store, predictor=predictor, prices=prices, clock=clock)
         self._purpose, self._account = purpose, account
 
@@ -100,7 +104,11 @@ class Caller:
 
 
 def _derived(
-    policy: Policy, tier: Tier, deployments: Sequence[Deployment], account: Account
+    policy: Policy,
+    tier: Tier,
+    deployments: Sequence[Deployment],
+    account: Account,
+    longest: int,
 ) -> Policy:
     """The policy of one tier, and of the caller's budgets and the account's.
 
@@ -115,8 +123,6 @@ def _derived(
         objective=Objective(cost_weight=0.0),
         tiers=Tiers.model_validate({tier: tuple(deployments)}),
         budgets=(*policy.budgets, account.budget()),
-        limits=Limits(
-            max_output_tokens=policy.limits.max_output_tokens, max_request_bytes=_LARGEST
-        ),
+        limits=Limits(max_output_tokens=longest, max_request_bytes=_LARGEST),
         ledger=LedgerOptions(journal=policy.ledger.journal),
     )

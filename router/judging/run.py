@@ -1,6 +1,6 @@
 """Sampled judging: a judge compares what callers got with what the baseline tier would have said.
 
-    sample → for each request: the baseline's answer (a shadow call) → a verdict in each order → label
+    sample → for each: the baseline's answer (a shadow call) → a verdict in each order → label
 
 Each call is reserved against the run's ceiling before it is sent. The run ends where the money
 does, or where a provider or the store is away; what was judged until then is kept.
@@ -79,15 +79,18 @@ def judge(
     account = Account(new_request_id(time.time()), ceiling)
     with ExitStack() as stack:
 
-        def caller(purpose: Purpose, tier: Tier, deployments: Sequence[Deployment]) -> Caller:
+        def caller(
+            purpose: Purpose, tier: Tier, deployments: Sequence[Deployment], longest: int
+        ) -> Caller:
             made = Caller(
-                policy, tier, deployments, purpose, account,
+                policy, tier, deployments, purpose, account, longest=longest,
                 store=store_url(store), predictor=predictor, prices=prices, clock=clock,
             )  # fmt: skip
             return stack.enter_context(closing(made))
 
-        judging = caller("judge", arm.tier, [policy.deployment(arm)])
-        shadowing = caller("shadow", policy.baseline, deployments)
+        verdict, longest = policy.judge.max_output_tokens, policy.limits.max_output_tokens
+        judging = caller("judge", arm.tier, [policy.deployment(arm)], verdict)
+        shadowing = caller("shadow", policy.baseline, deployments, longest)
         began, log = judging.router.now(), judging.router.ledger.log()
         if rate is None and count is None:
             rate = policy.judge.rate
