@@ -59,8 +59,8 @@ class Router:
         Instead of the policy's (or shipped) predictor and the shipped price book.
     checks
         Functions of one's own by name, each taking (request, response) and returning a score from 0
-        to 1, True, False, or None for no verdict. They label accepted answers, a stream's once it was
-        read to its end, in a thread of their own; of several, the lowest score counts.
+        to 1, True, False, or None for no verdict. They label accepted answers, a stream's once it
+        was read to its end, in a thread of their own; of several, the lowest score counts.
     clock
         Unix seconds, to be turned by a test; by default the machine's, guarded against leaps
         (`router.clock`).

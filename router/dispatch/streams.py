@@ -91,10 +91,11 @@ class _Meter:
     def _keep(self, choices: Iterable[Any]) -> None:
         assert self._said is not None
         for choice in choices:
-            if choice.index or getattr(choice.delta, "tool_calls", None):
+            said = getattr(choice, "delta", None)
+            if getattr(choice, "index", 0) or getattr(said, "tool_calls", None):
                 self._said = None  # more than one text
                 return
-            self._said.append(choice.delta.content or "")
+            self._said.append(getattr(said, "content", None) or "")
 
     def overdue(self) -> ProviderTimeout | None:
         if time.monotonic() < self.terms.deadline:
