@@ -17,7 +17,17 @@ from router.judging.sample import draw
 from router.ledger import open_ledger
 from router.log import open_log
 from router.log.savings import savings
-from tests.judge_kit import JUDGE, ROUTED, SHADOW, Court, Panel, answers_in, text_on_wire
+from router.policy import load_policy
+from tests.judge_kit import (
+    JUDGE,
+    ROUTED,
+    SHADOW,
+    Court,
+    Panel,
+    answers_in,
+    judged_policy,
+    text_on_wire,
+)
 from tests.judge_kit import court as court  # a fixture
 from tests.judge_kit import panel as panel  # a fixture
 from tests.provider import ok, status
@@ -164,6 +174,9 @@ def test_the_ceiling_is_never_overshot_whatever_is_billed(
     assert sent == len(logged)
     assert report.judged == 2 or report.stopped is not None
     assert len(panel.asked("t-judge")) == 2 * report.judged  # no half of a pair is paid for
+    # Nothing is cut to fit what is left: an answer that was would lose for that.
+    assert {body["max_tokens"] for body in panel.asked("t-judge")} <= {2048}
+    assert {body["max_tokens"] for body in panel.asked("t-frontier")} <= {500}
     assert ledger.verify() == []
     ledger.close()
     panel.wire.clear()
@@ -273,6 +286,29 @@ def test_a_request_that_cannot_be_judged_does_not_end_the_run_but_three_in_a_row
     report = court.judge()
     assert (report.judged, report.failed, report.outage) == (1, 4, True)
     assert "in a row" in str(report.stopped)
+
+
+def test_requests_that_are_too_long_for_the_judge_are_counted_and_end_no_run(
+    court: Court, panel: Panel
+) -> None:
+    court.serve(4)
+    changed = judged_policy(panel.url)
+    changed["tiers"]["frontier"][1]["capabilities"]["context_window"] = 300
+    report = court.judge(policy=load_policy(changed))
+    assert (report.judged, report.failed, report.stopped) == (0, 4, None)
+    assert panel.asked("t-judge") == []
+
+
+def test_a_baseline_that_says_nothing_is_asked_once_and_never_judged(
+    court: Court, panel: Panel
+) -> None:
+    court.serve(1)
+    panel.texts["t-frontier"] = ""
+    assert court.judge().failed == 1
+    panel.wire.clear()
+    assert court.judge().before == 1
+    assert panel.wire == []
+    assert labels(court) == {}
 
 
 def test_only_text_that_the_log_kept_and_a_cheaper_tier_answered_is_judged(

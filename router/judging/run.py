@@ -39,7 +39,7 @@ from router.types import Purpose, Request, Tier
 
 # A provider that is away now is away for the next request too.
 _OUTAGES = (AuthenticationFailed, RateLimited, ProviderUnavailable, ProviderTimeout)
-_IN_A_ROW = 3  # requests that fail one after another end a run
+_IN_A_ROW = 3  # requests that a provider refuses one after another end a run
 
 
 _NOTHING = [{"role": "user", "content": ""}]
@@ -133,14 +133,14 @@ class _Bench:
                     in_a_row = 0
                 except _OUTAGES:
                     raise
-                except (ProviderError, InvalidRequest) as error:  # of this request alone
+                except InvalidRequest:  # of this request alone: too long for the judge, say
+                    report.failed += 1
+                except ProviderError as error:
                     report.failed, in_a_row = report.failed + 1, in_a_row + 1
                     if in_a_row == _IN_A_ROW:
                         raise _Stop(f"{in_a_row} in a row failed, lastly: {error}") from error
                 progress(report)
-        except _NoRoom as full:
-            report.stopped = str(full)
-        except BudgetExceeded as full:
+        except (_NoRoom, BudgetExceeded) as full:
             report.stopped = str(full)
         except (_Stop, LedgerError, ProviderError) as away:
             report.stopped, report.outage = str(away), True

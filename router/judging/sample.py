@@ -121,8 +121,11 @@ class _Seen:
             elif name in own and attempt.number == own[name][2]:
                 purpose, judged, _ = own[name]
                 text = _text(attempt.answer)
-                if purpose == "shadow" and attempt.model in self._models and text is not None:
-                    self.shadows[judged] = text
+                if purpose == "shadow" and attempt.model in self._models:
+                    if text is not None:
+                        self.shadows[judged] = text
+                    elif attempt.answer is not None:
+                        self.verdicts[judged] += 2  # there is nothing to compare with
                 elif purpose == "judge" and attempt.model == self._judge:
                     # No verdict is a last word too: its second order was never asked for.
                     no_verdict = attempt.answer is not None and parse(text or "") is None
