@@ -183,6 +183,22 @@ def test_the_ceiling_is_never_overshot_whatever_is_billed(
     panel.tokens = 10
 
 
+def test_under_every_ceiling_both_orders_are_asked_in_full_or_neither(
+    court: Court, panel: Panel
+) -> None:
+    court.serve(1)
+    panel.tokens = 5000  # each answer is as dear as its cap allows
+    for ceiling in range(10_000_000, 500_000_000, 15_000_000):
+        report = court.judge(ceiling=ceiling)
+        caps = [body["max_tokens"] for body in panel.asked("t-judge")]
+        if report.judged:
+            break
+        assert caps == []
+        assert "ceiling" in str(report.stopped)
+    assert caps == [2048, 2048]
+    assert [body["max_tokens"] for body in panel.asked("t-frontier")] == [500]
+
+
 def test_at_the_ceiling_the_run_ends_and_keeps_what_was_done(court: Court, panel: Panel) -> None:
     names = court.serve(6)
     whole = court.judge(count=1)
