@@ -235,12 +235,17 @@ def main() -> None:
                 rounded({k: report[k] for k in ("coverage", "savings", "seconds")}), indent=1
             ),
         )
-        for name, found in report["targets"].items():
-            for outcome in ("quality", "cost"):
-                ips, dr = found[outcome]["ips"], found[outcome]["doubly_robust"]
-                print(f"  {name:18} {outcome:8} covered dr {dr['covered']:.3f} snips "
-                      f"{found[outcome]['snips']['covered']:.3f} direct {found[outcome]['direct']['covered']:.3f} "
-                      f"var dr/ips {(dr['std'] / max(ips['std'], 1e-12)) ** 2:.3f}")  # fmt: skip
+        show(report)
+
+
+def show(report: dict[str, Any]) -> None:
+    """A line for each target and outcome."""
+    for name, found in report["targets"].items():
+        for outcome in ("quality", "cost"):
+            one = found[outcome]
+            covered = " ".join(f"{e} {one[e]['covered']:.3f}" for e in ESTIMATORS)
+            ratio = (one["doubly_robust"]["std"] / max(one["ips"]["std"], 1e-12)) ** 2
+            print(f"  {name:18} {outcome:8} covered: {covered}; var dr/ips {ratio:.3f}")
 
 
 if __name__ == "__main__":

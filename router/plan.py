@@ -109,7 +109,9 @@ class Plan:
         choices, left = self._choose(objective, room, kept, exploration), room.remaining()
         if kept and choices.arm[0] < 0:  # for this request it was kept
             choices = self._choose(objective, room)
-        if left is not None and not self._fits(choices, left):
+        # A judge that is cut short says nothing: the router's own calls go in full or not at all.
+        own = self.request.purpose != "serve"
+        if left is not None and not own and not self._fits(choices, left):
             lowered = within(self, left)
             again = lowered._choose(objective, room)
             if lowered._fits(again, left):

@@ -19,6 +19,7 @@ _COMMANDS = {
     "export": "router.cli.export",
     "explain": "router.cli.explain",
     "import": "router.cli.import_log",
+    "judge": "router.cli.judge",
     "ledger": "router.cli.ledger",
     "policy": "router.cli.policy",
     "prices": "router.cli.prices",
