@@ -33,7 +33,7 @@ from router.types import TIERS
 
 RESULTS = ROOT / "benchmarks/results/off_policy.json"
 SOURCES = ("zeroeval", "mmlu_pro_a", "paretobandit_val")
-ROWS = 4000  # requests of a log
+ROWS = 20_000  # requests of a log
 RANDOM = 0.4  # of the requests go to any arm, all alike; the others to the best one
 LABELLED = 0.5  # of the answers, at random
 
