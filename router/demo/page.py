@@ -7,11 +7,12 @@ from html import escape
 from importlib.resources import files
 from string import Template
 
-from router.demo.charts import bar, mix_chart, quality_chart, spend_chart
+from router.demo.charts import mix_chart, quality_chart, spend_chart
 from router.demo.result import DemoResult, DemoRow
 from router.demo.simulation import curves
 from router.log.savings import Line
 from router.money import format_usd, usd_text
+from router.replay.drawing import bar, style
 from router.types import TIERS
 
 LANGUAGES = {"en": "English", "es": "Spanish", "zh": "Chinese"}
@@ -42,6 +43,7 @@ def page(result: DemoResult) -> str:
     verb = "less" if share >= 0 else "more"
     template = Template(files("router.demo").joinpath("page.html").read_text(encoding="utf-8"))
     return template.substitute(
+        style=style(),
         title=f"router demo: {abs(share):.0%} {verb} than always frontier",
         notice="live run: real models, real money"
         if result.live

@@ -8,9 +8,11 @@ answer has no baseline, since an answer that was not given saves nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 from router.log.base import Log, LoggedRequest
@@ -19,6 +21,7 @@ from router.types import TIERS, AttemptRow
 
 SERVED = ("answered", "abandoned")
 _BILLED = ("computed", "reported")  # costs that rest on what a provider said
+_PAGE = 1000  # requests
 UNACCOUNTED = "sent while the ledger was away"  # how the note of such an attempt begins
 
 
@@ -97,6 +100,15 @@ class Savings:
         """Saved against the baseline, less what the router itself spent."""
         return self.total.saved - self.overhead
 
+    def add(self, request: LoggedRequest, attempts: list[AttemptRow]) -> None:
+        """Count a request with all its attempts."""
+        _add(self, request, attempts)
+
+    def finished(self) -> Savings:
+        """Itself, with the tiers in their order."""
+        self.by_tier = {tier: self.by_tier[tier] for tier in TIERS if tier in self.by_tier}
+        return self
+
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON: money as numbers of US dollars, and exact in `*_nano`."""
         return {
@@ -121,14 +133,29 @@ class Savings:
 
 def savings(log: Log, since: float | None = None, until: float | None = None) -> Savings:
     """Sum up a log. `since` and `until` bound the requests' times, unix seconds; days are UTC."""
-    attempts: dict[str, list[AttemptRow]] = {}
-    for attempt in log.attempts(since, until):
-        attempts.setdefault(attempt.request_id, []).append(attempt)
     report = Savings()
-    for request in log.requests(since, until):
-        _add(report, request, attempts.get(request.request_id, []))
-    report.by_tier = {tier: report.by_tier[tier] for tier in TIERS if tier in report.by_tier}
-    return report
+    for request, attempts in joined(log, since, until):
+        report.add(request, attempts)
+    return report.finished()
+
+
+def joined(
+    log: Log, since: float | None = None, until: float | None = None
+) -> Iterator[tuple[LoggedRequest, list[AttemptRow]]]:
+    """Each request of a period with its ended wire attempts, holding one page of them at a time.
+
+    The attempts are read after their requests, so an answered request is never without the attempt
+    that answered it.
+    """
+    requests = log.requests(since, until)
+    while page := list(islice(requests, _PAGE)):
+        attempts: dict[str, list[AttemptRow]] = {request.request_id: [] for request in page}
+        for attempt in log.attempts(page[0].time, math.nextafter(page[-1].time, math.inf)):
+            # Others asked at the very same moment belong to the page before or after.
+            if attempt.request_id in attempts:
+                attempts[attempt.request_id].append(attempt)
+        for request in page:
+            yield request, attempts[request.request_id]
 
 
 def _add(report: Savings, request: LoggedRequest, attempts: list[AttemptRow]) -> None:
