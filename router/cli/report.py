@@ -11,7 +11,7 @@ from rich.table import Table
 from router.cli.output import emit, json_option
 from router.ledger import open_ledger
 from router.ledger.url import store_url
-from router.log.savings import Line, Savings, savings
+from router.log.savings import Line, Savings, notes, savings
 from router.money import format_usd
 
 
@@ -56,41 +56,6 @@ def render(report: Savings, console: Console) -> None:
             console.print(_table(title, lines))
     for note in notes(report):
         console.print(f"[dim]{note}[/]")
-
-
-def notes(report: Savings) -> list[str]:
-    """What a careful reader should know about the figures."""
-    said = []
-    if report.wasted:
-        said.append(
-            f"{format_usd(report.wasted)} of the spend bought no accepted answer "
-            "(retries, failures, abandoned streams); it is included."
-        )
-    if report.failed or report.refused:
-        said.append(
-            f"{report.failed} requests failed and {report.refused} were refused; "
-            "neither counts in the baseline."
-        )
-    if report.assumed:
-        said.append(
-            f"{report.assumed} attempts had no usable usage report and are charged by assumption, "
-            "at most what was reserved."
-        )
-    if report.unknown_cost or report.unknown_baseline:
-        said.append(
-            f"{report.unknown_cost} attempts and {report.unknown_baseline} baselines have no known "
-            "price and are in no sum."
-        )
-    if report.unaccounted:
-        said.append(
-            f"{report.unaccounted} calls were sent while the ledger was away, without asking any "
-            "budget; they are booked as overruns once it is back."
-        )
-    said.append(
-        "The baseline is predicted (the baseline model's own expected tokens at its own price) "
-        "except where that tier answered. `bill/quote` shows how good such forecasts were."
-    )
-    return said
 
 
 def _table(title: str, lines: dict[str, Line]) -> Table:

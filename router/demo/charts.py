@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from router.demo.result import DemoRow
 from router.demo.simulation import success_probability
 from router.money import NANO_PER_USD, format_usd
-from router.replay.drawing import Frame, percent_axis, ticks
+from router.replay.drawing import Frame, percent_axis, ticks, usd_labels
 from router.types import TIERS
 
 BINS = 5  # of difficulty, 0 to 1
@@ -24,8 +24,7 @@ def spend_chart(rows: Sequence[DemoRow], limit: int) -> str:
     limit_usd = limit / NANO_PER_USD
     y_ticks = ticks(max(spent[-1][1], baseline[-1][1], limit_usd))
     frame = Frame(720, 300, len(rows), y_ticks, right=118)
-    places = max(0, -math.floor(math.log10(y_ticks[1])))
-    frame.y_axis([f"${value:.{places}f}" for value in y_ticks])
+    frame.y_axis(usd_labels(y_ticks))
     x_ticks = [value for value in ticks(len(rows)) if value <= len(rows)]
     frame.x_axis(x_ticks, [f"{value:.0f}" for value in x_ticks], "requests ended")
     frame.line(frame.left, frame.y(limit_usd), frame.right, frame.y(limit_usd), "limit")
@@ -89,10 +88,7 @@ def quality_chart(rows: Sequence[DemoRow]) -> str:
                 share = sum(bool(row.good) for row in own) / len(own)
                 radius = 2 + min(7.0, 0.9 * math.sqrt(len(own)))
                 note = f"{tier}: {share:.0%} of {len(own)} judged good"
-                frame.parts.append(
-                    f'<circle class="dot fill-{tier}" cx="{frame.x(x):.1f}" '
-                    f'cy="{frame.y(share):.1f}" r="{radius:.1f}"><title>{note}</title></circle>'
-                )
+                frame.dot(x, share, radius, f"fill-{tier}", note)
     edges = [i / BINS for i in range(BINS + 1)]
     frame.x_axis(edges, [f"{x:.1f}" for x in edges], "difficulty of the prompt")
     return frame.svg("Share of good answers against difficulty, by tier")

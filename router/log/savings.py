@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any
 
 from router.log.base import Log, LoggedRequest
-from router.money import NANO_PER_USD
+from router.money import NANO_PER_USD, format_usd
 from router.types import TIERS, AttemptRow
 
 SERVED = ("answered", "abandoned")
@@ -156,6 +156,41 @@ def joined(
                 attempts[attempt.request_id].append(attempt)
         for request in page:
             yield request, attempts[request.request_id]
+
+
+def notes(report: Savings) -> list[str]:
+    """What a careful reader should know about the figures."""
+    said = []
+    if report.wasted:
+        said.append(
+            f"{format_usd(report.wasted)} of the spend bought no accepted answer "
+            "(retries, failures, abandoned streams); it is included."
+        )
+    if report.failed or report.refused:
+        said.append(
+            f"{report.failed} requests failed and {report.refused} were refused; "
+            "neither counts in the baseline."
+        )
+    if report.assumed:
+        said.append(
+            f"{report.assumed} attempts had no usable usage report and are charged by assumption, "
+            "at most what was reserved."
+        )
+    if report.unknown_cost or report.unknown_baseline:
+        said.append(
+            f"{report.unknown_cost} attempts and {report.unknown_baseline} baselines have no known "
+            "price and are in no sum."
+        )
+    if report.unaccounted:
+        said.append(
+            f"{report.unaccounted} calls were sent while the ledger was away, without asking any "
+            "budget; they are booked as overruns once it is back."
+        )
+    said.append(
+        "The baseline is predicted (the baseline model's own expected tokens at its own price) "
+        "except where that tier answered. `bill/quote` shows how good such forecasts were."
+    )
+    return said
 
 
 def _add(report: Savings, request: LoggedRequest, attempts: list[AttemptRow]) -> None:

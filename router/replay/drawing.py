@@ -25,14 +25,38 @@ def ticks(top: float, count: int = 5) -> list[float]:
     return [step * i for i in range(math.ceil(top / step - 1e-9) + 1)]
 
 
+def ticks_between(low: float, high: float, count: int = 5) -> list[float]:
+    """Return round values from at most `low` to at least `high`, about `count` even steps."""
+    step = ticks(max(high - low, 1e-9), count)[1]
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [step * i for i in range(first, max(last, first + 1) + 1)]
+
+
+def usd_labels(values: Sequence[float]) -> list[str]:
+    """Return even steps of US dollars as text, with as many places as tell them apart."""
+    places = max(0, -math.floor(math.log10(values[1] - values[0]) + 1e-9))
+    return [f"${value:,.{places}f}" for value in values]
+
+
+def room_for(labels: Sequence[str]) -> int:
+    """Return the width in pixels that the labels of a y axis need left of it."""
+    return max(44, 12 + 7 * max(len(label) for label in labels))
+
+
 class Frame:
     """A plotting area within an SVG: maps data to pixels, and draws axes and their labels."""
 
     def __init__(
-        self, width: int, height: int, x_top: float, y_ticks: Sequence[float], right: int = 12
+        self,
+        width: int,
+        height: int,
+        x_top: float,
+        y_ticks: Sequence[float],
+        right: int = 12,
+        left: int = 44,
     ) -> None:
         self.width, self.height = width, height
-        self.left, self.right, self.top, self.bottom = 44, width - right, 14, height - 38
+        self.left, self.right, self.top, self.bottom = left, width - right, 14, height - 38
         self.x_top, self.y_ticks = x_top or 1.0, y_ticks
         self.parts: list[str] = []
 
@@ -40,7 +64,8 @@ class Frame:
         return self.left + (self.right - self.left) * value / self.x_top
 
     def y(self, value: float) -> float:
-        return self.bottom - (self.bottom - self.top) * value / self.y_ticks[-1]
+        low, high = self.y_ticks[0], self.y_ticks[-1]
+        return self.bottom - (self.bottom - self.top) * (value - low) / (high - low)
 
     def text(self, x: float, y: float, words: str, kind: str = "", anchor: str = "start") -> None:
         self.parts.append(
@@ -63,9 +88,15 @@ class Frame:
             f'height="{height:.1f}"><title>{escape(note)}</title></rect>'
         )
 
+    def dot(self, x: float, y: float, radius: float, kind: str, note: str) -> None:
+        self.parts.append(
+            f'<circle class="dot {kind}" cx="{self.x(x):.1f}" cy="{self.y(y):.1f}" '
+            f'r="{radius:.1f}"><title>{escape(note)}</title></circle>'
+        )
+
     def y_axis(self, labels: Sequence[str]) -> None:
         for value, label in zip(self.y_ticks, labels, strict=True):
-            kind = "axis" if value == 0 else "grid"
+            kind = "axis" if value == self.y_ticks[0] else "grid"
             self.line(self.left, self.y(value), self.right, self.y(value), kind)
             self.text(self.left - 7, self.y(value) + 3.5, label, "tick", "end")
 
@@ -74,11 +105,24 @@ class Frame:
             self.text(self.x(value), self.bottom + 15, label, "tick", "middle")
         self.text((self.left + self.right) / 2, self.height - 5, title, "label", "middle")
 
-    def svg(self, title: str) -> str:
+    def svg(self, title: str, description: str = "") -> str:
+        """The chart, named for those who cannot see it, with what it shows in words."""
+        described = f"<desc>{escape(description)}</desc>" if description else ""
         return (
             f'<svg role="img" viewBox="0 0 {self.width} {self.height}" '
-            f'aria-label="{escape(title, quote=True)}">{"".join(self.parts)}</svg>'
+            f'aria-label="{escape(title, quote=True)}"><title>{escape(title)}</title>{described}'
+            f"{''.join(self.parts)}</svg>"
         )
+
+
+def key(*entries: tuple[str, str]) -> str:
+    """Return the key of a chart: pairs of a class and what is drawn in it."""
+    marks = "".join(
+        f'<span><svg viewBox="0 0 11 11" aria-hidden="true"><rect class="{kind}" width="11" '
+        f'height="11" rx="2"/></svg>{escape(words)}</span>'
+        for kind, words in entries
+    )
+    return f'<div class="key">{marks}</div>'
 
 
 def percent_axis(frame: Frame) -> None:
