@@ -101,7 +101,7 @@ def _prices(data: ReportData) -> str:
     def row(price: Price) -> tuple[str, ...]:
         share = (price.per_answer or 0.0) / dearest if dearest else 0.0
         kind = fill_of(price.name) if price.kind == "tier" else "was-spent"
-        cells = (
+        cells: tuple[str, ...] = (
             price.name,
             f"{price.answers:,}",
             _usd(price.spent if price.priced or price.spent else None),
