@@ -64,6 +64,7 @@ class Page:
         return base64.b64decode(taken["data"])
 
     def pdf(self) -> bytes:
+        self.call("Emulation.setEmulatedMedia", media="print", features=[])
         printed = self.call(
             "Page.printToPDF", preferCSSPageSize=True, paperWidth=8.27, paperHeight=11.69
         )

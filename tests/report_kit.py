@@ -23,9 +23,7 @@ QUALITY = {"nano": 0.55, "mini": 0.72, "mid": 0.84, "frontier": 0.9}
 BUDGETS = (
     Budget("month", 60 * 1_000_000_000, window="month"),
     Budget("day", 3 * 1_000_000_000, window="day", on_exceed="downgrade"),
-    Budget(
-        "per user", 2_000_000, window="rolling", seconds=7 * 86_400, scope="user", meter="tokens"
-    ),
+    Budget("per user", 9_000, window="rolling", seconds=7 * 86_400, scope="user", meter="tokens"),
     Budget("everything", None),
 )
 
@@ -118,9 +116,7 @@ def month(ledger: Ledger, count: int = 900, *, days: float = 30.4, seed: int = 7
             "hardness": hardness,
             "tags": (chance.choice(("support", "search", "reports", "batch")),),
             "scopes": {"user": chance.choice(("ann", "bo", "cai"))},
-            "baseline": cost
-            if tier == "frontier"
-            else round(EXPECTED["frontier"] * (1 + hardness)),
+            "baseline": frontier,
         }
         name = f"r{number}"
         if odd < 0.02:

@@ -91,5 +91,7 @@ def wilson(good: float, count: int) -> tuple[float, float]:
     centre = share + square / (2 * count)
     half = _Z * math.sqrt(share * (1 - share) / count + square / (4 * count**2))
     scale = 1 + square / count
-    # At a share of 0 or 1 the bound is that share itself, which rounding must not pass.
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+    # At a share of 0 or 1 the bound is that share itself, which rounding would miss.
+    return max(0.0, min(share, (centre - half) / scale)), min(
+        1.0, max(share, (centre + half) / scale)
+    )

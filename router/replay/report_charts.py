@@ -223,9 +223,10 @@ class _Labels:
     def near(self, point: CurvePoint, words: str, kind: str) -> None:
         x, y = self._frame.x(point.cost * _PER_THOUSAND), self._frame.y(point.quality)
         width = _LETTER * len(words)
+        # The curve rises to the right, ever slower, so it seldom passes below and right of a point.
         places = [
             (dx if side > 0 else dx - width, dy)
-            for dy in (4.0, -10.0, 18.0, -23.0, 31.0, -36.0, 44.0)
+            for dy in (15.0, 28.0, 4.0, -10.0, 41.0, -23.0, -36.0)
             for side, dx in ((1, 11.0), (-1, -11.0))
         ]
         boxes = [(x + dx, y + dy - _LINE, x + dx + width, y + dy) for dx, dy in places]

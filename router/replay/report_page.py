@@ -84,7 +84,7 @@ def _lead(data: ReportData) -> str:
 def _facts(data: ReportData) -> Iterator[str]:
     report, total = data.savings, data.savings.total
     yield _fact("spent", format_usd(data.spent), _count(total.attempts, "attempt"))
-    yield _fact("always the baseline tier", format_usd(data.baseline), "the frontier, as a rule")
+    yield _fact("always baseline", format_usd(data.baseline), "the frontier tier, as a rule")
     saved = data.net_saved
     share = f"{saved / data.baseline:.1%}, " if saved is not None and data.baseline else ""
     yield _fact(

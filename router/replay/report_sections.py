@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from html import escape
 
-from router.ledger.wording import amount_text, limit_text, moment
+from router.ledger.wording import amount_text, limit_text
 from router.log.savings import Line
 from router.money import format_usd
 from router.replay.drawing import bar, key
@@ -190,11 +191,11 @@ def _calibration(data: ReportData) -> str:
         caption += f" {found.unpredicted:,} labelled answers have no prediction."
     rows = [
         (
-            f"{each.low:.0%} to {each.high:.0%}",
+            f"{100 * each.low:.0f}–{each.high:.0%}",
             f"{each.count:,}",
             f"{each.predicted:.1%}",
             f"{each.observed:.1%}",
-            f"{each.interval[0]:.1%} to {each.interval[1]:.1%}",
+            f"{100 * each.interval[0]:.1f}–{each.interval[1]:.1%}",
         )
         for each in found.bins
     ]
@@ -211,8 +212,8 @@ def _movers(data: ReportData) -> str:
         '<p class="soft">Models and tags: the second half of the period against the first. Days: '
         "each against the day before, of which the first and the last may not be whole.</p>"
     )
-    most = max(abs(mover.change) for mover in data.movers)
     for kind, plural in _KINDS.items():
+        most = max((abs(mover.change) for mover in data.movers if mover.kind == kind), default=0)
         rows = [
             (
                 mover.name,
@@ -237,22 +238,13 @@ def _budgets(data: ReportData) -> str:
     for pace in data.budgets:
         rows.append(_budget_row(pace))
         if pace.left_out:
-            rows.append((f"{pace.name}: {pace.left_out:,} more that use less", *[""] * 7))
+            rows.append((f"{pace.name}: {pace.left_out:,} more that use less", *[""] * 5))
     body = (
         '<p class="soft">As they stand now, whatever period the report is about. The line in a bar '
         "is the time: a bar that has not reached it spends slower than its window passes.</p>"
         + key(("was-spent", "used"), ("was-held", "held for calls under way"))
         + _table(
-            (
-                "budget",
-                "for",
-                "window",
-                "#used",
-                "#held",
-                "#limit",
-                "used, and time gone",
-                "resets",
-            ),
+            ("budget", "window", "#used", "#held", "#limit", "used, time gone"),
             rows,
         )
     )
@@ -265,18 +257,28 @@ def _budget_row(pace: BudgetPace) -> tuple[str, ...]:
         drawn = pace_bar(pace.used / pace.room, pace.held / pace.room, pace.share_gone)
         words = f"{pace.share_used:.0%} used"
         if pace.share_gone is not None:
-            words += f", {pace.share_gone:.0%} of the time gone"
+            words += f", {pace.share_gone:.0%} of time"
         marks = Markup(f"{drawn}<small>{escape(words)}</small>")
     return (
-        pace.name,
-        pace.whose,
-        pace.window,
+        _two_lines(pace.name, pace.whose),
+        _two_lines(pace.window, _until(pace)),
         amount_text(pace.meter, pace.used),
         amount_text(pace.meter, pace.held),
         limit_text(pace.meter, pace.limit),
         marks,
-        moment(pace.resets_at) if pace.resets_at else "never",
     )
+
+
+def _until(pace: BudgetPace) -> str:
+    if pace.resets_at is None:
+        return "no end"
+    when = datetime.fromtimestamp(pace.resets_at, UTC)
+    word = "until" if pace.share_gone is not None else "falls"  # a rolling window has no end
+    return f"{word} {when.day} {when:%b %H:%M}"
+
+
+def _two_lines(first: str, second: str) -> Markup:
+    return Markup(f"{escape(first)}<small>{escape(second)}</small>")
 
 
 def _failures(data: ReportData) -> str:
@@ -300,7 +302,7 @@ def _lines(data: ReportData) -> str:
                    "#bill/quote")  # fmt: skip
         if rows:
             body += _table(columns, rows)
-    return _section("All sums", _behind(body)) if body else ""
+    return _section("All sums", _behind(body), on_paper=False) if body else ""
 
 
 def _line(name: str, line: Line) -> tuple[str, ...]:
@@ -325,8 +327,9 @@ def _usd(nano: float | None) -> str:
     return format_usd(None if nano is None else round(nano))
 
 
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{body}</section>\n"
+def _section(title: str, body: str, *, on_paper: bool = True) -> str:
+    kind = "" if on_paper else ' class="on-screen"'
+    return f"<section{kind}><h2>{escape(title)}</h2>{body}</section>\n"
 
 
 def _figure(chart: str, caption: str) -> str:
