@@ -62,7 +62,7 @@ def one(ledger: Any) -> None:
 
 def hostile(ledger: Any) -> None:
     more: dict[str, Any] = {"tags": (HOSTILE,), "scopes": {"user": HOSTILE}}
-    names = {"tier": HOSTILE, "model": f"{HOSTILE}{'x' * 300}"}
+    names = {"tier": HOSTILE, "model": f"{HOSTILE}{'x' * 190}"}
     log_request(ledger, "a", NOW - DAY, CENT, attempt=names, label=1.0, **more)
     log_request(ledger, "b", NOW, CENT, **more)
     log_request(ledger, "c", NOW, 0, status="failed", **{**more, "error": HOSTILE})

@@ -178,7 +178,10 @@ def test_a_part_that_is_unknown_is_said_beside_the_headline(tmp_path: Path) -> N
     ledger = opened(tmp_path)
     log_request(ledger, "a", NOW, CENT)
     log_request(ledger, "b", NOW, None)
-    assert "1 attempt more had no known price, so the true spend is higher" in page_of(ledger)
+    log_request(ledger, "c", NOW, CENT, baseline=None)
+    html = page_of(ledger)
+    assert "1 attempt more had no known price, so the true spend is higher" in html
+    assert "1 answer had no known baseline" in html
 
 
 def test_without_labels_the_page_says_that_nothing_is_known_of_quality(tmp_path: Path) -> None:

@@ -102,8 +102,8 @@ class Frame:
 
     def x_axis(self, values: Sequence[float], labels: Sequence[str], title: str) -> None:
         for value, label in zip(values, labels, strict=True):
-            self.text(self.x(value), self.bottom + 15, label, "tick", "middle")
-        self.text((self.left + self.right) / 2, self.height - 5, title, "label", "middle")
+            self.text(self.x(value), self.bottom + 18, label, "tick", "middle")
+        self.text((self.left + self.right) / 2, self.height - 4, title, "label", "middle")
 
     def svg(self, title: str, description: str = "") -> str:
         """The chart, named for those who cannot see it, with what it shows in words."""

@@ -28,12 +28,6 @@ _PER_THOUSAND = 1000 / NANO_PER_USD
 _LETTER, _LINE = 6.3, 13.0  # pixels of a label, for keeping labels apart
 
 
-def moment(seconds: float, unit: int) -> str:
-    """When a bin of `unit` seconds begins, as short as tells it from the others."""
-    when = datetime.fromtimestamp(seconds, UTC)
-    return f"{when.day} {when:%b}" if unit >= 86_400 else f"{when:%H:%M}"
-
-
 def full_moment(seconds: float, unit: int) -> str:
     """When a bin of `unit` seconds begins, in full."""
     when = datetime.fromtimestamp(seconds, UTC)
@@ -194,8 +188,16 @@ def _place(frame: Frame, number: int, share: float) -> tuple[float, float]:
 def _time_axis(frame: Frame, bins: Sequence[Bin], period: Period) -> None:
     step = math.ceil(len(bins) / _MOST_LABELS)
     shown = range(0, len(bins), step)
-    labels = [moment(bins[at].start, period.bin_seconds) for at in shown]
+    times = [datetime.fromtimestamp(bins[at].start, UTC) for at in shown]
     first, last = (datetime.fromtimestamp(each.start, UTC) for each in (bins[0], bins[-1]))
+    # As short as tells one from the others.
+    labels = [f"{when.day} {when:%b}" for when in times]
+    if period.bin_seconds < 86_400:
+        one_day = first.date() == last.date()
+        labels = [
+            f"{'' if one_day else day + ' '}{when:%H:%M}"
+            for day, when in zip(labels, times, strict=True)
+        ]
     days = f"{first.day} {first:%b %Y}"
     if last.date() != first.date():
         days += f" to {last.day} {last:%b %Y}"

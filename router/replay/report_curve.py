@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from router.types import Floats, Ints
 
 SAMPLE = 4000  # requests; at most so many are held, however long the log is
-STEPS = 48  # cost weights of a curve
+STEPS = 40  # cost weights of a curve
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,8 @@ def _headline(data: ReportData) -> str:
     if not _something(data):
         return "Nothing is logged in this period"
     if not total.attempts:
-        return "Nothing was spent in this period"
+        own = data.savings.overhead
+        return f"{format_usd(own)} spent on own calls alone" if own else "Nothing was spent"
     if saved is None:
         return "Savings unknown: no price is known"
     share = f" ({abs(saved) / data.baseline:.1%})" if data.baseline else ""
@@ -71,6 +72,9 @@ def _lead(data: ReportData) -> str:
             f" {_count(report.unknown_cost, 'attempt')} more had no known price, so the true spend "
             "is higher and what was saved is less."
         )
+    if report.unknown_baseline and data.baseline is not None:
+        answers = _count(report.unknown_baseline, "answer")
+        text += f" {answers} had no known baseline, and count as having saved nothing."
     if report.failed or report.refused:
         failed, refused = _count(report.failed, "request"), _count(report.refused, "request")
         text += (
@@ -95,7 +99,9 @@ def _facts(data: ReportData) -> Iterator[str]:
 
 def _per_answer(data: ReportData) -> str:
     priced = sum(price.priced for price in data.prices if price.kind == "tier")
-    return format_usd(round(data.savings.total.spent / priced)) if priced else "unknown"
+    if not priced:
+        return "unknown" if data.savings.total.requests else "–"
+    return format_usd(round(data.savings.total.spent / priced))
 
 
 def _judged(total: Line) -> str:

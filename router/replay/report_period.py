@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ class Period:
 
     def bin_start(self, time: float) -> float:
         """When the bin of a time begins."""
-        shift = _FIRST_MONDAY if self.bin_seconds == _WEEK else 0
+        shift = _FIRST_MONDAY if self.bin_seconds % _WEEK == 0 else 0
         return float((time - shift) // self.bin_seconds * self.bin_seconds + shift)
 
     def bin_starts(self) -> Iterator[float]:
@@ -61,5 +62,8 @@ def period_of(log: Log, since: float | None, until: float | None) -> Period | No
 
 def make_period(first: float, last: float) -> Period:
     """A period with the finest unit of bins that are not too many to look at."""
-    unit = next((unit for unit in UNITS if (last - first) / unit[0] <= _MOST_BINS), UNITS[-1])
-    return Period(first, max(first, last), (first + max(first, last)) / 2, *unit)
+    last = max(first, last)
+    weeks = max(2, math.ceil((last - first) / _WEEK / _MOST_BINS))
+    units = (*UNITS, (weeks * _WEEK, f"{weeks} weeks"))
+    unit = next((unit for unit in units if (last - first) / unit[0] <= _MOST_BINS), units[-1])
+    return Period(first, last, (first + last) / 2, *unit)

@@ -107,11 +107,11 @@ def _prices(data: ReportData) -> str:
             f"{price.answers:,}",
             _usd(price.spent if price.priced or price.spent else None),
             _usd(price.per_answer),
-            Markup(bar(share, kind)),
+            "" if price.per_answer is None else Markup(bar(share, kind)),
         )
         if labelled:
-            good = _usd(price.per_good) if price.labels else "–"
-            cells += (f"{share_text(price.quality)} of {price.labels:,}", good)
+            judged = f"{share_text(price.quality)} of {price.labels:,}", _usd(price.per_good)
+            cells += judged if price.labels else ("–", "–")
         return cells
 
     body = (
