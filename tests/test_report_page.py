@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from router.replay.drawing import style, ticks_between, usd_labels
+from router.replay.drawing import Frame, key, style, ticks_between, usd_labels
 from router.replay.report_data import report_data
 from router.replay.report_page import page
 from router.types import Budget
@@ -244,6 +244,18 @@ def test_the_period_asked_for_is_the_page_s(
     html = target.read_text(encoding="utf-8")
     assert "27 October 2026 to 28 October 2026" in html
     assert "2026-10-29" not in html
+
+
+def test_words_in_a_chart_are_words_whoever_chose_them() -> None:
+    frame = Frame(100, 100, 1, [0, 1])
+    frame.text(0, 0, HOSTILE)
+    frame.rect(0, 0, 1, 1, "x", HOSTILE)
+    frame.dot(0, 0, 1, "x", HOSTILE)
+    frame.x_axis([0], [HOSTILE], HOSTILE)
+    chart = ElementTree.fromstring(frame.svg(HOSTILE, HOSTILE))
+    assert {each.tag for each in chart.iter()} == {"svg", "title", "desc", "text", "rect", "circle"}
+    assert chart.get("aria-label") == HOSTILE
+    assert key(("x", HOSTILE)).count("<") == key(("x", "")).count("<")
 
 
 def test_ticks_enclose_their_range_in_round_steps() -> None:
