@@ -8,17 +8,20 @@ answer has no baseline, since an answer that was not given saves nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 from router.log.base import Log, LoggedRequest
-from router.money import NANO_PER_USD
+from router.money import NANO_PER_USD, format_usd
 from router.types import TIERS, AttemptRow
 
 SERVED = ("answered", "abandoned")
 _BILLED = ("computed", "reported")  # costs that rest on what a provider said
+_PAGE = 1000  # requests
 UNACCOUNTED = "sent while the ledger was away"  # how the note of such an attempt begins
 
 
@@ -97,6 +100,15 @@ class Savings:
         """Saved against the baseline, less what the router itself spent."""
         return self.total.saved - self.overhead
 
+    def add(self, request: LoggedRequest, attempts: list[AttemptRow]) -> None:
+        """Count a request with all its attempts."""
+        _add(self, request, attempts)
+
+    def finished(self) -> Savings:
+        """Itself, with the tiers in their order."""
+        self.by_tier = {tier: self.by_tier[tier] for tier in TIERS if tier in self.by_tier}
+        return self
+
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON: money as numbers of US dollars, and exact in `*_nano`."""
         return {
@@ -121,14 +133,64 @@ class Savings:
 
 def savings(log: Log, since: float | None = None, until: float | None = None) -> Savings:
     """Sum up a log. `since` and `until` bound the requests' times, unix seconds; days are UTC."""
-    attempts: dict[str, list[AttemptRow]] = {}
-    for attempt in log.attempts(since, until):
-        attempts.setdefault(attempt.request_id, []).append(attempt)
     report = Savings()
-    for request in log.requests(since, until):
-        _add(report, request, attempts.get(request.request_id, []))
-    report.by_tier = {tier: report.by_tier[tier] for tier in TIERS if tier in report.by_tier}
-    return report
+    for request, attempts in joined(log, since, until):
+        report.add(request, attempts)
+    return report.finished()
+
+
+def joined(
+    log: Log, since: float | None = None, until: float | None = None
+) -> Iterator[tuple[LoggedRequest, list[AttemptRow]]]:
+    """Each request of a period with its ended wire attempts, holding one page of them at a time.
+
+    The attempts are read after their requests, so an answered request is never without the attempt
+    that answered it.
+    """
+    requests = log.requests(since, until)
+    while page := list(islice(requests, _PAGE)):
+        attempts: dict[str, list[AttemptRow]] = {request.request_id: [] for request in page}
+        for attempt in log.attempts(page[0].time, math.nextafter(page[-1].time, math.inf)):
+            # Others asked at the very same moment belong to the page before or after.
+            if attempt.request_id in attempts:
+                attempts[attempt.request_id].append(attempt)
+        for request in page:
+            yield request, attempts[request.request_id]
+
+
+def notes(report: Savings) -> list[str]:
+    """What a careful reader should know about the figures."""
+    said = []
+    if report.wasted:
+        said.append(
+            f"{format_usd(report.wasted)} of the spend bought no accepted answer "
+            "(retries, failures, abandoned streams); it is included."
+        )
+    if report.failed or report.refused:
+        said.append(
+            f"{report.failed} requests failed and {report.refused} were refused; "
+            "neither counts in the baseline."
+        )
+    if report.assumed:
+        said.append(
+            f"{report.assumed} attempts had no usable usage report and are charged by assumption, "
+            "at most what was reserved."
+        )
+    if report.unknown_cost or report.unknown_baseline:
+        said.append(
+            f"{report.unknown_cost} attempts and {report.unknown_baseline} baselines have no known "
+            "price and are in no sum."
+        )
+    if report.unaccounted:
+        said.append(
+            f"{report.unaccounted} calls were sent while the ledger was away, without asking any "
+            "budget; they are booked as overruns once it is back."
+        )
+    said.append(
+        "The baseline is predicted (the baseline model's own expected tokens at its own price) "
+        "except where that tier answered. `bill/quote` shows how good such forecasts were."
+    )
+    return said
 
 
 def _add(report: Savings, request: LoggedRequest, attempts: list[AttemptRow]) -> None:
