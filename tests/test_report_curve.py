@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from router.decide.choose import Bar
+from router.decide import Bar
 from router.decide.explain import BAR_TEXT, able
 from router.replay.report_curve import Sample
 from router.types import TIERS

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from router.decide import UNKNOWN, UNLIMITED, Bar, Objective, Options, choose, leaders_of
+from router.decide import UNKNOWN, UNLIMITED, Bar, Objective, Options, choose
+from router.decide.choose import leaders_of
 from router.decide.explain import able
 from router.decide.pacing import ONLY_COST, spend_curve
 from router.money import NANO_PER_USD
