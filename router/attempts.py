@@ -28,6 +28,7 @@ from router.types import (
     RequestRow,
     RequestStatus,
     Reservation,
+    Usage,
 )
 
 if TYPE_CHECKING:
@@ -74,7 +75,8 @@ def routing_of(response: Any) -> Routing | None:
 @dataclass(slots=True)
 class Attempts:
     """What the attempts of one request share. `client`: an OpenAI client to send through;
-    `streamed`: who wants to see a stream's whole answer once it is settled."""
+    `streamed`: who wants to see a stream's whole answer once it is settled; `answered`: who is
+    told of each settled answer."""
 
     ladder: Ladder
     ledger: Ledger
@@ -83,6 +85,7 @@ class Attempts:
     clock: Callable[[], float]
     client: Any = None
     streamed: Callable[[Request, Any], None] | None = None
+    answered: Callable[[Plan, Decision, AttemptRow, Usage | None], None] | None = None
     waits: list[float] = field(default_factory=list)
     count: int = 0  # wire attempts that were reserved
     failure: BaseException | None = None  # of the latest attempt that failed
@@ -301,6 +304,8 @@ class Attempt:
         except LedgerUnavailable as unavailable:
             # What was paid for is not taken from the caller. The hold stays, and expires in full.
             _log.error("attempt %s could not be settled: %s", self._id, unavailable)
+        if row.status == "answered" and self._shared.answered is not None:
+            self._shared.answered(self._plan, self._decision, row, charge.usage)
 
     def _final_baseline(self, cost: int | None) -> int | None:
         """Where the baseline tier itself answered, its bill is the baseline, not a prediction."""

@@ -16,6 +16,7 @@ from router.attempts import Attempts, Routing, attach, routing_of
 from router.certified import PromisedLadder
 from router.checks import Check, Checks
 from router.clock import GuardedClock, shortest_window
+from router.conversations.memory import Conversations
 from router.decide import Objective
 from router.effects import Send, Store, Wait, Walk, arun, run
 from router.errors import (
@@ -92,6 +93,7 @@ class Router:
         self._promised = PromisedLadder(ladder, self.predictor, self._clock())
         self._pacer = _pacer_of(ladder)
         self._explorer = Explorer(self.policy.explore)
+        self._conversations = Conversations(self.policy)
         self.checks = Checks(checks or {}, lambda: self.ledger.log(), self._clock)
         self._opening = threading.Lock()
         self._next_sweep = 0.0
@@ -181,11 +183,12 @@ class Router:
         return answer
 
     def _answer(self, request: Request, client: Any) -> Walk[Any]:
+        request = self._conversations.recall(request)
         plan = self._plan(request)
         ledger = yield Store(lambda: self.ledger)
         yield from self._sweep()
         attempts = Attempts(
-            plan.ladder, ledger, request, self._stamps, self._clock, client, self._streamed
+            plan.ladder, ledger, request, self._stamps, self._clock, client, *self._told
         )
         exploration = self._explorer.draw(request.request_id)
         decision: Decision | None = None
@@ -264,17 +267,15 @@ class Router:
 
     def preview(self, request: Request) -> Decision:
         """The decision for a request: nothing is reserved or sent."""
-        room = Room()
-        if self.policy.budgets:
-            room = self._room_without_a_trace(request)
-        plan = self._plan(request)
+        room = self._room_without_a_trace(request) if self.policy.budgets else Room()
+        plan = self._plan(self._conversations.recall(request))
         objective = self._paced(plan, room, new=False)
         return plan.decide(room, objective, self._explorer.chances())
 
     @property
-    def _streamed(self) -> Callable[[Request, Any], None] | None:
-        """Who looks at a stream's answer, whole at its end."""
-        return self.checks.submit if self.checks else None
+    def _told(self) -> tuple[Callable[..., None] | None, Callable[..., None]]:
+        """Who looks at a stream's answer, whole at its end, and who at every settled answer."""
+        return self.checks.submit if self.checks else None, self._conversations.answered
 
     def room(self, request: Request) -> Room:
         """What the budgets of a request still allow."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from router.decide.choose import Choices
@@ -23,11 +23,12 @@ BAR_TEXT = {
     Bar.OVER_REQUEST_CEILING: "may cost {upper}, above max_cost_per_request",
     Bar.OVER_BUDGET: "may cost {upper}, more than a budget has left",
     Bar.NOT_NEXT: "is not the next step of a fallback",
+    Bar.HELD_ABOVE: "is below the tier that the conversation was escalated to",
     Bar.STANDBY: "stands by: a preferred deployment of its tier is free",
 }
 
 # Bars that money sets or a neighbour lifts; the others say that an arm cannot answer at all.
-_PASSING = (Bar.OVER_REQUEST_CEILING, Bar.OVER_BUDGET, Bar.STANDBY)
+_PASSING = (Bar.OVER_REQUEST_CEILING, Bar.OVER_BUDGET, Bar.STANDBY, Bar.HELD_ABOVE)
 _UNABLE = tuple(text.partition("{")[0] for bar, text in BAR_TEXT.items() if bar not in _PASSING)
 
 
@@ -60,17 +61,19 @@ def decision(
     baseline: int | None = None,
     failure: str | None = None,
     novel: bool = False,
+    remark: Callable[[int], str] | None = None,
 ) -> Decision:
     """Return one row of `choices`, which must have chosen an arm, as a `Decision`.
 
     Parameters: `quotes`, one for each arm; `rule`, the name of the rule that bound the choice;
     `baseline`, expected nano-USD of the baseline tier's own answer; `failure`, the name of the
     provider's error that this decision is a fallback after; `novel`, whether the request is unlike
-    anything in training, so that `options` hold lower bounds below the baseline.
+    anything in training, so that `options` hold lower bounds below the baseline; `remark` says what
+    else the choice of an arm had to do with.
     """
     chosen = int(choices.arm[row])
     explain = partial(
-        _explain, arms, quotes, options, choices, objective, row, rule, failure, novel
+        _explain, arms, quotes, options, choices, objective, row, rule, failure, novel, remark
     )
     return Decision(chosen, arms[chosen], baseline, rule, explain)
 
@@ -85,6 +88,7 @@ def _explain(
     rule: str | None,
     failure: str | None,
     novel: bool,
+    remark: Callable[[int], str] | None,
 ) -> tuple[str, tuple[ArmView, ...]]:
     """The reason of a decision, and how each arm looked to it."""
     chosen, best = int(choices.arm[row]), int(choices.best[row])
@@ -115,6 +119,8 @@ def _explain(
         )
     if novel:
         reason += "; unlike anything in training, so cheaper tiers count by a lower bound"
+    if remark is not None and (said := remark(chosen)):
+        reason += f"; {said}"
     if failure is not None:
         reason += f"; fallback after {failure}"
     return reason, tuple(views)

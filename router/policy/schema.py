@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from router.policy.budgets import BudgetLimit
+from router.policy.conversations import CompactionOptions, ConversationOptions
 from router.policy.deployment import Deployment
 from router.policy.document import show
 from router.policy.fields import Name, Part, Real, Seconds, Tokens, Usd, similar, wrong
@@ -286,6 +287,12 @@ class Policy(Part):
     judge: JudgeOptions = Field(
         default=JudgeOptions(), description="Who judges logged answers: `router judge`."
     )
+    conversations: ConversationOptions = Field(
+        default=ConversationOptions(), description="How a conversation keeps its model."
+    )
+    compaction: CompactionOptions | None = Field(
+        default=None, description="How a long conversation is shortened. It is not, otherwise."
+    )
 
     _file: Path | None = PrivateAttr(None)
 
@@ -302,6 +309,9 @@ class Policy(Part):
                     raise wrong(f"{name!r} is used twice", "each name once", key, at, "name")
         self._check_pacing()
         self._check_judge()
+        if self.compaction is not None and self.compaction.summary not in (None, *present):
+            raise wrong(f"the tier {self.compaction.summary} has no deployment",
+                        ", ".join(present), "compaction", "summary")  # fmt: skip
         for at, rule in enumerate(self.rules):
             if not set(rule.tiers) & set(present):
                 key = next(key for key in ("tier", "at_least", "at_most") if getattr(rule, key))
