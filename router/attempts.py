@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from router.conversations.portable import fitted
 from router.dispatch.bounds import CAP_FIELDS, input_bound
 from router.dispatch.charge import Charge, Terms, for_answer, for_failure
 from router.dispatch.retrying import retrying
@@ -226,12 +227,14 @@ class Attempt:
             arguments["allowed_openai_params"] = ["reasoning_effort"]
         if deployment.service_tier is not None:
             arguments.setdefault("service_tier", deployment.service_tier)
+        timeout = self._timeout(arguments.pop("timeout", None))
+        messages, fit = fitted(request.messages, arguments, arm.model, request.turn)
         return Call(
             model=arm.model,
-            messages=request.messages,
-            arguments=arguments,
+            messages=messages,
+            arguments=fit,
             stream=request.stream,
-            timeout=self._timeout(arguments.pop("timeout", None)),
+            timeout=timeout,
             api_base=deployment.api_base,
             api_key_env=deployment.api_key_env,
             client=self._client(arm.model, deployment.api_base),

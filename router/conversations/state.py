@@ -60,7 +60,6 @@ def after(before: Conversation | None, answer: Answer, sticky_turns: int) -> Con
     floor, floor_until = past.floor, past.floor_until
     if answer.escalates and sticky_turns and -1 < past.tier < answer.tier:
         floor, floor_until = answer.tier, turns + sticky_turns
-    edited = answer.messages < past.messages
     caches = {
         name: kept
         for name, kept in past.caches.items()
@@ -79,7 +78,7 @@ def after(before: Conversation | None, answer: Answer, sticky_turns: int) -> Con
         arm=answer.arm,
         model=answer.model,
         tier=answer.tier,
-        since=past.since if past.model == answer.model and not edited else answer.messages,
+        since=_since(past, answer),
         time=answer.time,
         messages=answer.messages,
         request_id=answer.request_id,
@@ -88,6 +87,15 @@ def after(before: Conversation | None, answer: Answer, sticky_turns: int) -> Con
         floor=floor,
         floor_until=floor_until,
     )
+
+
+def _since(past: Conversation, answer: Answer) -> int:
+    """From which message on the model that just answered wrote all answers. Of what was before the
+    first answer that was seen nothing is known: it is taken for the same model's."""
+    if not past.model:
+        return 0
+    kept = past.model == answer.model and answer.messages >= past.messages
+    return past.since if kept else answer.messages
 
 
 def _cached(before: Cached | None, answer: Answer) -> Cached | None:
