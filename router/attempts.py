@@ -148,7 +148,7 @@ class Attempts:
         """The log's row of the request. Its text is kept only where the policy opts in."""
         policy, predictor, price_book = self.stamps
         request = self.request
-        keep = self.ladder.policy.log.content
+        keep, original = self.ladder.policy.log.content, request.original or request.messages
         return RequestRow(
             request_id=request.request_id,
             time=request.now,
@@ -166,7 +166,7 @@ class Attempts:
             reason=decision.reason if decision else "",
             rule=plan.rule,
             baseline=plan.baseline(),
-            content=json.dumps(list(request.messages), ensure_ascii=False) if keep else None,
+            content=json.dumps(list(original), ensure_ascii=False) if keep else None,
             error=error,
             purpose=request.purpose,
         )

@@ -93,7 +93,9 @@ class Router:
         self._promised = PromisedLadder(ladder, self.predictor, self._clock())
         self._pacer = _pacer_of(ladder)
         self._explorer = Explorer(self.policy.explore)
-        self._conversations = Conversations(self.policy)
+        bound: Any = {"predictor": self.predictor, "prices": self.prices, "clock": clock}
+        own = partial(Router, store=self.store, **bound)
+        self.conversations = Conversations(self.policy, self.prices, own)
         self.checks = Checks(checks or {}, lambda: self.ledger.log(), self._clock)
         self._opening = threading.Lock()
         self._next_sweep = 0.0
@@ -161,8 +163,8 @@ class Router:
     def close(self) -> None:
         """Close the store. The router opens it again when it is used again."""
         self.checks.close()
-        ledger = self.__dict__.pop("_ledger", None)
-        if ledger is not None:
+        self.conversations.close()
+        if (ledger := self.__dict__.pop("_ledger", None)) is not None:
             ledger.close()
 
     def __enter__(self) -> Router:
@@ -183,7 +185,7 @@ class Router:
         return answer
 
     def _answer(self, request: Request, client: Any) -> Walk[Any]:
-        request = self._conversations.recall(request)
+        request = yield from self.conversations.entering(request)
         plan = self._plan(request)
         ledger = yield Store(lambda: self.ledger)
         yield from self._sweep()
@@ -268,14 +270,13 @@ class Router:
     def preview(self, request: Request) -> Decision:
         """The decision for a request: nothing is reserved or sent."""
         room = self._room_without_a_trace(request) if self.policy.budgets else Room()
-        plan = self._plan(self._conversations.recall(request))
-        objective = self._paced(plan, room, new=False)
-        return plan.decide(room, objective, self._explorer.chances())
+        plan = self._plan(self.conversations.recall(request))
+        return plan.decide(room, self._paced(plan, room, new=False), self._explorer.chances())
 
     @property
     def _told(self) -> tuple[Callable[..., None] | None, Callable[..., None]]:
         """Who looks at a stream's answer, whole at its end, and who at every settled answer."""
-        return self.checks.submit if self.checks else None, self._conversations.answered
+        return self.checks.submit if self.checks else None, self.conversations.answered
 
     def room(self, request: Request) -> Room:
         """What the budgets of a request still allow."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +76,17 @@ class Turn:
     floor: int = -1
     floor_turns: int = 0
     compacted: tuple[int, int, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Compaction:
+    """What goes out in place of the first `cut` messages of a conversation, whose `digest` is kept.
+
+    `how` says by what it was made; `size` is about the bytes of `messages`.
+    """
+
+    cut: int
+    digest: bytes
+    messages: tuple[Mapping[str, Any], ...]
+    how: str
+    size: int

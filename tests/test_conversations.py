@@ -304,7 +304,7 @@ def test_streams_are_turns_too(make_router: MakeRouter, provider: Provider) -> N
     router = make_router()
     stream = router.completion(messages=[said("user", LONG)], conversation_id="c", stream=True)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
-    turn = router._conversations.recall(
+    turn = router.conversations.recall(
         router.read([said("user", LONG), said("user", "more")], {"conversation_id": "c"})
     ).turn
     assert turn is not None
@@ -312,16 +312,16 @@ def test_streams_are_turns_too(make_router: MakeRouter, provider: Provider) -> N
     assert list(turn.warm.values()) == [pytest.approx(18_000, rel=0.5)]
 
 
-def test_only_so_many_conversations_are_remembered(
+def test_only_so_manyconversations_are_remembered(
     make_router: MakeRouter, provider: Provider
 ) -> None:
     router = make_router(conversations={"remember": 2})
     for name in "abc":
         router.completion(messages=[said("user", "hello")], conversation_id=name)
-    assert len(router._conversations) == 2
+    assert len(router.conversations) == 2
     none = make_router(conversations={"remember": 0})
     none.completion(messages=[said("user", "hello")], conversation_id="a")
-    assert len(none._conversations) == 0
+    assert len(none.conversations) == 0
 
 
 def test_a_request_outside_of_a_conversation_leaves_no_trace(
@@ -329,7 +329,7 @@ def test_a_request_outside_of_a_conversation_leaves_no_trace(
 ) -> None:
     router = make_router()
     router.completion(messages=[said("user", "hello")])
-    assert len(router._conversations) == 0
+    assert len(router.conversations) == 0
     assert "turn" not in next(iter(router.ledger.log().requests())).features
 
 
@@ -343,6 +343,6 @@ def test_a_request_outside_of_a_conversation_leaves_no_trace(
         ({"compaction": {"threshold": 3}}, "threshold"),
     ],
 )
-def test_what_a_policy_may_not_say_of_conversations(changes: dict[str, Any], problem: str) -> None:
+def test_what_a_policy_may_not_say_ofconversations(changes: dict[str, Any], problem: str) -> None:
     with pytest.raises(PolicyError, match=problem):
         load_policy(ladder("http://127.0.0.1:1/v1", **changes))

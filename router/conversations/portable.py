@@ -79,7 +79,7 @@ def fitted(
         if fit is not None:
             found.append(fit)
     if maker == "anthropic" and known and _begun_elsewhere(found, arguments):
-        found = [kept for each in found if (kept := _bare(each, lambda _: True)) is not None]
+        found = [kept for each in found if (kept := bare(each)) is not None]
         arguments = {
             name: value
             for name, value in arguments.items()
@@ -98,9 +98,9 @@ def _message(
     fit: Mapping[str, Any] | None = message
     if message.get("role") == "assistant":
         if foreign:
-            fit = _bare(message, lambda _: True)
+            fit = bare(message)
         elif foreign is None:
-            fit = _bare(message, lambda makers: bool(makers) and maker not in makers)
+            fit = _stripped(message, lambda makers: bool(makers) and maker not in makers)
     if fit is None:
         return None
     if maker in _UNMARKED:
@@ -108,7 +108,12 @@ def _message(
     return ids.of_message(fit)
 
 
-def _bare(
+def bare(message: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """A message without anything that only one model reads; None where nothing else is in it."""
+    return _stripped(message, lambda _: True)
+
+
+def _stripped(
     message: Mapping[str, Any], strip: Callable[[frozenset[str]], bool]
 ) -> Mapping[str, Any] | None:
     """An assistant's message without blocks that `strip` says yes to, by whose they may be."""
@@ -126,9 +131,9 @@ def _bare(
             kept["content"] = parts or None
     calls = kept.get("tool_calls")
     if isinstance(calls, list | tuple):
-        bare = [_bare_call(call, strip) for call in calls]
-        if any(a is not b for a, b in zip(bare, calls, strict=True)):
-            kept["tool_calls"] = bare
+        plain = [_bare_call(call, strip) for call in calls]
+        if any(a is not b for a, b in zip(plain, calls, strict=True)):
+            kept["tool_calls"] = plain
     if len(kept) == len(message) and all(kept[name] is message[name] for name in kept):
         return message
     # A message of nothing but thoughts is no message to another model.
@@ -152,12 +157,12 @@ def _bare_call(call: Any, strip: Callable[[frozenset[str]], bool]) -> Any:
     """A tool call without a thought signature in its fields or behind its id."""
     if not isinstance(call, Mapping) or not strip(frozenset({"gemini"})):
         return call
-    bare = {name: value for name, value in call.items() if name not in _CALL_FIELDS}
-    function = bare.get("function")
+    plain = {name: value for name, value in call.items() if name not in _CALL_FIELDS}
+    function = plain.get("function")
     if isinstance(function, Mapping) and any(name in function for name in _CALL_FIELDS):
-        bare["function"] = {k: v for k, v in function.items() if k not in _CALL_FIELDS}
-    changed = len(bare) < len(call) or bare.get("function") is not function
-    return bare if changed else call
+        plain["function"] = {k: v for k, v in function.items() if k not in _CALL_FIELDS}
+    changed = len(plain) < len(call) or plain.get("function") is not function
+    return plain if changed else call
 
 
 def _begun_elsewhere(messages: Messages, arguments: Mapping[str, Any]) -> bool:

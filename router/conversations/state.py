@@ -224,6 +224,11 @@ def is_marked(messages: Sequence[Mapping[str, Any]], params: Mapping[str, Any]) 
     return False
 
 
-def forgotten(conversation: Conversation) -> Conversation:
-    """The conversation without its caches: what they hold is no longer how it begins."""
-    return replace(conversation, caches={})
+def shifted(conversation: Conversation, gone: int) -> Conversation:
+    """The conversation once it begins otherwise, by `gone` messages fewer: no cache holds that."""
+    return replace(
+        conversation,
+        caches={},
+        messages=max(0, conversation.messages - gone),
+        since=max(0, conversation.since - gone),
+    )
