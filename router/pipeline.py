@@ -95,10 +95,10 @@ class Router:
         self._explorer = Explorer(self.policy.explore)
         bound: Any = {"predictor": self.predictor, "prices": self.prices, "clock": clock}
         own = partial(Router, store=self.store, **bound)
-        self.conversations = Conversations(self.policy, self.prices, own)
-        self.checks = Checks(checks or {}, lambda: self.ledger.log(), self._clock)
-        self._opening = threading.Lock()
-        self._next_sweep = 0.0
+        log: Callable[[], Any] = lambda: self.ledger.log()  # noqa: E731
+        self.conversations = Conversations(self.policy, self.prices, own, log)
+        self.checks = Checks(checks or {}, log, self._clock)
+        self._opening, self._next_sweep = threading.Lock(), 0.0
 
     # ── the doors ──────────────────────────────────────────────────────────────────────────────
     def completion(self, model: str | None = AUTO, messages: Any = None, **arguments: Any) -> Any:

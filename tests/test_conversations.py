@@ -346,3 +346,46 @@ def test_a_request_outside_of_a_conversation_leaves_no_trace(
 def test_what_a_policy_may_not_say_ofconversations(changes: dict[str, Any], problem: str) -> None:
     with pytest.raises(PolicyError, match=problem):
         load_policy(ladder("http://127.0.0.1:1/v1", **changes))
+
+
+def test_after_a_restart_the_log_says_who_has_a_conversation_cached(
+    make_router: MakeRouter, provider: Provider
+) -> None:
+    clock = Clock()
+    facts: dict[str, Any] = {
+        "clock": clock,
+        "objective": {"cost_weight": 4},
+        "rules": [
+            {"name": "start", "when": {"tags": ["start"]}, "tier": "mini"},
+            {"name": "up", "when": {"tags": ["up"]}, "tier": "mid"},
+        ],
+    }
+    before = make_router(**facts)
+    first = [said("user", LONG)]
+    history = [*first, said("assistant", "ok"), said("user", "And the second leg?")]
+    before.completion(messages=first, conversation_id="c", tags=["start"])
+    before.completion(messages=history, conversation_id="c", tags=["up"])
+    before.close()
+    clock.now += 30
+    router = make_router(**facts)
+    history = [*history, said("assistant", "ok"), said("user", "And the third?")]
+    router.completion(messages=history, conversation_id="c")
+    assert provider.models == ["t-mini", "t-mid", "t-mid"]
+    row = list(router.ledger.log().requests())[-1]
+    assert row.features["turn"] == 2
+    assert row.features["cached_tokens"] > 10_000
+    assert "escalated before, it keeps at least mid for 2 more turns" in row.reason
+
+
+def test_a_log_that_cannot_be_read_back_costs_no_answer(
+    make_router: MakeRouter, provider: Provider
+) -> None:
+    from router.errors import LedgerUnavailable
+
+    def away() -> Any:
+        raise LedgerUnavailable("x", "away")
+
+    router = make_router()
+    router.conversations._log = away
+    router.completion(messages=[said("user", "hello")], conversation_id="c")
+    assert provider.models == ["t-nano"]

@@ -5,10 +5,12 @@ The rules are pure (`state`, `worth`, `shorten`); here is only the state itself,
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from router.conversations.compaction import (
@@ -20,13 +22,17 @@ from router.conversations.compaction import (
     summary_policy,
     tokens_of,
 )
+from router.conversations.recovery import recovered
 from router.conversations.state import Answer, after, digests, fills_itself, shifted, turn_of
+from router.effects import Store
+from router.errors import RouterError
 from router.prices.caching import lifetime
 from router.turns import Compaction, Conversation
 from router.types import TIERS
 
 if TYPE_CHECKING:
     from router.effects import Walk
+    from router.log import Log
     from router.pipeline import Router
     from router.plan import Plan
     from router.policy import Policy
@@ -35,17 +41,26 @@ if TYPE_CHECKING:
 
 Key = tuple[str, tuple[tuple[str, str], ...]]
 
+_logger = logging.getLogger("router")
+
 MOST_BYTES = 64_000_000  # of all compacted histories together
 
 
 class Conversations:
     """What a router remembers of its conversations under one policy.
 
-    Parameters: `own`, makes a router for calls of the router's own, under another policy.
+    Parameters: `own`, makes a router for calls of the router's own, under another policy; `log`,
+    opens the log, which is read once to learn what a process before this one knew.
     """
 
-    def __init__(self, policy: Policy, prices: PriceBook, own: Callable[[Policy], Router]):
-        self._policy, self._prices, self._own = policy, prices, own
+    def __init__(
+        self,
+        policy: Policy,
+        prices: PriceBook,
+        own: Callable[[Policy], Router],
+        log: Callable[[], Log] | None = None,
+    ):
+        self._policy, self._prices, self._own, self._log = policy, prices, own, log
         self._most = policy.conversations.remember
         self._kept: OrderedDict[Key, Conversation] = OrderedDict()
         self._compacted: OrderedDict[Key, Compaction] = OrderedDict()
@@ -81,6 +96,8 @@ class Conversations:
 
     def entering(self, request: Request) -> Walk[Request]:
         """`recall`, and a compaction where one pays now."""
+        if self._log is not None and request.conversation_id is not None and self._most:
+            yield Store(partial(self._recover, request.now))
         found = self.recall(request)
         options, turn = self._policy.compaction, found.turn
         if options is None or turn is None:
@@ -102,6 +119,32 @@ class Conversations:
             key, kept, gone=len(found.messages) - len(applied(kept, request.messages) or ())
         )
         return self.recall(request)
+
+    def _recover(self, now: float) -> None:
+        """Read back once what was known before a restart; whatever goes wrong, nothing was."""
+        with self._lock:
+            open_log, self._log = self._log, None
+        if open_log is None:
+            return
+        arms = {arm.name: arm for arm in self._policy.arms()}
+        try:
+            found = recovered(
+                open_log(),
+                now,
+                sticky_turns=self._policy.conversations.sticky_turns,
+                seconds=lambda name: self._seconds(arms[name]) if name in arms else 0.0,
+                fills_itself=lambda name: (
+                    name in arms and fills_itself(arms[name].model, self._price(name, now))
+                ),
+            )
+            for key, conversation in found:
+                with self._lock:
+                    self._kept.setdefault(key, conversation)
+        except RouterError as error:
+            _logger.warning("conversations were not read back from the log: %s", error)
+        with self._lock:
+            while len(self._kept) > self._most:
+                self._kept.popitem(last=False)
 
     def undo(self, conversation_id: str, scopes: Mapping[str, str] | None = None) -> bool:
         """Send a conversation whole again, and compact it no more in this process.
