@@ -388,4 +388,4 @@ def test_a_log_that_cannot_be_read_back_costs_no_answer(
     router = make_router()
     router.conversations._log = away
     router.completion(messages=[said("user", "hello")], conversation_id="c")
-    assert provider.models == ["t-nano"]
+    assert len(provider.models) == 1
