@@ -31,6 +31,11 @@ until_option = click.option(
 @click.argument("log")
 @click.option("--policy", "policies", multiple=True, required=True, metavar="POLICY",
               help="A policy's file or shipped name; may be given several times.")  # fmt: skip
+@click.option(
+    "--ladder",
+    metavar="TIER=MODEL,…",
+    help="LOG is an outcome file in which every one of these models answered every query.",
+)
 @since_option
 @until_option
 @click.option(
@@ -45,6 +50,7 @@ until_option = click.option(
 def command(
     log: str,
     policies: tuple[str, ...],
+    ladder: str | None,
     since: datetime | None,
     until: datetime | None,
     model_only: bool,
@@ -56,8 +62,12 @@ def command(
 
     LOG is a store (a URL or a SQLite file), or what `router export` wrote. Every figure has a 95%
     interval, by conversations. What the log cannot support is refused, with the reason; the exit
-    code is then 1.
+    code is then 1. With --ladder every outcome was recorded, and figures are exact.
     """
+    if ladder is not None:
+        data = _observed(Path(log), policies, ladder)
+        emit(data, as_json, lambda console: console.print(figures(_plain(data))))
+        return
     from router.replay.off_policy.ask import ask
     from router.replay.off_policy.replay import conclude
     from router.replay.off_policy.run import run
@@ -78,6 +88,27 @@ def command(
     emit(data, as_json, lambda console: _render(data, console))
     if any(each["refused"] for each in data["policies"]):
         sys.exit(1)
+
+
+def _observed(outcomes: Path, policies: tuple[str, ...], ladder: str) -> dict[str, Any]:
+    from router.policy import load_policy
+    from router.predict import load_predictor
+    from router.prices import load_book
+    from router.replay.ladder import parse_ladder
+    from router.replay.off_policy.ask import ladder_of
+    from router.replay.off_policy.observed import replay_outcomes
+    from router.replay.outcomes import read_outcomes
+
+    now, book = time.time(), load_book()
+    ladders = [ladder_of(load_policy(each), now) for each in policies]
+    read = read_outcomes(outcomes, parse_ladder(ladder), book=book, now=now)
+    return replay_outcomes(read, ladders, load_predictor(None), book, now)
+
+
+def _plain(data: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {**each, "against_log": {}, "support": {}} for each in [*data["policies"], *data["singles"]]
+    ]
 
 
 def unix(day: datetime | None) -> float | None:
