@@ -29,7 +29,7 @@ until_option = click.option(
 
 @click.command("replay")
 @click.argument("log")
-@click.option("--policy", "policies", multiple=True, required=True, metavar="POLICY",
+@click.option("--policy", "policies", multiple=True, required=False, metavar="POLICY",
               help="A policy's file or shipped name; may be given several times.")  # fmt: skip
 @click.option(
     "--ladder",
@@ -133,6 +133,12 @@ def _render(data: dict[str, Any], console: Console) -> None:
         f"[bold]{log['rows']:,} requests[/] of {', '.join(log['policies'])}: "
         f"{usd(baseline['spent_usd'])} spent, {log['labelled']:,} labels"
     )
+    if log["explored"]:
+        share = log["explored_extra_usd"] / baseline["spent_usd"] if baseline["spent_usd"] else 0
+        console.print(
+            f"{log['explored']:,} of them were drawn to explore, which was expected to cost "
+            f"{usd(log['explored_extra_usd'])} ({share:.1%} of the spend) more"
+        )
     console.print()
     console.print(figures([_as_policy(log), *data["policies"], *data["singles"]]))
     for each in data["policies"]:
@@ -148,8 +154,9 @@ def _render(data: dict[str, Any], console: Console) -> None:
     for note in data["notes"]:
         console.print(f"[dim]{note}[/]")
     console.print(
-        "[dim]95% intervals, doubly robust, clustered by conversation; differences are to the "
-        "log's own choices.[/]"
+        "[dim]95% intervals, doubly robust, clustered by conversation. vs log: the difference to "
+        "the log's own choices; vs mix: quality beyond the best random mix of tiers at that cost; "
+        "agree: rows that speak for the policy.[/]"
     )
 
 
@@ -157,7 +164,9 @@ def _as_policy(log: dict[str, Any]) -> dict[str, Any]:
     best = {"cost": log["cost_per_request_usd"], "latency": log["latency_seconds"]}
     if log["quality"] is not None:
         best["quality"] = log["quality"]
-    return {"name": "as logged", "best": best, "against_log": {}, "support": {}}
+    mix = log["over_random_mix"]
+    return {"name": "as logged", "best": best, "against_log": {}, "support": {},
+            "over_random_mix": mix}  # fmt: skip
 
 
 def figures(rows: list[dict[str, Any]]) -> Table:
@@ -166,7 +175,8 @@ def figures(rows: list[dict[str, Any]]) -> Table:
 
     table = Table(box=None, pad_edge=False)
     table.add_column("policy", style="bold")
-    for name in ("cost / 1,000", "95%", "vs log", "quality", "95%", "vs log", "latency", "agree"):
+    for name in ("cost / 1,000", "95%", "vs log", "quality", "95%", "vs log", "vs mix", "latency",
+                 "agree"):  # fmt: skip
         table.add_column(name, justify="right")
     for row in rows:
         cost, quality = row["best"].get("cost"), row["best"].get("quality")
@@ -177,6 +187,7 @@ def figures(rows: list[dict[str, Any]]) -> Table:
             usd(1000 * change["cost"]["value"], sign=True) if "cost" in change else "",
             *(_share(quality) if quality else ("-", "")),
             f"{change['quality']['value']:+.3f}" if "quality" in change else "",
+            f"{mix['value']:+.3f}" if (mix := row.get("over_random_mix")) else "",
             f"{latency['value']:.2f} s" if latency else "-",
             f"{row['support']['effective']:,.0f}" if row["support"] else "",
         )
