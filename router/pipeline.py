@@ -164,6 +164,7 @@ class Router:
     def close(self) -> None:
         """Close the store. The router opens it again when it is used again."""
         self.checks.close()
+        self.capacity.close()
         ledger = self.__dict__.pop("_ledger", None)
         if ledger is not None:
             ledger.close()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from router.capacity.endpoint import Clock, Endpoint, Ticket
+from router.capacity.health import Poller
 from router.decide.obstacles import Obstacle
 from router.policy.capacity import endpoint_key
 
@@ -30,11 +31,15 @@ class Capacity:
         found: dict[object, Endpoint] = {}
         longest = policy.timeout.total + policy.streams.drain_seconds + _MARGIN
         self.arms: list[Endpoint] = []
+        self._pollers: list[Poller] = []
         for arm in policy.arms():
             deployment = policy.deployment(arm)
             key = endpoint_key(deployment)
             if key not in found:
                 found[key] = Endpoint(clock, deployment.limits, policy.breaker, longest)
+                if deployment.health is not None:
+                    poller = Poller(found[key], deployment.health, deployment.api_base)
+                    self._pollers.append(poller)
             self.arms.append(found[key])
         self.endpoints = tuple(found.values())
 
@@ -57,8 +62,16 @@ class Capacity:
         }
 
     def enter(self, arm: int, input_tokens: int, output_tokens: float) -> Ticket | Obstacle:
-        """Count in a call of an arm, by its index, or say what is in its way by now."""
+        """Count in a call of an arm, by its index, or say what is in its way by now. The first call
+        begins the asking of servers that are to be asked for their health."""
+        for poller in self._pollers:
+            poller.start()
         return self.arms[arm].enter(needed(input_tokens, output_tokens))
+
+    def close(self) -> None:
+        """Ask no server for its health any more, until there is a call again."""
+        for poller in self._pollers:
+            poller.stop()
 
 
 def needed(input_tokens: int, output_tokens: float) -> int:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from router.policy.capacity import CapacityLimits, HealthCheck
 from router.policy.fields import Part, Tokens, http_url, wrong
@@ -130,6 +130,14 @@ class Deployment(Part):
     health: HealthCheck | None = Field(
         default=None, description="How to ask a server of one's own for its health and queue."
     )
+
+    @model_validator(mode="after")
+    def _askable(self) -> Self:
+        if self.health is not None and self.health.url is None and self.api_base is None:
+            raise wrong(
+                "there is no address to ask", "with api_base, or a url of its own", "health"
+            )
+        return self
 
     def price_at(self, book: PriceBook, now: float) -> Price | None:
         """Return its own price or else the book's, at `now` in unix seconds.
