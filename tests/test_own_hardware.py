@@ -1,4 +1,4 @@
-"""Models on one's own hardware: what a token costs, from when on that is cheaper, how servers are."""
+"""Models on one's own hardware: what a token costs, when that is cheaper, how servers are."""
 
 from __future__ import annotations
 

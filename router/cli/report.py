@@ -134,8 +134,8 @@ def render_break_even(found: Sequence[BreakEven], console: Console) -> None:
         return
     assumed = "" if found[0].mix_measured else ", which is assumed"
     console.print(
-        f"\n[bold]Own hardware[/] against APIs, where {found[0].prompt_share:.0%} of the tokens are "
-        f"prompts{assumed}:"
+        f"\n[bold]Own hardware[/] against APIs, where {found[0].prompt_share:.0%} of the tokens "
+        f"are prompts{assumed}:"
     )
     for each in found:
         busy = each.measured_utilisation

@@ -1,13 +1,13 @@
 """From how many tokens a day on one's own hardware is cheaper than an API: exact arithmetic.
 
 With s the share of prompt tokens, one token of the mix costs at the API
-a = s * input rate + (1 - s) * output rate, and on own hardware v, the busy hour over the tokens of an
-hour at full load, besides F a day for the hours that are paid anyhow. Own hardware is cheaper from
+a = s * input rate + (1 - s) * output rate, and on own hardware v, the busy hour over the tokens of
+an hour at full load, besides F a day for the hours that are paid anyhow. Own hardware is cheaper from
 F / (a - v) tokens a day on. At full load it serves C tokens a day; where F / (a - v) is above C, a
 token costs more than a even at full load, and no number of machines changes that.
 
-Assumed: both count a text as the same number of tokens; ordinary hours; nothing is read from a cache;
-the hardware costs nothing but its hours.
+Assumed: both count a text as the same number of tokens; ordinary hours; nothing is read from a
+cache; the hardware costs nothing but its hours.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class BreakEven:
     """One's own deployment against one at an API; tokens are of the log's mix.
 
     `tokens_per_day`: from so many on it is cheaper, None for never. `serves_per_day`: at full load.
-    `own_full`, `own_priced` and `api` are nano-USD per million tokens: of own hardware at full load,
-    all hours counted; as the policy prices it; and at the API. `fixed` is nano-USD a day that are
+    `own_full`, `own_priced` and `api` are nano-USD per million tokens: of own hardware at full
+    load, all hours counted; as the policy prices it; and at the API. `fixed` is nano-USD a day that are
     paid anyhow. `measured_per_day` tokens and `measured_utilisation` are what the log shows of it,
     None where it shows nothing; `utilisation` is what the policy says.
     """
@@ -85,8 +85,8 @@ class BreakEven:
         """In words."""
         if self.tokens_per_day is None:
             return (
-                f"never: even at full load a million tokens cost {format_usd(self.own_full)}, at the "
-                f"API {format_usd(self.api)}"
+                f"never: even at full load a million tokens cost {format_usd(self.own_full)}, "
+                f"at the API {format_usd(self.api)}"
             )
         if self.tokens_per_day == 0:
             return "at any volume"

@@ -27,8 +27,20 @@ if TYPE_CHECKING:
 
 MOST_FAILURES = 200  # kinds of error that are told apart; a provider may put an id in each
 _MONEY = frozenset(
-    ("spent", "baseline", "cost", "per_answer", "per_good", "before", "after", "change")
-    + ("own_full", "own_priced", "api", "fixed")
+    [
+        "spent",
+        "baseline",
+        "cost",
+        "per_answer",
+        "per_good",
+        "before",
+        "after",
+        "change",
+        "own_full",
+        "own_priced",
+        "api",
+        "fixed",
+    ]
 )
 
 
