@@ -2,9 +2,9 @@
 
 With s the share of prompt tokens, one token of the mix costs at the API
 a = s * input rate + (1 - s) * output rate, and on own hardware v, the busy hour over the tokens of
-an hour at full load, besides F a day for the hours that are paid anyhow. Own hardware is cheaper from
-F / (a - v) tokens a day on. At full load it serves C tokens a day; where F / (a - v) is above C, a
-token costs more than a even at full load, and no number of machines changes that.
+an hour at full load, besides F a day for the hours that are paid anyhow. Own hardware is cheaper
+from F / (a - v) tokens a day on. At full load it serves C tokens a day; where F / (a - v) is above
+C, a token costs more than a even at full load, and no number of machines changes that.
 
 Assumed: both count a text as the same number of tokens; ordinary hours; nothing is read from a
 cache; the hardware costs nothing but its hours.
@@ -61,9 +61,9 @@ class BreakEven:
 
     `tokens_per_day`: from so many on it is cheaper, None for never. `serves_per_day`: at full load.
     `own_full`, `own_priced` and `api` are nano-USD per million tokens: of own hardware at full
-    load, all hours counted; as the policy prices it; and at the API. `fixed` is nano-USD a day that are
-    paid anyhow. `measured_per_day` tokens and `measured_utilisation` are what the log shows of it,
-    None where it shows nothing; `utilisation` is what the policy says.
+    load, all hours counted; as the policy prices it; and at the API. `fixed` is nano-USD a day that
+    are paid anyhow. `measured_per_day` tokens and `measured_utilisation` are what the log shows of
+    it, None where it shows nothing; `utilisation` is what the policy says.
     """
 
     own_model: str
