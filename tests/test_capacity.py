@@ -12,9 +12,12 @@ import pytest
 
 from router import Router
 from router.capacity import Capacity, Endpoint, Ticket
+from router.decide import Bar, Obstacle
 from router.errors import AtCapacity, PolicyError, ProviderError, ProviderUnavailable, RateLimited
 from router.policy.capacity import CapacityLimits
 from router.policy.loader import load_policy
+from router.replay.off_policy.table import _bar
+from router.spill import said
 from tests.conftest import HELLO, MakeRouter, ladder, only
 from tests.provider import Provider, ok, status
 
@@ -301,3 +304,59 @@ def test_a_429_without_a_time_counts_as_a_failure_one_with_a_time_does_not() -> 
         assert isinstance(ticket, Ticket)
         ticket.failed(RateLimited("m", "no", status=429, retry_after=told))
         assert (endpoint.obstacle(1) is None) is closed
+
+
+# ── what a log and a decision say of it ────────────────────────────────────────────────────────
+def test_chances_are_those_among_the_deployments_that_could_be_called(
+    provider: Provider, make_router: MakeRouter
+) -> None:
+    """A log's propensities must hold with what was full then: such arms had none."""
+    own = tiers(provider, mini={"t-a": {"limits": SMALL}, "t-b": {"limits": SMALL}})
+    router = make_router(
+        tiers=own, rules=[only("mini")], objective={"cost_weight": 1},
+        explore={"rate": 0.2, "max_quality_loss": 1, "max_spend": 1, "holdout": 0.1},
+    )  # fmt: skip
+    for endpoint in router.capacity.arms[1:3]:
+        endpoint.enter(1)
+    decision = router.explain(HELLO)
+    chances = {view.arm.model: view.propensity for view in decision.arms}
+    assert chances["openai/t-a"] == chances["openai/t-b"] == 0
+    assert sum(chances.values()) == pytest.approx(1)
+
+
+def test_replay_takes_full_arms_as_barred() -> None:
+    for bar in (Bar.AT_CAPACITY, Bar.CIRCUIT_OPEN, Bar.UNHEALTHY):
+        assert _bar(said(Obstacle(bar, "whatever", 1.0))) == bar
+    assert _bar(None) == _bar("P(good) -0.1, but saves $1") == Bar.FREE
+
+
+def test_a_fallback_goes_round_a_full_deployment_too(
+    provider: Provider, make_router: MakeRouter
+) -> None:
+    own = tiers(provider, mini={"t-a": {}, "t-b": {"limits": SMALL}})
+    router = make_router(
+        tiers=own, rules=[only("mini")], objective={"cost_weight": 1000}, retry=ONCE
+    )
+    provider.script("t-a", *[status(500)] * 2)
+    for _ in range(2):
+        router.completion(messages=HELLO)
+    assert provider.models == ["t-a", "t-b", "t-a", "t-mid"]
+
+
+def test_requests_on_an_event_loop_wait_for_their_turn(
+    provider: Provider, make_router: MakeRouter
+) -> None:
+    limits = {"max_parallel": 2}
+    own = tiers(provider, frontier={"t-frontier": {"limits": limits}})
+    router = make_router(
+        tiers=own, rules=[only("frontier")],
+        retry={"attempts": 1, "initial_wait": 0, "max_wait": 15},
+    )  # fmt: skip
+    provider.default = ok(delay=0.1)
+
+    async def calls() -> None:
+        await asyncio.gather(*(router.acompletion(messages=HELLO) for _ in range(6)))
+
+    asyncio.run(calls())
+    assert provider.models == ["t-frontier"] * 6
+    assert router.capacity.obstacles(1, [1.0] * 4) == {}
