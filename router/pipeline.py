@@ -12,17 +12,18 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from router.attempts import Attempts, Routing, attach, routing_of
+from router.attempts import Attempts
+from router.capacity import Capacity
 from router.certified import PromisedLadder
 from router.checks import Check, Checks
 from router.clock import GuardedClock, shortest_window
 from router.decide import Objective
 from router.effects import Send, Store, Wait, Walk, arun, run
 from router.errors import (
+    AtCapacity,
     BudgetExceeded,
     InvalidRequest,
     LedgerError,
-    ModelFileError,
     ProviderError,
     RouterError,
 )
@@ -34,8 +35,11 @@ from router.ledger.url import store_url
 from router.pacing import Pacer
 from router.plan import Plan, make_plan
 from router.policy import Policy, load_policy
-from router.predict import Predictor, extract, load_predictor, shape_of
+from router.predict import Predictor, extract, shape_of
+from router.predictors import predictor_of, refuse_unknown_tiers
 from router.prices import PriceBook, load_book
+from router.routing import Routing, attach, routing_of
+from router.spill import decide_now, decided
 from router.types import BudgetState, Decision, Request, Room
 
 if TYPE_CHECKING:
@@ -84,14 +88,15 @@ class Router:
     ):
         self.policy = policy if isinstance(policy, Policy) else load_policy(policy)
         self.prices = prices or load_book()
-        self.predictor = predictor or _predictor_of(self.policy)
+        self.predictor = predictor or predictor_of(self.policy)
         self.store = store_url(store or self.policy.log.store)
-        _refuse_unknown_tiers(self.policy, self.predictor)
+        refuse_unknown_tiers(self.policy, self.predictor)
         self._clock = clock or GuardedClock(shortest_window(self.policy.budget_list()))
         ladder = Ladder.of(self.policy, self.prices, self.predictor.effort_tokens)
         self._promised = PromisedLadder(ladder, self.predictor, self._clock())
         self._pacer = _pacer_of(ladder)
         self._explorer = Explorer(self.policy.explore)
+        self.capacity = Capacity(self.policy)
         self.checks = Checks(checks or {}, lambda: self.ledger.log(), self._clock)
         self._opening = threading.Lock()
         self._next_sweep = 0.0
@@ -159,6 +164,7 @@ class Router:
     def close(self) -> None:
         """Close the store. The router opens it again when it is used again."""
         self.checks.close()
+        self.capacity.close()
         ledger = self.__dict__.pop("_ledger", None)
         if ledger is not None:
             ledger.close()
@@ -185,7 +191,14 @@ class Router:
         ledger = yield Store(lambda: self.ledger)
         yield from self._sweep()
         attempts = Attempts(
-            plan.ladder, ledger, request, self._stamps, self._clock, client, self._streamed
+            plan.ladder,
+            ledger,
+            request,
+            self._stamps,
+            self._clock,
+            self.capacity,
+            client,
+            self._streamed,
         )
         exploration = self._explorer.draw(request.request_id)
         decision: Decision | None = None
@@ -195,7 +208,8 @@ class Router:
             while True:
                 room = yield Store(partial(self._room, ledger, request))
                 objective = self._paced(plan, room, new=decision is None)
-                first, decision = decision is None, plan.decide(room, objective, exploration)
+                first = decision is None
+                decision = yield from decided(attempts, plan, room, objective, exploration)
                 if first:
                     self._explorer.learn(plan.quotes[decision.chosen].expected)
                 try:
@@ -204,6 +218,8 @@ class Router:
                     if cut is not None:
                         return cut
                     plan = plan.after(decision.arm, error)
+                except AtCapacity:
+                    continue  # another request was faster: decide on what there is now
                 except BudgetExceeded as full:
                     if full.on_exceed == "queue":
                         yield Wait(attempts.turn_after(full))
@@ -269,7 +285,8 @@ class Router:
             room = self._room_without_a_trace(request)
         plan = self._plan(request)
         objective = self._paced(plan, room, new=False)
-        return plan.decide(room, objective, self._explorer.chances())
+        chances = self._explorer.chances()
+        return decide_now(self.capacity, plan, room, objective, chances)
 
     @property
     def _streamed(self) -> Callable[[Request, Any], None] | None:
@@ -374,24 +391,3 @@ def _pacer_of(ladder: Ladder) -> Pacer | None:
         asked.expected_requests,
         ladder.unit_costs(),
     )
-
-
-def _predictor_of(policy: Policy) -> Predictor:
-    own = policy.predictor.embedder if policy.predictor else None
-    predictor = load_predictor(policy.predictor_path, own)
-    wanted = policy.predictor.sha256 if policy.predictor else None
-    if wanted is not None and predictor.hash != wanted:
-        raise ModelFileError(
-            str(policy.predictor_path), f"its sha256 is {predictor.hash}, the policy asks {wanted}"
-        )
-    return predictor
-
-
-def _refuse_unknown_tiers(policy: Policy, predictor: Predictor) -> None:
-    unknown = [tier for tier in policy.tiers.present if tier not in predictor.tiers]
-    if unknown:
-        raise ModelFileError(
-            str(policy.predictor_path or predictor.name),
-            f"it was trained on {', '.join(predictor.tiers)} and knows nothing of "
-            f"{', '.join(unknown)}: train it with outcomes of that tier, or leave the tier out",
-        )

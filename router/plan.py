@@ -20,11 +20,13 @@ from router.decide import (
     Choices,
     Exploration,
     Objective,
+    Obstacles,
     Options,
     cautious,
     choose,
     decision,
 )
+from router.decide.explain import UNOBSTRUCTED
 from router.dispatch.bounds import (
     asked_cap,
     input_bound,
@@ -67,8 +69,8 @@ if TYPE_CHECKING:
     from router.types import Ints
 
 LACKING = -2  # less than any amount of money, an unknown one (-1) too
-# A baseline that only a rule keeps from being chosen is still what savings are measured against.
-_ABLE = (Bar.FREE, Bar.RULE)
+# A baseline that only a rule or its load keeps from being chosen is what savings are measured by.
+_ABLE = (Bar.FREE, Bar.RULE, Bar.AT_CAPACITY, Bar.CIRCUIT_OPEN, Bar.UNHEALTHY)
 # Another deployment may do better after these; after any other the same request fails again.
 _WORTH_ANOTHER_TIER = (RateLimited, ProviderUnavailable, ProviderTimeout, MalformedReply)
 
@@ -88,6 +90,8 @@ class Plan:
     rule: str | None
     failure: ProviderError | None = None
     full: tuple[Quote, ...] | None = None  # with the caps that were asked for, where these are less
+    obstacles: Obstacles | None = None  # what keeps arms from being called just now
+    spilled: str | None = None  # what kept the best arm from being called
 
     def decide(
         self,
@@ -160,8 +164,9 @@ class Plan:
             objective,
             rule=self.rule,
             baseline=self.baseline(),
-            failure=None if self.failure is None else type(self.failure).__name__,
+            failure=self.spilled or (type(self.failure).__name__ if self.failure else None),
             novel=bool(self.prediction.novel),
+            obstacles=self.obstacles or UNOBSTRUCTED,
         )
 
     def after(self, arm: Arm, error: ProviderError) -> Plan:

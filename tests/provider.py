@@ -149,6 +149,8 @@ def _completion(body: dict[str, Any], behaviour: Behaviour) -> bytes:
 
 def _stream(handler: Any, body: dict[str, Any], behaviour: Behaviour) -> None:
     handler.send_response(200)
+    for name, value in behaviour.headers.items():
+        handler.send_header(name, value)
     handler.send_header("content-type", "text/event-stream")
     handler.send_header("connection", "close")
     handler.end_headers()

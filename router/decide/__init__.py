@@ -3,6 +3,7 @@
 from router.decide.choose import Choices, choose
 from router.decide.explain import decision, rejections
 from router.decide.explore import Exploration
+from router.decide.obstacles import Obstacle, Obstacles
 from router.decide.options import UNKNOWN, UNLIMITED, Bar, Objective, Options, cautious
 
 __all__ = [
@@ -12,6 +13,8 @@ __all__ = [
     "Choices",
     "Exploration",
     "Objective",
+    "Obstacle",
+    "Obstacles",
     "Options",
     "cautious",
     "choose",

@@ -39,6 +39,9 @@ class Bar:
     OVER_BUDGET = 11
     STANDBY = 12
     NOT_NEXT = 13
+    AT_CAPACITY = 14
+    CIRCUIT_OPEN = 15
+    UNHEALTHY = 16
 
 
 @dataclass(frozen=True, slots=True)

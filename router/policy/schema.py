@@ -11,15 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    model_validator,
-)
+from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from router.policy.budgets import BudgetLimit
+from router.policy.capacity import BreakerOptions, check_limits
 from router.policy.deployment import Deployment
 from router.policy.document import show
 from router.policy.fields import Name, Part, Real, Seconds, Tokens, Usd, similar, wrong
@@ -275,6 +270,10 @@ class Policy(Part):
     limits: Limits = Field(default=Limits(), description="What one request may ask for.")
     retry: Retry = Field(default=Retry(), description="After a failure that may pass.")
     timeout: Timeout = Field(default=Timeout(), description="How long to wait, in seconds.")
+    breaker: BreakerOptions | None = Field(
+        default=None,
+        description="When deployments that keep failing are left alone; never if none.",
+    )
     streams: Streams = Field(default=Streams(), description="When a caller leaves a stream.")
     log: Log = Field(default=Log(), description="Where calls and budgets are recorded.")
     ledger: LedgerOptions = Field(
@@ -302,6 +301,7 @@ class Policy(Part):
                     raise wrong(f"{name!r} is used twice", "each name once", key, at, "name")
         self._check_pacing()
         self._check_judge()
+        check_limits((arm.tier, arm.deployment, self.deployment(arm)) for arm in self.arms())
         for at, rule in enumerate(self.rules):
             if not set(rule.tiers) & set(present):
                 key = next(key for key in ("tier", "at_least", "at_most") if getattr(rule, key))
