@@ -139,7 +139,7 @@ def _lost(new: NewHold, now: float) -> Ending:
 
 def _nothing(take: Take) -> Take:
     """The same account, of which no money and no tokens are asked."""
-    return replace(take, amount=take.amount if take.meter in ("requests", "share") else 0)
+    return take._replace(amount=take.amount if take.meter in ("requests", "share") else 0)
 
 
 def _costing(worst_case: list[Any], cost: int) -> list[Any]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from router.ledger.matching import Take
 from router.ledger.store import Counters
@@ -33,8 +32,7 @@ UPDATE account SET held = held - ?, settled = settled + ?, overrun = overrun + ?
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """The account of the latest window, `id` 0 where none was opened yet.
 
     `settled`, `held` and `seen` are of all windows that count.
