@@ -10,7 +10,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,6 +38,12 @@ _WHY = {
     sqlite3.SQLITE_NOTADB: "it is not a SQLite file",
 }
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.020  # seconds, while another process writes
+# One commit in so many moves the write-ahead log into the file, by chance: about once in 16 MB,
+# however many processes write. Once in 4 MB, as SQLite does, is more than one call in a hundred.
+_COMMITS_A_CHECKPOINT = 450
+_LOG_BYTES = 64 * 2**20  # that it keeps of the disk
+_CHECKPOINT_WAIT = 50  # milliseconds for other processes' transactions to end
+_CHANCE = random.Random()  # of its own: an application's seed is not to be used up
 # SQLite itself refuses a file that was cut short. Flipped bits need a whole reading, which takes
 # about 4 ms a MiB: a small file gets it when it is opened, a large one by `router ledger verify`.
 _CHECK_AT_OPEN_BYTES = 4 * 2**20
@@ -71,6 +77,61 @@ class _Job:
         self.done = False
         self.result: Any = None
         self.error: BaseException | None = None
+
+
+class _Turn:
+    """A slot's connection, for this thread alone, with SQLite's errors turned into ours.
+
+    Not a generator: those of a step take twice as long as the lock itself.
+    """
+
+    __slots__ = ("_database", "_deadline", "_slot")
+
+    def __init__(self, database: Database, slot: _Slot, deadline: float):
+        self._database, self._slot, self._deadline = database, slot, deadline
+
+    def __enter__(self) -> sqlite3.Connection:
+        lock = self._slot.lock
+        if not lock.acquire(False) and not lock.acquire(
+            timeout=max(0.0, self._deadline - time.monotonic())
+        ):
+            raise LedgerUnavailable(self._database.name, "other threads kept it busy for too long")
+        try:
+            return self._database._connection(self._slot)
+        except BaseException as error:
+            self.__exit__(type(error), error)
+            raise
+
+    def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
+        self._slot.lock.release()
+        # A ProgrammingError is a mistake in this library, not in the store.
+        if isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.ProgrammingError):
+            raise self._database._named(error) from error
+
+
+class _Transaction:
+    """A transaction of the writer: committed at the end, undone by any exception."""
+
+    __slots__ = ("_connection", "_database", "_deadline")
+
+    def __init__(self, database: Database, connection: sqlite3.Connection, deadline: float):
+        self._database, self._connection, self._deadline = database, connection, deadline
+
+    def __enter__(self) -> None:
+        self._database._begin(self._connection, self._deadline)
+        try:
+            self._database._same_file()
+        except BaseException:
+            self._connection.rollback()
+            raise
+
+    def __exit__(self, failed: object, *_: object) -> None:
+        try:
+            if failed is None:
+                self._connection.execute("COMMIT")
+        finally:
+            if self._connection.in_transaction:
+                self._connection.rollback()
 
 
 class Database:
@@ -119,22 +180,10 @@ class Database:
     def write(self) -> Iterator[sqlite3.Connection]:
         """A transaction that is alone in writing: committed at the end, undone by any exception."""
         deadline = time.monotonic() + self._busy_seconds
-        with (
-            self._turn(self._writer, deadline) as connection,
-            self._transaction(connection, deadline),
-        ):
-            yield connection
-
-    @contextmanager
-    def _transaction(self, connection: sqlite3.Connection, deadline: float) -> Iterator[None]:
-        self._begin(connection, deadline)
-        try:
-            self._same_file()
-            yield
-            connection.execute("COMMIT")
-        finally:
-            if connection.in_transaction:
-                connection.rollback()
+        with self._turn(self._writer, deadline) as connection:
+            with _Transaction(self, connection, deadline):
+                yield connection
+            self._checkpoint(connection)
 
     def submit(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Do `work` in a transaction that it may share with others' work; return its result.
@@ -149,6 +198,7 @@ class Database:
             with self._turn(self._writer, deadline) as connection:
                 while not job.done:
                     self._do_jobs(connection, deadline)
+                self._checkpoint(connection)
         except BaseException:
             if not job.done and not self._is_under_way(job):
                 raise
@@ -175,7 +225,7 @@ class Database:
         jobs = [self._jobs.popleft() for _ in range(min(len(self._jobs), _JOBS_AT_ONCE))]
         if len(jobs) > 1:
             try:
-                with self._transaction(connection, deadline):
+                with _Transaction(self, connection, deadline):
                     for job in jobs:
                         job.result = job.work(connection)
             except Exception:
@@ -189,7 +239,7 @@ class Database:
                 return
         for at, job in enumerate(jobs):
             try:
-                with self._transaction(connection, deadline):
+                with _Transaction(self, connection, deadline):
                     job.result = job.work(connection)
             except Undo as undo:
                 job.result = undo.result
@@ -223,19 +273,8 @@ class Database:
                 _close(slot)
         _LIVE.discard(self)
 
-    @contextmanager
-    def _turn(self, slot: _Slot, deadline: float) -> Iterator[sqlite3.Connection]:
-        """The slot's connection, for this thread alone, with SQLite's errors turned into ours."""
-        if not slot.lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            raise LedgerUnavailable(self.name, "other threads kept it busy for too long")
-        try:
-            yield self._connection(slot)
-        except sqlite3.ProgrammingError:
-            raise  # a mistake in this library, not in the store
-        except sqlite3.Error as error:
-            raise self._named(error) from error
-        finally:
-            slot.lock.release()
+    def _turn(self, slot: _Slot, deadline: float) -> _Turn:
+        return _Turn(self, slot, deadline)
 
     def _connection(self, slot: _Slot) -> sqlite3.Connection:
         if self._closed:
@@ -271,6 +310,8 @@ class Database:
             connection.execute("PRAGMA cell_size_check = ON")
             connection.execute("PRAGMA trusted_schema = OFF")
             connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA wal_autocheckpoint = 0")  # `_checkpoint` does it
+            connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
             if slot is self._reader:
                 connection.execute("PRAGMA query_only = ON")
             else:
@@ -317,6 +358,21 @@ class Database:
             raise LedgerCorrupt(
                 self.name, "the file or its -wal was deleted or replaced while in use"
             )
+
+    def _checkpoint(self, connection: sqlite3.Connection) -> None:
+        """Now and then, move the write-ahead log into the file, so that it begins anew.
+
+        SQLite's own way, after every commit that finds the log long, hardly ever gets to the end
+        while other processes write, and pays for each try: 64 of them left a log of 400 MB. This
+        way holds the write lock. A reader of an old state stands in the way for `_CHECKPOINT_WAIT`;
+        the log then grows until a later try. Whether it fails or not, what is committed stays so.
+        """
+        if self._path is None or _CHANCE.random() * _COMMITS_A_CHECKPOINT > 1:
+            return
+        with suppress(sqlite3.Error):
+            connection.execute(f"PRAGMA busy_timeout = {_CHECKPOINT_WAIT}")
+            connection.execute("PRAGMA wal_checkpoint(RESTART)")
+        connection.execute("PRAGMA busy_timeout = 0")
 
     def _check(self, connection: sqlite3.Connection) -> None:
         if self._path is None or os.path.getsize(self._path) > _CHECK_AT_OPEN_BYTES:
@@ -374,6 +430,7 @@ def _pause(database: Database) -> None:
 
 
 def _after_fork_in_child() -> None:
+    _CHANCE.seed()
     for database in list(_LIVE):
         database._jobs.clear()  # of threads that the child does not have
     _after_fork()
