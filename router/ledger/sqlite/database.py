@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sqlite3
-import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +13,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from router.errors import ConfigurationError, LedgerCorrupt, LedgerError, LedgerUnavailable
+from router.ledger.sqlite import forks
 from router.ledger.sqlite.files import check_schema, identity, prepare_file, write_schema
+from router.ledger.sqlite.forks import Slot
 
 T = TypeVar("T")
 
@@ -49,19 +49,6 @@ _CHANCE = random.Random()  # of its own: an application's seed is not to be used
 _CHECK_AT_OPEN_BYTES = 4 * 2**20
 
 
-class _Slot:
-    """One connection and the lock that its users take in turn."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.connection: sqlite3.Connection | None = None
-        self.pid = 0
-        self.identity: tuple[int, ...] = ()
-
-    def __del__(self) -> None:
-        _close(self)  # a store that nobody closed: not in the middle of a fork either
-
-
 class Undo(Exception):
     """Raised by a job: undo what it wrote, and answer it with `result`."""
 
@@ -87,7 +74,7 @@ class _Turn:
 
     __slots__ = ("_database", "_deadline", "_slot")
 
-    def __init__(self, database: Database, slot: _Slot, deadline: float):
+    def __init__(self, database: Database, slot: Slot, deadline: float):
         self._database, self._slot, self._deadline = database, slot, deadline
 
     def __enter__(self) -> sqlite3.Connection:
@@ -162,13 +149,13 @@ class Database:
         self._path = None if path is None else os.path.realpath(path)
         self._durability, self._busy_seconds = durability, busy_seconds
         self._closed = False
-        self._writer = _Slot()
-        self._reader = self._writer if path is None else _Slot()
+        self._writer = Slot()
+        self._reader = self._writer if path is None else Slot()
         self._jobs: deque[_Job] = deque()
-        with _OPENING:
+        with forks.OPENING:
             if self._path is not None:
                 prepare_file(self._path, create=create)
-            _LIVE.add(self)
+            forks.LIVE.add(self)
         try:
             with self.read() as connection:
                 self._check(connection)
@@ -198,7 +185,8 @@ class Database:
             with self._turn(self._writer, deadline) as connection:
                 while not job.done:
                     self._do_jobs(connection, deadline)
-                self._checkpoint(connection)
+                if job.error is None:
+                    self._checkpoint(connection)
         except BaseException:
             if not job.done and not self._is_under_way(job):
                 raise
@@ -270,25 +258,41 @@ class Database:
         self._closed = True
         for slot in {self._writer, self._reader}:
             with slot.lock:
-                _close(slot)
-        _LIVE.discard(self)
+                slot.close()
+        forks.LIVE.discard(self)
 
-    def _turn(self, slot: _Slot, deadline: float) -> _Turn:
+    def pause(self) -> list[Slot]:
+        """Stop and close for a fork; return the slots whose locks are held until it is over."""
+        paused = []
+        for slot in {self._writer, self._reader}:
+            # One that stays busy is left open: the child's first use of it is then refused.
+            if slot.lock.acquire(timeout=self._busy_seconds):
+                paused.append(slot)
+                if self._path is not None:  # one in memory would be lost
+                    slot.close()
+        return paused
+
+    def begin_as_child(self) -> None:
+        """Forget the jobs of threads that a forked child does not have."""
+        self._jobs.clear()
+        _CHANCE.seed()  # processes that count alike would all checkpoint at once
+
+    def _turn(self, slot: Slot, deadline: float) -> _Turn:
         return _Turn(self, slot, deadline)
 
-    def _connection(self, slot: _Slot) -> sqlite3.Connection:
+    def _connection(self, slot: Slot) -> sqlite3.Connection:
         if self._closed:
             raise LedgerUnavailable(self.name, "it was closed")
         if slot.connection is None:
-            with _OPENING:
+            with forks.OPENING:
                 slot.connection, slot.pid = self._connect(slot), os.getpid()
         elif slot.pid != os.getpid():
             # SQLite's locks do not pass through a fork. Python's own forks close the connection
-            # first (below); a copy of memory, or a fork that Python did not see, cannot be saved.
+            # first (`forks`); a copy of memory, or a fork that Python did not see, cannot be saved.
             raise LedgerUnavailable(self.name, "it was open across a fork; open it in the child")
         return slot.connection
 
-    def _connect(self, slot: _Slot) -> sqlite3.Connection:
+    def _connect(self, slot: Slot) -> sqlite3.Connection:
         if self._path is None:
             connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
             write_schema(connection)
@@ -386,64 +390,3 @@ class Database:
         if code in _DAMAGED:
             return LedgerCorrupt(self.name, _WHY.get(code, str(error)))
         return LedgerUnavailable(self.name, _WHY.get(code, str(error)))
-
-
-def _close(slot: _Slot) -> None:
-    if slot.connection is not None and slot.pid == os.getpid():
-        with _OPENING:
-            slot.connection.close()
-        slot.connection = None
-
-
-# Forks: no open SQLite file may pass through one (https://sqlite.org/howtocorrupt.html, 2.6), so
-# connections are closed before a fork and opened again, by parent and child, when next needed. And
-# no thread may be inside SQLite: a lock of its own that is held during a fork stays held in the
-# child, whose first call then hangs. Opening and closing hold `_OPENING`, all else a slot's lock;
-# whoever takes both takes the slot's first.
-_LIVE: weakref.WeakSet[Database] = weakref.WeakSet()
-_OPENING = threading.RLock()
-_FORK = threading.Lock()
-_PAUSED: list[_Slot] = []
-
-
-def _before_fork() -> None:
-    _FORK.acquire()
-    paused: list[Database] = []
-    while True:
-        for database in list(_LIVE):
-            if database not in paused:
-                paused.append(database)
-                _pause(database)
-        _OPENING.acquire()
-        if all(database in paused for database in list(_LIVE)):
-            return
-        _OPENING.release()  # one was opened meanwhile
-
-
-def _pause(database: Database) -> None:
-    for slot in {database._writer, database._reader}:
-        # One that stays busy is left open: the child's first use of it is then refused.
-        if slot.lock.acquire(timeout=database._busy_seconds):
-            _PAUSED.append(slot)
-            if database._path is not None:  # one in memory would be lost
-                _close(slot)
-
-
-def _after_fork_in_child() -> None:
-    _CHANCE.seed()
-    for database in list(_LIVE):
-        database._jobs.clear()  # of threads that the child does not have
-    _after_fork()
-
-
-def _after_fork() -> None:
-    _OPENING.release()
-    while _PAUSED:
-        _PAUSED.pop().lock.release()
-    _FORK.release()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child
-    )
