@@ -35,7 +35,10 @@ class _Table:
         for place in self._json:
             if values[place] is not None:
                 values[place] = to_json(values[place])
-        return [_text(value) if isinstance(value, str) else value for value in values]
+        return [
+            _text(value) if isinstance(value, str) and not value.isascii() else value
+            for value in values
+        ]
 
 
 _REQUEST = _Table("request", RequestRow, "INSERT")
