@@ -75,7 +75,7 @@ def test_a_checkpoint_that_fails_takes_back_nothing(database, monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
-def test_children_do_not_all_move_the_log_at_once(database):
+def test_children_do_not_all_move_the_log_at_once():
     drawn = set()
     for _ in range(5):
         reads, writes = os.pipe()

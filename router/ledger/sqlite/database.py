@@ -44,6 +44,8 @@ _COMMITS_A_CHECKPOINT = 450
 _LOG_BYTES = 64 * 2**20  # that it keeps of the disk
 _CHECKPOINT_WAIT = 50  # milliseconds for other processes' transactions to end
 _CHANCE = random.Random()  # of its own: an application's seed is not to be used up
+if hasattr(os, "register_at_fork"):  # or all children would do it at once, and late
+    os.register_at_fork(after_in_child=_CHANCE.seed)
 # SQLite itself refuses a file that was cut short. Flipped bits need a whole reading, which takes
 # about 4 ms a MiB: a small file gets it when it is opened, a large one by `router ledger verify`.
 _CHECK_AT_OPEN_BYTES = 4 * 2**20
@@ -275,7 +277,6 @@ class Database:
     def begin_as_child(self) -> None:
         """Forget the jobs of threads that a forked child does not have."""
         self._jobs.clear()
-        _CHANCE.seed()  # processes that count alike would all checkpoint at once
 
     def _turn(self, slot: Slot, deadline: float) -> _Turn:
         return _Turn(self, slot, deadline)
