@@ -1,5 +1,6 @@
 """Deciding: predictions, quotes and room in; a choice with reasons and propensities out. Pure."""
 
+from router.decide.cascade import Look, Signals, best_answer, goes_on
 from router.decide.choose import Choices, choose
 from router.decide.explain import decision, rejections
 from router.decide.explore import Exploration
@@ -11,10 +12,14 @@ __all__ = [
     "Bar",
     "Choices",
     "Exploration",
+    "Look",
     "Objective",
     "Options",
+    "Signals",
+    "best_answer",
     "cautious",
     "choose",
     "decision",
+    "goes_on",
     "rejections",
 ]

@@ -23,6 +23,7 @@ BAR_TEXT = {
     Bar.OVER_REQUEST_CEILING: "may cost {upper}, above max_cost_per_request",
     Bar.OVER_BUDGET: "may cost {upper}, more than a budget has left",
     Bar.NOT_NEXT: "is not the next step of a fallback",
+    Bar.ANSWERED: "has answered this request already",
     Bar.STANDBY: "stands by: a preferred deployment of its tier is free",
 }
 
@@ -51,17 +52,19 @@ def decision(
     baseline: int | None = None,
     failure: str | None = None,
     novel: bool = False,
+    looks: str | None = None,
 ) -> Decision:
     """Return one row of `choices`, which must have chosen an arm, as a `Decision`.
 
     Parameters: `quotes`, one for each arm; `rule`, the name of the rule that bound the choice;
     `baseline`, expected nano-USD of the baseline tier's own answer; `failure`, the name of the
     provider's error that this decision is a fallback after; `novel`, whether the request is unlike
-    anything in training, so that `options` hold lower bounds below the baseline.
+    anything in training, so that `options` hold lower bounds below the baseline; `looks`, what
+    is done about answers before they are handed out.
     """
     chosen = int(choices.arm[row])
     explain = partial(
-        _explain, arms, quotes, options, choices, objective, row, rule, failure, novel
+        _explain, arms, quotes, options, choices, objective, row, rule, failure, novel, looks
     )
     return Decision(chosen, arms[chosen], baseline, rule, explain)
 
@@ -76,6 +79,7 @@ def _explain(
     rule: str | None,
     failure: str | None,
     novel: bool,
+    looks: str | None,
 ) -> tuple[str, tuple[ArmView, ...]]:
     """The reason of a decision, and how each arm looked to it."""
     chosen, best = int(choices.arm[row]), int(choices.best[row])
@@ -88,6 +92,9 @@ def _explain(
             why = "the best, but the draw fell on exploring"
         elif why is None and index not in (best, chosen):
             why = _less_useful(options, choices, objective, row, index, best)
+            if looks is not None:
+                lead = choices.utility[row, index] - choices.utility[row, best]
+                why = f"a call and what may follow it, less their cost: {lead:+.4f}"
         views.append(
             ArmView(
                 arm=arm,
@@ -106,6 +113,8 @@ def _explain(
         )
     if novel:
         reason += "; unlike anything in training, so cheaper tiers count by a lower bound"
+    if looks is not None:
+        reason += f"; {looks}"
     if failure is not None:
         reason += f"; fallback after {failure}"
     return reason, tuple(views)

@@ -39,6 +39,7 @@ class Bar:
     OVER_BUDGET = 11
     STANDBY = 12
     NOT_NEXT = 13
+    ANSWERED = 14
 
 
 @dataclass(frozen=True, slots=True)
