@@ -11,14 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from router.attempts import Attempts, Step, attach, routing_of
-from router.decide import Bar, Look, Objective, best_answer, goes_on
-from router.errors import (
-    BudgetExceeded,
-    ConfigurationError,
-    LedgerError,
-    ProviderError,
-    RouterError,
-)
+from router.decide import Bar, Look, Objective, best_answer, dearer, goes_on
+from router.errors import BudgetExceeded, ConfigurationError, ProviderError, RouterError
 from router.gates.answer import Answer, answers_of
 from router.gates.gate import Gate, GateCheck, Verdict, keeps_tool_calls
 from router.plan import Plan
@@ -183,6 +177,8 @@ class Chain:
         )
         mine = self.plan.ladder.tier == self.plan.ladder.tier[self._last]
         self._bar(np.flatnonzero(mine), Bar.ANSWERED)  # a spare of its tier would say the same
+        may_follow = dearer(options.expected, self.plan.ladder.tier)[0, self._last]
+        self._bar(np.flatnonzero(~may_follow), Bar.NOT_DEARER)
 
     def _bar(self, arms: Ints, bar: int) -> None:
         barred = self.plan.options.barred.copy()

@@ -16,7 +16,7 @@ from tests.test_pipeline import BUDGET, assert_books_agree, requests, rows
 
 # The steady predictor gives nano 0.6 and each tier a tenth more; at this weight nano is called.
 CHEAP = {"cost_weight": 20}
-CASCADE = {"max_steps": 3, "gate": "structural"}
+CASCADE = {"max_steps": 2, "gate": "structural"}
 EMPTY = ok(text=" ")
 TOOLS = [
     {
@@ -244,7 +244,7 @@ def test_a_request_ceiling_holds_over_the_chain(
 def test_where_no_budget_has_room_the_best_answer_so_far_is_given(
     make_router: MakeRouter, provider: Provider
 ) -> None:
-    plain = make_router(objective=CHEAP)
+    plain = make_router(objective=CHEAP, cascade=CASCADE)
     quote = plain.explain(HELLO).view.quote
     assert quote.upper is not None
     budget = [{"name": "all", "limit": f"{(quote.upper + 1) / 1e9:.9f}", "window": "total"}]

@@ -1,6 +1,6 @@
 """Deciding: predictions, quotes and room in; a choice with reasons and propensities out. Pure."""
 
-from router.decide.cascade import Look, Signals, best_answer, goes_on
+from router.decide.cascade import Look, Signals, best_answer, dearer, goes_on
 from router.decide.choose import Choices, choose
 from router.decide.explain import decision, rejections
 from router.decide.explore import Exploration
@@ -19,6 +19,7 @@ __all__ = [
     "best_answer",
     "cautious",
     "choose",
+    "dearer",
     "decision",
     "goes_on",
     "rejections",

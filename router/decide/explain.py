@@ -24,6 +24,7 @@ BAR_TEXT = {
     Bar.OVER_BUDGET: "may cost {upper}, more than a budget has left",
     Bar.NOT_NEXT: "is not the next step of a fallback",
     Bar.ANSWERED: "has answered this request already",
+    Bar.NOT_DEARER: "is no dearer than what has answered",
     Bar.STANDBY: "stands by: a preferred deployment of its tier is free",
 }
 

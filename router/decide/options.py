@@ -40,6 +40,7 @@ class Bar:
     STANDBY = 12
     NOT_NEXT = 13
     ANSWERED = 14
+    NOT_DEARER = 15
 
 
 @dataclass(frozen=True, slots=True)
