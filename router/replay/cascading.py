@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from router.replay.outcomes import Outcomes
     from router.types import Floats, Ints
 
-Predict = Callable[[Ints, Ints], "Floats"]  # rows to train on, rows to predict → quality (…, 4)
+Predict = Callable[["Ints", "Ints"], "Floats"]  # rows to train on, rows to predict → quality (…, 4)
 LEAST_FOLDS = 3
 OF_CASCADES = ("pre_call", "disagreement")  # comparisons that stand beside every cascade
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -142,7 +142,7 @@ def disagreement(answers: Answers, columns: list[int]) -> Called:
     return found
 
 
-def paid(steps: NDArray[np.int8], cost: Floats) -> Floats:
+def paid(steps: NDArray[np.signedinteger[Any]], cost: Floats) -> Floats:
     """The cost of chains (L, N): the sum of what their calls (L, N, S) cost, of `cost` (N, 4)."""
     total = np.zeros(steps.shape[:2])
     rows = np.arange(steps.shape[1])

@@ -32,14 +32,13 @@ def write_decisions(evaluation: Evaluation, path: str | Path) -> int:
     except ImportError:
         raise ConfigurationError(f"writing decisions needs pyarrow: {TRAIN_EXTRA}") from None
     outcomes, chosen = evaluation.outcomes, evaluation.chosen
-    steps, predicted = chosen[:, :, None], None
-    if evaluation.called is not None:
-        steps, predicted = evaluation.called.steps, evaluation.called.predicted
+    called = evaluation.called
+    steps = chosen[:, :, None] if called is None else called.steps.astype(np.int64)
     point, at, step = np.nonzero(steps >= 0)  # in the order of points, queries and steps
     flat = steps[point, at, step].astype(np.int32)
-    quality = (
-        evaluation.prediction.quality[at, flat] if predicted is None else predicted[point, at, step]
-    )
+    quality = evaluation.prediction.quality[at, flat]
+    if called is not None:
+        quality = called.predicted[point, at, step]
     models = [outcomes.ladder.get(tier, "") for tier in TIERS]
     tier = pa.array(flat)
     table = pa.table(

@@ -354,7 +354,8 @@ def _curve(
 def _expected_usd(router: Sweep, decided: Decided, point: int) -> Floats:
     """What each query's calls were expected to cost, (N,)."""
     usd = decided.expected.usd
+    steps = router.chosen[point : point + 1, :, None]
     if router.called is not None:
-        steps = router.called.steps[point : point + 1]
-        return paid(steps, usd)[0]
-    return usd[np.arange(len(usd)), router.chosen[point]]
+        steps = router.called.steps[point : point + 1].astype(np.int64)
+    found: Floats = paid(steps, usd)[0]
+    return found

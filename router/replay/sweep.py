@@ -23,7 +23,7 @@ class Sweep:
 
     `gain` (N,) ranks queries by what the frontier is expected to gain over the other tier, for
     the figures of two tiers; None where the method ranks nothing. `about` says what it is.
-    `called`: the chains of calls, where it makes more than one; `chosen` is then whose answer counts.
+    `called`: the chains of calls, where it makes several; `chosen` is then whose answer counts.
     """
 
     chosen: Ints
