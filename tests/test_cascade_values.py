@@ -122,7 +122,7 @@ ROOM = np.array([UNLIMITED])
 
 
 def test_the_first_decision_may_be_a_cheap_call_that_would_be_wrong_alone() -> None:
-    asked = options([[0.3, 0.35, 0.9]], [[0.001, 0.002, 0.1]])
+    asked = options([[0.6, 0.65, 0.9]], [[0.001, 0.002, 0.1]])
     objective = Objective(cost_weight=2)
     alone = choose(asked, objective, ROOM, priced=False)
     looked = choose(asked, objective, ROOM, priced=False, look=Look(SIGNALS, 2))
@@ -132,7 +132,7 @@ def test_the_first_decision_may_be_a_cheap_call_that_would_be_wrong_alone() -> N
 
 
 def test_no_room_for_a_second_call_makes_it_a_decision_about_one() -> None:
-    asked = options([[0.6, 0.65, 0.9]], [[0.001, 0.002, 0.1]])
+    asked = options([[0.3, 0.35, 0.9]], [[0.001, 0.002, 0.1]])
     objective = Objective(cost_weight=2)
     room = np.array([int(0.2e9)])  # exactly the dearest call's bound
     looked = choose(asked, objective, room, priced=False, look=Look(SIGNALS, 2))

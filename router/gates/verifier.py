@@ -143,15 +143,15 @@ def inputs(
 class Verifier:
     """Scores answers with the arrays of a model file.
 
-    Arrays: `weights` (2, 4, 4, F) and `intercept` (2, 4, 4), of [first answer or a later one]
-    [tier that answered][target]; `good`, `bad` (4, K), chance of each signal of a first answer;
+    Arrays: `weights` (8, 4, F) and `intercept` (8, 4), of [tier that answered, plus 4 where it was
+    not the first][target]; `good`, `bad` (4, K), chance of each signal of a first answer;
     `together` (4, 4), how far tiers are good on the same requests.
     Raises `ModelFileError` for a model of another shape.
     """
 
     def __init__(self, model: ModelFile, path: str = "(unsaved)"):
         a = model.arrays
-        sizes = {"weights": (2, _T, _T, len(NAMES)), "intercept": (2, _T, _T)}
+        sizes = {"weights": (2 * _T, _T, len(NAMES)), "intercept": (2 * _T, _T)}
         sizes |= {"together": (_T, _T)}
         for name in ARRAYS:
             if name not in a:
@@ -185,10 +185,10 @@ class Verifier:
         """P(good) of every tier, (M, 4), after the answer of tier `last`; as in `inputs`, but
         `quality` (M, 4) are chances, NaN for tiers that are not there."""
         prior = odds(np.where(np.isnan(quality), 0.5, quality))
-        later, found = int(bool(answered)), np.empty_like(prior)
+        way, found = last + _T * bool(answered), np.empty_like(prior)
         for target in range(_T):
             x = inputs(prior, shape, answered, last, alike, target)
-            z = x @ self._weights[later, last, target] + self._intercept[later, last, target]
+            z = x @ self._weights[way, target] + self._intercept[way, target]
             found[:, target] = 1 / (1 + np.exp(-np.clip(z, -30, 30)))
         return np.where(np.isnan(quality), np.nan, found)
 

@@ -45,8 +45,8 @@ def train_verifier(
     known = np.isfinite(score[:, columns]).all(axis=1)
     quality, score, answers = quality[known], score[known], answers.take(np.flatnonzero(known))
     arrays: dict[str, NDArray[Any]] = {
-        "weights": np.zeros((2, _T, _T, len(NAMES))),
-        "intercept": np.zeros((2, _T, _T)),
+        "weights": np.zeros((2 * _T, _T, len(NAMES))),
+        "intercept": np.zeros((2 * _T, _T)),
     }
     prior = odds(np.where(np.isnan(quality), 0.5, quality))
     for last in columns:
@@ -111,13 +111,13 @@ def _fit(
         label = np.repeat([1, 0], len(y))
         some = weight > 0
         if len(set(label[some].tolist())) < 2:
-            arrays["intercept"][later, last, target] = 6.0 if label[some][0] else -6.0
+            arrays["intercept"][last + _T * later, target] = 6.0 if label[some][0] else -6.0
             continue
         model = LogisticRegression(C=_RIDGE, max_iter=_ITERATIONS)
         model.fit(np.tile(standard, (2, 1))[some], label[some], sample_weight=weight[some])
         slope = model.coef_[0] / scale
-        arrays["weights"][later, last, target] = slope
-        arrays["intercept"][later, last, target] = float(model.intercept_[0] - slope @ centre)
+        arrays["weights"][last + _T * later, target] = slope
+        arrays["intercept"][last + _T * later, target] = float(model.intercept_[0] - slope @ centre)
 
 
 def _signals(
