@@ -53,7 +53,8 @@ TTL_MARGIN = 60.0  # seconds by which a reservation outlives the longest call
 class Attempts:
     """What the attempts of one request share. `client`: an OpenAI client to send through;
     `streamed`: who wants to see a stream's whole answer once it is settled; `capacity`: what the
-    deployments can take."""
+    deployments can take; `streams`: whether the wire carries a stream, which one that is buffered
+    does not."""
 
     ladder: Ladder
     ledger: Ledger
@@ -63,6 +64,11 @@ class Attempts:
     capacity: Capacity
     client: Any = None
     streamed: Callable[[Request, Any], None] | None = None
+    streams: bool = False
+    step: int = 0  # of a chain of calls
+    note: str | None = None  # why this step is made
+    spent: int = 0  # nano-USD of all settled attempts
+    of_baseline: int | None = None  # the bill of the baseline tier's own answer
     waits: list[float] = field(default_factory=list)
     count: int = 0  # wire attempts that were reserved
     failure: BaseException | None = None  # of the latest attempt that failed
@@ -98,6 +104,16 @@ class Attempts:
             return self.clock()
         except ClockJumped as jumped:
             return jumped.trusted
+
+    def accept(self, number: int, decision: Decision) -> None:
+        """Log that an earlier attempt's answer is the one that is handed out."""
+        baseline = decision.baseline if self.of_baseline is None else self.of_baseline
+        end = RequestEnd("answered", accepted=number, baseline=baseline)
+        try:
+            self.ledger.finish(self.request.request_id, end, self.now)
+        except LedgerUnavailable as unavailable:
+            # The answer was paid for and is handed out; the log names the latest one instead.
+            _log.error("attempt %s/%d: %s", self.request.request_id, number, unavailable)
 
     def prepare(self, plan: Plan, decision: Decision) -> Attempt:
         """Lay out the next wire attempt, counted in where its deployment is. Nothing is reserved or
@@ -170,6 +186,7 @@ class Attempt:
     ):
         self._shared, self._plan, self._decision = shared, plan, decision
         self._number, self._now, self._ticket = number, now, ticket
+        self._step, self._note = shared.step, shared.note
         self._started = time.monotonic()
         arm = decision.arm
         able = shared.ladder.capabilities[decision.chosen]
@@ -224,13 +241,15 @@ class Attempt:
             arguments["reasoning_effort"] = arm.effort
             # litellm knows no model of one's own server; the policy's author does.
             arguments["allowed_openai_params"] = ["reasoning_effort"]
+        if request.stream and not self._shared.streams:
+            arguments.pop("stream_options", None)
         if deployment.service_tier is not None:
             arguments.setdefault("service_tier", deployment.service_tier)
         return Call(
             model=arm.model,
             messages=request.messages,
             arguments=arguments,
-            stream=request.stream,
+            stream=self._shared.streams,
             timeout=self._timeout(arguments.pop("timeout", None)),
             api_base=deployment.api_base,
             api_key_env=deployment.api_key_env,
@@ -302,6 +321,7 @@ class Attempt:
                 error=row.error,
             )
         ledger, now = self._shared.ledger, self._shared.now
+        self._shared.spent += (row.cost or 0) if charge.billed else 0
         try:
             if charge.billed:
                 ledger.settle(self._id, row, end, now)
@@ -314,8 +334,10 @@ class Attempt:
     def _final_baseline(self, cost: int | None) -> int | None:
         """Where the baseline tier itself answered, its bill is the baseline, not a prediction."""
         if self._decision.arm.tier == self._shared.ladder.policy.baseline:
+            self._shared.of_baseline = cost
             return cost
-        return self._decision.baseline
+        of_baseline = self._shared.of_baseline
+        return self._decision.baseline if of_baseline is None else of_baseline
 
     def _row(
         self,
@@ -332,7 +354,7 @@ class Attempt:
             request_id=self._shared.request.request_id,
             number=self._number,
             time=self._now,
-            step=0,
+            step=self._step,
             arm=view.arm.name,
             tier=view.arm.tier,
             model=view.arm.model,
@@ -347,7 +369,7 @@ class Attempt:
             input_tokens=usage.input_tokens if usage else None,
             output_tokens=usage.output_tokens if usage else None,
             error=error,
-            note=charge.note,
+            note="; ".join(filter(None, (self._note, charge.note))) or None,
             answer=answer,
         )
 

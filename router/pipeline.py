@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 from router.attempts import Attempts
 from router.capacity import Capacity
 from router.certified import PromisedLadder
+from router.chain import Cascades, Chain
 from router.checks import Check, Checks
 from router.clock import GuardedClock, shortest_window
 from router.decide import Objective
-from router.effects import Send, Store, Wait, Walk, arun, run
+from router.dispatch.replayed import replayed
+from router.effects import Look, Send, Store, Wait, Walk, arun, run
 from router.errors import (
     AtCapacity,
     BudgetExceeded,
@@ -28,15 +30,15 @@ from router.errors import (
     RouterError,
 )
 from router.exploring import Explorer
+from router.gates.gate import GateCheck
 from router.intake import AUTO, read_request, refuse_size
 from router.ladder import Ladder
 from router.ledger import open_ledger, store_exists
 from router.ledger.url import store_url
-from router.pacing import Pacer
+from router.parts import pacer_of, predictor_of, refuse_unknown_tiers, seemed_to_fit
 from router.plan import Plan, make_plan
 from router.policy import Policy, load_policy
 from router.predict import Predictor, extract, shape_of
-from router.predictors import predictor_of, refuse_unknown_tiers
 from router.prices import PriceBook, load_book
 from router.routing import Routing, attach, routing_of
 from router.spill import decide_now, decided
@@ -84,6 +86,7 @@ class Router:
         predictor: Predictor | None = None,
         prices: PriceBook | None = None,
         checks: Mapping[str, Check] | None = None,
+        gates: Mapping[str, GateCheck] | None = None,
         clock: Callable[[], float] | None = None,
     ):
         self.policy = policy if isinstance(policy, Policy) else load_policy(policy)
@@ -94,9 +97,10 @@ class Router:
         self._clock = clock or GuardedClock(shortest_window(self.policy.budget_list()))
         ladder = Ladder.of(self.policy, self.prices, self.predictor.effort_tokens)
         self._promised = PromisedLadder(ladder, self.predictor, self._clock())
-        self._pacer = _pacer_of(ladder)
+        self._pacer = pacer_of(ladder)
         self._explorer = Explorer(self.policy.explore)
         self.capacity = Capacity(self.policy)
+        self._cascades = Cascades(self.policy, gates)
         self.checks = Checks(checks or {}, lambda: self.ledger.log(), self._clock)
         self._opening = threading.Lock()
         self._next_sweep = 0.0
@@ -181,13 +185,9 @@ class Router:
 
         Parameters: `client`, an OpenAI client for the deployments of OpenAI.
         """
-        answer = yield from self._answer(request, client)
-        if self.checks and not request.stream:
-            self.checks.submit(request, answer)
-        return answer
-
-    def _answer(self, request: Request, client: Any) -> Walk[Any]:
-        plan = self._plan(request)
+        plan = self._cascades.looking(self._plan(request))
+        buffers = self._cascades.buffers(request)
+        streams = request.stream and not buffers
         ledger = yield Store(lambda: self.ledger)
         yield from self._sweep()
         attempts = Attempts(
@@ -199,7 +199,41 @@ class Router:
             self.capacity,
             client,
             self._streamed,
+            streams,
         )
+        plan, decision, answer = yield from self._answer(attempts, plan)
+        if plan.look is not None:
+            answer = yield from self._cascade(attempts, plan, decision, answer)
+        if self.checks and not streams:
+            self.checks.submit(request, answer)
+        return replayed(answer, request.params) if buffers else answer
+
+    def _cascade(
+        self, attempts: Attempts, plan: Plan, decision: Decision, answer: Any
+    ) -> Walk[Any]:
+        """Look at an answer and stop, or make another call: as often as it is worth its price.
+
+        Whatever goes wrong with a later call, the best answer so far was paid for and is given.
+        """
+        chain = Chain(self._cascades.gate, plan, attempts)
+        onward: Decision | None = decision
+        while onward is not None:
+            yield Look(partial(chain.add, onward, answer))
+            while True:
+                try:
+                    room = yield Store(partial(self._room, attempts.ledger, attempts.request))
+                    onward = chain.onward(room, self._paced(chain.plan, room, new=False))
+                    if onward is not None:
+                        answer = yield from self._try(attempts, chain.plan, onward)
+                    break
+                except RouterError as error:
+                    chain.without(onward, error)
+        best = yield Store(chain.best)
+        return best
+
+    def _answer(self, attempts: Attempts, plan: Plan) -> Walk[tuple[Plan, Decision, Any]]:
+        """The first answer, after as many fallbacks as it takes, with the plan that it is from."""
+        ledger, request = attempts.ledger, attempts.request
         exploration = self._explorer.draw(request.request_id)
         decision: Decision | None = None
         cut: Any = None  # an answer that ended at a lowered cap
@@ -216,7 +250,7 @@ class Router:
                     answer = yield from self._try(attempts, plan, decision)
                 except ProviderError as error:
                     if cut is not None:
-                        return cut
+                        return plan, decision, cut
                     plan = plan.after(decision.arm, error)
                 except AtCapacity:
                     continue  # another request was faster: decide on what there is now
@@ -226,15 +260,15 @@ class Router:
                         continue
                     # Another process took the room first: look again, at most once per arm.
                     lost_races += 1
-                    if not _seemed_to_fit(plan, decision, room) or lost_races > len(plan.quotes):
+                    if not seemed_to_fit(plan, decision, room) or lost_races > len(plan.quotes):
                         raise full from attempts.failure
                 else:
                     if cut is not None or not plan.is_cut(decision, answer):
-                        return answer
+                        return plan, decision, answer
                     cut, plan = answer, plan.in_full()
         except RouterError as error:
-            if cut is not None:
-                return cut  # it was paid for, and is all that there is
+            if cut is not None and decision is not None:
+                return plan, decision, cut  # it was paid for, and is all that there is
             if isinstance(error, LedgerError):
                 raise  # there is no store to write to
             yield Store(partial(attempts.close_with, plan, decision, error))
@@ -253,7 +287,7 @@ class Router:
                 except BaseException as error:
                     yield Store(partial(reserved.settle_failure, error))
                     raise
-                if attempts.request.stream:
+                if attempts.streams:
                     return reserved.stream(reply)
                 routing = yield Store(partial(reserved.settle_answer, reply.response))
                 return attach(reply.response, routing)
@@ -370,24 +404,3 @@ class Router:
             on_outage=options.on_outage,
             journal=options.journal,
         )
-
-
-def _seemed_to_fit(plan: Plan, decision: Decision, room: Room) -> bool:
-    """Whether what was refused had had the room a moment before."""
-    quoted = decision.view.quote
-    tokens = plan.token_bound(decision.chosen, quoted)
-    return room.lacking(decision.arm, quoted.upper or 0, tokens) is None
-
-
-def _pacer_of(ladder: Ladder) -> Pacer | None:
-    asked = ladder.policy.pacing
-    if asked is None:
-        return None
-    return Pacer(
-        asked.budget,
-        [arm.name for arm in ladder.arms],
-        ladder.tier,
-        ladder.policy.objective.cost_weight or 0.0,
-        asked.expected_requests,
-        ladder.unit_costs(),
-    )

@@ -19,6 +19,7 @@ from router.decide import (
     Bar,
     Choices,
     Exploration,
+    Look,
     Objective,
     Obstacles,
     Options,
@@ -92,6 +93,7 @@ class Plan:
     full: tuple[Quote, ...] | None = None  # with the caps that were asked for, where these are less
     obstacles: Obstacles | None = None  # what keeps arms from being called just now
     spilled: str | None = None  # what kept the best arm from being called
+    look: Look | None = None  # how answers are looked at, None where the first is handed out
 
     def decide(
         self,
@@ -110,19 +112,19 @@ class Plan:
         kept = objective.pace.kept if objective.pace else 0
         if self.failure is not None:
             exploration = None
-        choices, left = self._choose(objective, room, kept, exploration), room.remaining()
+        choices, left = self.choose(objective, room, kept, exploration), room.remaining()
         if kept and choices.arm[0] < 0:  # for this request it was kept
-            choices = self._choose(objective, room)
+            choices = self.choose(objective, room)
         # A judge that is cut short says nothing: the router's own calls go in full or not at all.
         own = self.request.purpose != "serve"
         if left is not None and not own and not self._fits(choices, left):
             lowered = within(self, left)
-            again = lowered._choose(objective, room)
+            again = lowered.choose(objective, room)
             if lowered._fits(again, left):
-                return lowered._decision(again, objective)
+                return lowered.decision(again, objective)
         if choices.arm[0] < 0:
             raise refusal(self, choices, room) from self.failure
-        return self._decision(choices, objective)
+        return self.decision(choices, objective)
 
     def in_full(self) -> Plan:
         """The plan with the caps that were asked for."""
@@ -135,27 +137,33 @@ class Plan:
         cap, asked = decision.view.quote.output_cap, self.full[decision.chosen].output_cap
         return cap < asked and any(each.finish_reason == "length" for each in response.choices)
 
-    def _choose(
+    def choose(
         self,
         objective: Objective,
         room: Room,
         kept: int = 0,
         exploration: Exploration | None = None,
     ) -> Choices:
-        """`kept`: nano-USD of the room that are for later requests."""
+        """The bare choice. `kept`: nano-USD of the room that are for later requests."""
         return choose(
             self.options,
             objective,
             self._left(room) - kept,
             priced=self.ladder.must_be_priced,
             exploration=exploration,
+            look=self.look,
         )
 
     def _fits(self, choices: Choices, left: int) -> bool:
         arm = int(choices.arm[0])
         return arm >= 0 and int(self.options.upper[0, arm]) <= left
 
-    def _decision(self, choices: Choices, objective: Objective) -> Decision:
+    def decision(
+        self, choices: Choices, objective: Objective, looks: str | None = None
+    ) -> Decision:
+        """A choice as a decision. `looks`: what led to it, where an answer was looked at."""
+        if looks is None and self.look is not None:
+            looks = f"its answer is looked at, up to {self.look.steps} calls"
         return decision(
             self.ladder.arms,
             self.quotes,
@@ -167,6 +175,7 @@ class Plan:
             failure=self.spilled or (type(self.failure).__name__ if self.failure else None),
             novel=bool(self.prediction.novel),
             obstacles=self.obstacles or UNOBSTRUCTED,
+            looks=looks,
         )
 
     def after(self, arm: Arm, error: ProviderError) -> Plan:

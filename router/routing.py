@@ -9,17 +9,29 @@ from router.types import Decision
 
 
 @dataclass(frozen=True, slots=True)
+class Step:
+    """One answer of a cascade: its arm, P(good) as known at the end, and what was found of it."""
+
+    arm: str
+    quality: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Routing:
     """How one request was routed.
 
     `attempts` counts its wire attempts; `cost` is the accepted one's in nano-USD, None where it is
-    not known (a stream settles at its end).
+    not known (a stream settles at its end). Of a cascade, `steps` are its answers in order, and
+    `spent` nano-USD is what all of its calls cost, 0 for those of unknown cost.
     """
 
     request_id: str
     decision: Decision
     attempts: int
     cost: int | None
+    steps: tuple[Step, ...] = ()
+    spent: int | None = None
 
 
 def attach(response: Any, routing: Routing) -> Any:

@@ -37,6 +37,7 @@ class Behaviour:
     chunks: int = 3
     cut: bool = False  # close the connection: before the answer, or in the middle of a stream
     tool_calls: Any = None
+    finish_reason: str = "stop"  # of an answer that is no stream and calls no tool
 
 
 def ok(**changes: Any) -> Behaviour:
@@ -137,7 +138,7 @@ def _completion(body: dict[str, Any], behaviour: Behaviour) -> bytes:
             {
                 "index": index,
                 "message": message,
-                "finish_reason": "tool_calls" if behaviour.tool_calls else "stop",
+                "finish_reason": "tool_calls" if behaviour.tool_calls else behaviour.finish_reason,
             }
             for index in range(body.get("n") or 1)
         ],

@@ -24,6 +24,8 @@ BAR_TEXT = {
     Bar.OVER_REQUEST_CEILING: "may cost {upper}, above max_cost_per_request",
     Bar.OVER_BUDGET: "may cost {upper}, more than a budget has left",
     Bar.NOT_NEXT: "is not the next step of a fallback",
+    Bar.ANSWERED: "has answered this request already",
+    Bar.NOT_DEARER: "is no dearer than what has answered",
     Bar.STANDBY: "stands by: a preferred deployment of its tier is free",
     Bar.AT_CAPACITY: "is at capacity: {why}",
     Bar.CIRCUIT_OPEN: "its circuit is open: {why}",
@@ -75,6 +77,7 @@ def decision(
     failure: str | None = None,
     novel: bool = False,
     obstacles: Obstacles = UNOBSTRUCTED,
+    looks: str | None = None,
 ) -> Decision:
     """Return one row of `choices`, which must have chosen an arm, as a `Decision`.
 
@@ -82,11 +85,13 @@ def decision(
     `baseline`, expected nano-USD of the baseline tier's own answer; `failure`, what this decision
     is a fallback after (a provider's error, or what kept the best arm from being called);
     `novel`, whether the request is unlike anything in training, so that `options` hold lower bounds
-    below the baseline; `obstacles`, why arms could not be called just then.
+    below the baseline; `obstacles`, why arms could not be called just then; `looks`, what is done
+    about answers before they are handed out.
     """
     chosen = int(choices.arm[row])
     explain = partial(
-        _explain, arms, quotes, options, choices, objective, row, rule, failure, novel, obstacles
+        _explain,
+        *(arms, quotes, options, choices, objective, row, rule, failure, novel, obstacles, looks),
     )
     return Decision(chosen, arms[chosen], baseline, rule, explain)
 
@@ -102,6 +107,7 @@ def _explain(
     failure: str | None,
     novel: bool,
     obstacles: Obstacles,
+    looks: str | None,
 ) -> tuple[str, tuple[ArmView, ...]]:
     """The reason of a decision, and how each arm looked to it."""
     chosen, best = int(choices.arm[row]), int(choices.best[row])
@@ -114,6 +120,9 @@ def _explain(
             why = "the best, but the draw fell on exploring"
         elif why is None and index not in (best, chosen):
             why = _less_useful(options, choices, objective, row, index, best)
+            if looks is not None:
+                lead = choices.utility[row, index] - choices.utility[row, best]
+                why = f"a call and what may follow it, less their cost: {lead:+.4f}"
         views.append(
             ArmView(
                 arm=arm,
@@ -132,6 +141,8 @@ def _explain(
         )
     if novel:
         reason += "; unlike anything in training, so cheaper tiers count by a lower bound"
+    if looks is not None:
+        reason += f"; {looks}"
     if failure is not None:
         reason += f"; fallback after {failure}"
     return reason, tuple(views)

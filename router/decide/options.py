@@ -42,6 +42,8 @@ class Bar:
     AT_CAPACITY = 14
     CIRCUIT_OPEN = 15
     UNHEALTHY = 16
+    ANSWERED = 17
+    NOT_DEARER = 18
 
 
 @dataclass(frozen=True, slots=True)

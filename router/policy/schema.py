@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, model_vali
 
 from router.policy.budgets import BudgetLimit
 from router.policy.capacity import BreakerOptions, check_limits
+from router.policy.cascade import Cascade
 from router.policy.deployment import Deployment
 from router.policy.document import show
 from router.policy.fields import Name, Part, Real, Seconds, Tokens, Usd, similar, wrong
@@ -264,6 +265,9 @@ class Policy(Part):
     explore: Explore | None = Field(
         default=None, description="What is left to chance. Nothing otherwise."
     )
+    cascade: Cascade | None = Field(
+        default=None, description="Whether answers are looked at. One call a request otherwise."
+    )
     rules: tuple[Rule, ...] = Field(
         default=(), description="Ahead of the classifier; the first wins."
     )
@@ -302,6 +306,9 @@ class Policy(Part):
         self._check_pacing()
         self._check_judge()
         check_limits((arm.tier, arm.deployment, self.deployment(arm)) for arm in self.arms())
+        if self.cascade is not None and self.objective.keep_quality is not None:
+            raise wrong("keep_quality speaks of one call, and a cascade makes several",
+                        "only with cost_weight or max_cost_per_request", "cascade")  # fmt: skip
         for at, rule in enumerate(self.rules):
             if not set(rule.tiers) & set(present):
                 key = next(key for key in ("tier", "at_least", "at_most") if getattr(rule, key))
@@ -391,6 +398,13 @@ class Policy(Part):
     @property
     def predictor_path(self) -> Path | None:
         """Where the policy's own predictor lies: beside its file unless the path is absolute."""
-        if self.predictor is None:
-            return None
-        return (self._file.parent if self._file else Path()) / self.predictor.path
+        return self._beside(self.predictor.path if self.predictor else None)
+
+    @property
+    def verifier_path(self) -> Path | None:
+        """Where the policy's verifier of answers lies."""
+        verifier = self.cascade.verifier if self.cascade else None
+        return self._beside(verifier.path if verifier else None)
+
+    def _beside(self, path: str | None) -> Path | None:
+        return None if path is None else (self._file.parent if self._file else Path()) / path

@@ -1,10 +1,36 @@
-"""The predictor that a policy asks for, and whether it can serve that policy."""
+"""What a router is made of under its policy, and what is refused when it is made."""
 
 from __future__ import annotations
 
 from router.errors import ModelFileError
+from router.ladder import Ladder
+from router.pacing import Pacer
+from router.plan import Plan
 from router.policy import Policy
 from router.predict import Predictor, load_predictor
+from router.types import Decision, Room
+
+
+def seemed_to_fit(plan: Plan, decision: Decision, room: Room) -> bool:
+    """Whether what was refused had had the room a moment before."""
+    quoted = decision.view.quote
+    tokens = plan.token_bound(decision.chosen, quoted)
+    return room.lacking(decision.arm, quoted.upper or 0, tokens) is None
+
+
+def pacer_of(ladder: Ladder) -> Pacer | None:
+    """What paces the policy's spend, None where it asks for no pacing."""
+    asked = ladder.policy.pacing
+    if asked is None:
+        return None
+    return Pacer(
+        asked.budget,
+        [arm.name for arm in ladder.arms],
+        ladder.tier,
+        ladder.policy.objective.cost_weight or 0.0,
+        asked.expected_requests,
+        ladder.unit_costs(),
+    )
 
 
 def predictor_of(policy: Policy) -> Predictor:
