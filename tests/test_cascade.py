@@ -397,7 +397,9 @@ def test_a_learned_gate_end_to_end(
     said = saved(tmp_path / "verifier", weights=hedges, intercept=np.full((8, 4), 2.5))
     learned = {"path": str(tmp_path / "verifier"), "sha256": said}
     router = make_router(
-        budgets=BUDGET, cascade={"gate": "learned", "verifier": learned}, objective=CHEAP
+        budgets=BUDGET,
+        cascade={"gate": "learned", "verifier": learned},
+        objective={"cost_weight": 60},
     )
     router.completion(messages=HELLO)
     assert len(provider.wire) == 1
