@@ -185,7 +185,7 @@ class Router:
 
         Parameters: `client`, an OpenAI client for the deployments of OpenAI.
         """
-        plan = self._cascades.looking(self._plan(request))
+        plan = self._plan(request)
         buffers = self._cascades.buffers(request)
         streams = request.stream and not buffers
         ledger = yield Store(lambda: self.ledger)
@@ -340,7 +340,8 @@ class Router:
         refuse_size(shape.input_bytes, self.policy.limits.max_request_bytes)
         features = extract(request, self.predictor.embedder)
         ladder, _ = self._promised.at(request.now)
-        return make_plan(ladder, request, shape, features, self.predictor(features))
+        plan = make_plan(ladder, request, shape, features, self.predictor(features))
+        return self._cascades.looking(plan)
 
     def _sweep(self) -> Walk[None]:
         now = self._clock()

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from router import Router
-from router.errors import ConfigurationError, PolicyError, ProviderUnavailable
+from router.errors import ConfigurationError, ModelFileError, PolicyError, ProviderUnavailable
+from router.gates.verifier import NAMES
 from tests.conftest import HELLO, MakeRouter
 from tests.provider import Behaviour, Provider, ok, status
+from tests.test_gates import saved
 from tests.test_pipeline import BUDGET, assert_books_agree, requests, rows
 
 # The steady predictor gives nano 0.6 and each tier a tenth more; at this weight nano is called.
@@ -374,3 +378,36 @@ def test_the_policy_says_what_a_cascade_may_be(make_router: MakeRouter) -> None:
     ):
         with pytest.raises(PolicyError, match="cascade"):
             make_router(**wrong)
+
+
+def test_explain_says_what_completion_would_do(make_router: MakeRouter) -> None:
+    router = make_router(cascade=CASCADE, objective=CHEAP)
+    decision = router.explain(HELLO)
+    assert "its answer is looked at, up to 2 calls" in decision.reason
+    assert decision.arm == Router.decision(router.completion(messages=HELLO)).decision.arm
+
+
+def test_a_learned_gate_end_to_end(
+    make_router: MakeRouter, provider: Provider, tmp_path: Path
+) -> None:
+    """This verifier thinks nothing of an answer that hedges, and much of any other."""
+    hedges = np.zeros((8, 4, len(NAMES)))
+    for tier in range(4):
+        hedges[[tier, 4 + tier], tier, NAMES.index("hedges")] = -6.0
+    said = saved(tmp_path / "verifier", weights=hedges, intercept=np.full((8, 4), 2.5))
+    learned = {"path": str(tmp_path / "verifier"), "sha256": said}
+    router = make_router(
+        budgets=BUDGET,
+        cascade={"gate": "learned", "verifier": learned},
+        objective={"cost_weight": 60},
+    )
+    router.completion(messages=HELLO)
+    assert len(provider.wire) == 1
+    provider.script(provider.models[0], ok(text="Perhaps. However, I am not sure."))
+    response = router.completion(messages=HELLO)
+    assert text_of(response) == "a fine answer"
+    first, second = Router.decision(response).steps
+    assert first.quality < 0.2 < 0.9 < second.quality
+    assert_books_agree(router, provider)
+    with pytest.raises(ModelFileError, match="the policy asks"):
+        make_router(cascade={"gate": "learned", "verifier": {**learned, "sha256": "0" * 64}})
