@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 import sqlite3
@@ -37,6 +38,7 @@ _WHY = {
     sqlite3.SQLITE_PERM: "permission is denied",
     sqlite3.SQLITE_NOTADB: "it is not a SQLite file",
 }
+_SWAPPED = "the file, its -wal or its -shm was deleted or replaced while in use"
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.020  # seconds, while another process writes
 # SQLite itself refuses a file that was cut short. Flipped bits need a whole reading, which takes
 # about 4 ms a MiB: a small file gets it when it is opened, a large one by `router ledger verify`.
@@ -50,6 +52,7 @@ class _Slot:
         self.lock = threading.Lock()
         self.connection: sqlite3.Connection | None = None
         self.pid = 0
+        self.path: str | None = None
         self.identity: tuple[int, ...] = ()
 
     def __del__(self) -> None:
@@ -275,7 +278,9 @@ class Database:
                 connection.execute("PRAGMA query_only = ON")
             else:
                 connection.execute("PRAGMA busy_timeout = 0")  # `_begin` waits, and more fairly
-                slot.identity = identity(self._path)
+            connection.execute("PRAGMA user_version").fetchone()  # which opens log and index
+            slot.path, slot.identity = self._path, identity(self._path)
+            self._refuse_two_logs(slot.identity)
         except OSError as error:
             connection.close()
             raise LedgerUnavailable(self.name, str(error)) from error
@@ -307,16 +312,16 @@ class Database:
 
     def _same_file(self) -> None:
         """Refuse to write into a file that was deleted or swapped: others would not see it."""
-        if self._path is None:
-            return
-        try:
-            same = identity(self._path) == self._writer.identity
-        except OSError:
-            same = False
-        if not same:
-            raise LedgerCorrupt(
-                self.name, "the file or its -wal was deleted or replaced while in use"
-            )
+        if not _unchanged(self._writer):
+            raise LedgerCorrupt(self.name, _SWAPPED)
+
+    def _refuse_two_logs(self, found: tuple[int, ...]) -> None:
+        """Refuse a file whose log or index was swapped while this process had it open: SQLite gives
+        all connections of a process to one file the index that the first of them opened."""
+        slots = [slot for each in list(_LIVE) for slot in (each._writer, each._reader)]
+        mine = [slot.identity for slot in slots if slot.connection is not None]
+        if any(each[:2] == found[:2] and each != found for each in (*mine, *_LEFT_OPEN)):
+            raise LedgerCorrupt(self.name, f"{_SWAPPED}; end this process first")
 
     def _check(self, connection: sqlite3.Connection) -> None:
         if self._path is None or os.path.getsize(self._path) > _CHECK_AT_OPEN_BYTES:
@@ -332,11 +337,26 @@ class Database:
         return LedgerUnavailable(self.name, _WHY.get(code, str(error)))
 
 
+def _unchanged(slot: _Slot) -> bool:
+    """Whether the files that a connection has open are still those of their names."""
+    try:
+        return slot.path is None or identity(slot.path) == slot.identity
+    except OSError:
+        return False
+
+
 def _close(slot: _Slot) -> None:
+    """Close a slot's connection, or leave it open until the process ends where its files were
+    swapped: the last one to close deletes the log of that name, which is now another's, with what
+    that other has committed."""
     if slot.connection is not None and slot.pid == os.getpid():
         with _OPENING:
-            slot.connection.close()
-        slot.connection = None
+            if _unchanged(slot):
+                slot.connection.close()
+            else:
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(slot.connection))
+                _LEFT_OPEN.append(slot.identity)
+            slot.connection = None
 
 
 # Forks: no open SQLite file may pass through one (https://sqlite.org/howtocorrupt.html, 2.6), so
@@ -348,6 +368,7 @@ _LIVE: weakref.WeakSet[Database] = weakref.WeakSet()
 _OPENING = threading.RLock()
 _FORK = threading.Lock()
 _PAUSED: list[_Slot] = []
+_LEFT_OPEN: list[tuple[int, ...]] = []  # the files of connections that must not be closed
 
 
 def _before_fork() -> None:
