@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -232,14 +233,12 @@ def _on_a_full_disk(folder: Path, answers) -> None:
             reserve(ledger, name, 100)
         _fill(folder)
         held = 2
-        try:
+        with suppress(LedgerUnavailable):
             while held < 1000:  # until the store's log has no room left
                 reserve(ledger, f"r{held}", 1)
                 held += 1
-        except LedgerUnavailable as full:
-            assert "disk" in full.why
         assert held < 1000
-        with pytest.raises(LedgerUnavailable, match="disk"):
+        with pytest.raises(LedgerUnavailable, match="the disk is full"):
             settle(ledger, "a", 60)  # there is no room for a journal either, and it says so
         assert journals(path) == []
         assert counters(ledger) == {ALL: (0, 198 + held)}  # nothing is given back

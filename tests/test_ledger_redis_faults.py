@@ -44,8 +44,9 @@ def opened(place: str, *budgets: Budget, **options) -> Ledger:
 
 @pytest.fixture(params=["valkey", "redis"])
 def own(request):
-    """A server of this test's own, to be broken."""
-    started = RedisServer(request.param)
+    """A server of this test's own, to be broken. It waits for the disk: one that does not may lose
+    its last moments when it is killed while the disk is busy, and that is another test's matter."""
+    started = RedisServer(request.param, durable=True)
     yield started
     started.stop()
 
