@@ -151,16 +151,22 @@ def kill_at_random(
     at_once: int,
     pause: tuple[float, float],
     seed: int,
+    bills: Path,
 ) -> None:
     """Run `target` in a process for each of the arguments, `at_once` side by side, and kill each at
-    a random moment."""
-    chance = random.Random(seed)
+    a random moment: `pause` seconds after some of them have written to `bills`."""
+    chance, before = random.Random(seed), 0
     running: list[Any] = []
     for each in arguments:
         process = processes.Process(target=target, args=each)
         process.start()
         running.append(process)
         if len(running) == at_once:
+            deadline = time.monotonic() + 60
+            while not bills.exists() or bills.stat().st_size <= before:
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
+            before = bills.stat().st_size
             time.sleep(chance.uniform(*pause))
             victim = running.pop(chance.randrange(at_once))
             victim.kill()

@@ -1,4 +1,4 @@
-"""Fault F35: no amount loses a digit, in Redis, in Valkey or where numbers are printed otherwise."""
+"""Fault F35: no digit of an amount is lost, in Redis, Valkey or a server that prints otherwise."""
 
 from __future__ import annotations
 
