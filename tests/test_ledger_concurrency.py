@@ -24,6 +24,7 @@ from tests.ledger_kit import (
     TTL,
     counters,
     kill_at_random,
+    light,
     nothing_was_lost,
     processes,
     release,
@@ -156,7 +157,7 @@ def _reserve_same(store, start, answers):
 
 
 def test_f06_one_id_from_two_processes_is_one_hold(store):
-    start = processes.Barrier(2)
+    start = light.Barrier(2)
     first, second = run_all(_reserve_same, [(store, start), (store, start)])
     assert first == second
     ledger = store.open([Budget("all", 10_000)])
