@@ -26,6 +26,7 @@ from router.errors import (
     UnknownPrice,
 )
 from tests.conftest import HELLO, MakeRouter, ladder, only, usd
+from tests.outage_kit import store_of
 from tests.provider import Behaviour, Provider, ok, status
 
 NANO_BILL = 16 * 200 + 4 * 20 + 10 * 1250  # nano-USD of provider.USAGE at nano's prices
@@ -540,6 +541,7 @@ def test_a_store_that_cannot_be_written_refuses_and_sends_nothing(
     database = sqlite3.connect(store)
     database.execute("BEGIN IMMEDIATE")  # as good as read-only, also where the tests run as root
     router = make_router(store=f"sqlite:///{store}")
+    store_of(router.ledger)._database._busy_seconds = 0.5  # of 10 that it would wait
     with pytest.raises(LedgerUnavailable, match=r"router\.db"):
         router.completion(messages=HELLO)
     database.rollback()
