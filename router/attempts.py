@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from router.dispatch.bounds import CAP_FIELDS, input_bound
 from router.dispatch.charge import Charge, Terms, for_answer, for_failure
 from router.dispatch.retrying import retrying
-from router.dispatch.streams import StreamEnd, StreamTerms, answer_bytes, routed_stream
+from router.dispatch.streams import StreamEnd, StreamTerms, answer_bytes, routed_stream, whole
 from router.dispatch.usage import report_of
 from router.dispatch.wire import Call, Reply
 from router.errors import BudgetExceeded, ClockJumped, LedgerUnavailable, ProviderError, RouterError
@@ -73,7 +73,8 @@ def routing_of(response: Any) -> Routing | None:
 
 @dataclass(slots=True)
 class Attempts:
-    """What the attempts of one request share. `client`: an OpenAI client to send through."""
+    """What the attempts of one request share. `client`: an OpenAI client to send through;
+    `streamed`: who wants to see a stream's whole answer once it is settled."""
 
     ladder: Ladder
     ledger: Ledger
@@ -81,6 +82,7 @@ class Attempts:
     stamps: tuple[str, str, str]  # policy, predictor, price book
     clock: Callable[[], float]
     client: Any = None
+    streamed: Callable[[Request, Any], None] | None = None
     waits: list[float] = field(default_factory=list)
     count: int = 0  # wire attempts that were reserved
     failure: BaseException | None = None  # of the latest attempt that failed
@@ -162,6 +164,7 @@ class Attempts:
             baseline=plan.baseline(),
             content=json.dumps(list(request.messages), ensure_ascii=False) if keep else None,
             error=error,
+            purpose=request.purpose,
         )
 
 
@@ -258,6 +261,7 @@ class Attempt:
             drain_seconds=drain,
             deadline=self._shared.deadline,
             emit_usage=bool(options.get("include_usage")),
+            keep=self._shared.ladder.policy.log.content or self._shared.streamed is not None,
         )
         return routed_stream(reply.response, reply.first_chunk, terms, self._routing(None))
 
@@ -270,8 +274,13 @@ class Attempt:
             row = self._row("abandoned", charge)
         else:
             charge = for_answer(self._terms, end.report, end.answer_bytes)
-            row = self._row("abandoned" if end.abandoned else "answered", charge, end.report)
+            # Of an answer that was left, the caller saw no more than a part.
+            status: AttemptStatus = "abandoned" if end.abandoned else "answered"
+            text = None if end.abandoned else end.text
+            row = self._row(status, charge, end.report, answer=self._kept_text(text))
         self._settle(row, charge, ends=True)
+        if row.status == "answered" and end.text is not None and self._shared.streamed is not None:
+            self._shared.streamed(self._shared.request, whole(row.model, end.text))
 
     def _settle(self, row: AttemptRow, charge: Charge, *, ends: bool) -> None:
         """Write the attempt's row and, where it `ends` the request, how that ended."""
@@ -341,6 +350,11 @@ class Attempt:
             return None
         messages = [choice.message.model_dump(exclude_none=True) for choice in response.choices]
         return json.dumps(messages, ensure_ascii=False)
+
+    def _kept_text(self, text: str | None) -> str | None:
+        if text is None or not self._shared.ladder.policy.log.content:
+            return None
+        return json.dumps([{"role": "assistant", "content": text}], ensure_ascii=False)
 
     def _timeout(self, asked: Any) -> tuple[float, float]:
         timeout = self._shared.ladder.policy.timeout

@@ -6,6 +6,9 @@ RouterError
 │   ├── UnknownPrice              no price for a model where one is needed: model, why
 │   ├── ModelFileError            a predictor file is corrupt, hostile or too large: path, why
 │   ├── OutcomeFileError          recorded outcomes cannot be read or used: path, problem
+│   ├── LogFileError              an exported log cannot be read or used: path, problem
+│   ├── ReplayError               the log cannot support what is asked of it: problem
+│   ├── ImportFileError           another tool's log cannot be read: file, line, field, value
 │   ├── TrainingError             too little or unusable data to learn from: problem, rows
 │   └── CalibrationError          recorded queries cannot back a promise: problem, rows
 ├── InvalidRequest                the caller's request cannot be sent: field, value, allowed
@@ -83,6 +86,31 @@ class ModelFileError(ConfigurationError):
         super().__init__(f"model file {path}: {why}")
 
 
+class ImportFileError(ConfigurationError):
+    """Another tool's log, or a line of it, cannot be read.
+
+    Fields: `file`; `line`, from 1, or None; `field`, its name there; `problem`; `value`, as it is
+    shown; `todo`, what to do about it; `truncated`, whether the file ends too early.
+    """
+
+    def __init__(
+        self,
+        file: str,
+        line: int | None,
+        field: str,
+        problem: str,
+        *,
+        value: str = "",
+        todo: str = "",
+        truncated: bool = False,
+    ):
+        self.file, self.line, self.field, self.problem = file, line, field, problem
+        self.value, self.todo, self.truncated = value, todo, truncated
+        place = ": ".join(part for part in (f"{file}:{line}" if line else file, field) if part)
+        found = f" (found {value})" if value else ""
+        super().__init__(f"{place}: {problem}{found}" + (f"; {todo}" if todo else ""))
+
+
 class TrainingError(ConfigurationError):
     """There is too little, or nothing usable, to learn from. Fields: `problem`, `rows`."""
 
@@ -97,6 +125,22 @@ class OutcomeFileError(ConfigurationError):
     def __init__(self, path: str, problem: str):
         self.path, self.problem = path, problem
         super().__init__(f"outcomes {path}: {problem}")
+
+
+class LogFileError(ConfigurationError):
+    """An exported log cannot be read or used. Fields: `path`, `problem`."""
+
+    def __init__(self, path: str, problem: str):
+        self.path, self.problem = path, problem
+        super().__init__(f"log {path}: {problem}")
+
+
+class ReplayError(ConfigurationError):
+    """The log cannot support what is asked of it. Field: `problem`."""
+
+    def __init__(self, problem: str):
+        self.problem = problem
+        super().__init__(f"replay: {problem}")
 
 
 class CalibrationError(ConfigurationError):

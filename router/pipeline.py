@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from router.attempts import Attempts, Routing, attach, routing_of
 from router.certified import PromisedLadder
+from router.checks import Check, Checks
 from router.clock import GuardedClock, shortest_window
 from router.decide import Objective
 from router.effects import Send, Store, Wait, Walk, arun, run
@@ -57,6 +58,10 @@ class Router:
         policy's own by default.
     predictor, prices
         Instead of the policy's (or shipped) predictor and the shipped price book.
+    checks
+        Functions of one's own by name, each taking (request, response) and returning a score from 0
+        to 1, True, False, or None for no verdict. They label accepted answers, a stream's once it
+        was read to its end, in a thread of their own; of several, the lowest score counts.
     clock
         Unix seconds, to be turned by a test; by default the machine's, guarded against leaps
         (`router.clock`).
@@ -74,6 +79,7 @@ class Router:
         store: str | None = None,
         predictor: Predictor | None = None,
         prices: PriceBook | None = None,
+        checks: Mapping[str, Check] | None = None,
         clock: Callable[[], float] | None = None,
     ):
         self.policy = policy if isinstance(policy, Policy) else load_policy(policy)
@@ -86,6 +92,7 @@ class Router:
         self._promised = PromisedLadder(ladder, self.predictor, self._clock())
         self._pacer = _pacer_of(ladder)
         self._explorer = Explorer(self.policy.explore)
+        self.checks = Checks(checks or {}, lambda: self.ledger.log(), self._clock)
         self._opening = threading.Lock()
         self._next_sweep = 0.0
 
@@ -110,16 +117,13 @@ class Router:
 
     def explain(self, messages: Any, **arguments: Any) -> Decision:
         """Return the decision for a chat call without making it: nothing is reserved or sent."""
-        request = self.read(messages, arguments)
-        room = Room()
-        if self.policy.budgets:
-            room = self._room_without_a_trace(request)
-        plan = self._plan(request)
-        objective = self._paced(plan, room, new=False)
-        return plan.decide(room, objective, self._explorer.chances())
+        return self.preview(self.read(messages, arguments))
 
     def feedback(self, request_id: str | Any, score: float) -> None:
-        """Say how good an answer was, 0 to 1. Takes a request's id or its response."""
+        """Say how good an answer was, 0 to 1, now or later; the latest word counts.
+
+        Takes a request's id or its response.
+        """
         if not isinstance(request_id, str):
             request_id = self.decision(request_id).request_id
         self.ledger.log().feedback(request_id, score, now=self._clock())
@@ -154,6 +158,7 @@ class Router:
 
     def close(self) -> None:
         """Close the store. The router opens it again when it is used again."""
+        self.checks.close()
         ledger = self.__dict__.pop("_ledger", None)
         if ledger is not None:
             ledger.close()
@@ -170,10 +175,18 @@ class Router:
 
         Parameters: `client`, an OpenAI client for the deployments of OpenAI.
         """
+        answer = yield from self._answer(request, client)
+        if self.checks and not request.stream:
+            self.checks.submit(request, answer)
+        return answer
+
+    def _answer(self, request: Request, client: Any) -> Walk[Any]:
         plan = self._plan(request)
         ledger = yield Store(lambda: self.ledger)
         yield from self._sweep()
-        attempts = Attempts(plan.ladder, ledger, request, self._stamps, self._clock, client)
+        attempts = Attempts(
+            plan.ladder, ledger, request, self._stamps, self._clock, client, self._streamed
+        )
         exploration = self._explorer.draw(request.request_id)
         decision: Decision | None = None
         cut: Any = None  # an answer that ended at a lowered cap
@@ -248,6 +261,28 @@ class Router:
             max_messages=self.policy.limits.max_messages,
             now=self._clock(),
         )
+
+    def preview(self, request: Request) -> Decision:
+        """The decision for a request: nothing is reserved or sent."""
+        room = Room()
+        if self.policy.budgets:
+            room = self._room_without_a_trace(request)
+        plan = self._plan(request)
+        objective = self._paced(plan, room, new=False)
+        return plan.decide(room, objective, self._explorer.chances())
+
+    @property
+    def _streamed(self) -> Callable[[Request, Any], None] | None:
+        """Who looks at a stream's answer, whole at its end."""
+        return self.checks.submit if self.checks else None
+
+    def room(self, request: Request) -> Room:
+        """What the budgets of a request still allow."""
+        return self._room(self.ledger, request)
+
+    def now(self) -> float:
+        """The time by the router's clock, unix seconds."""
+        return self._clock()
 
     def _plan(self, request: Request) -> Plan:
         shape = shape_of(request.messages, request.params)

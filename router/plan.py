@@ -21,6 +21,7 @@ from router.decide import (
     Exploration,
     Objective,
     Options,
+    cautious,
     choose,
     decision,
 )
@@ -63,10 +64,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from router.policy.rules import Rule
-    from router.types import Floats, Ints
+    from router.types import Ints
 
 LACKING = -2  # less than any amount of money, an unknown one (-1) too
-LOWER_BOUND = 1.645  # standard errors below a prediction, which one in twenty falls short of
 # A baseline that only a rule keeps from being chosen is still what savings are measured against.
 _ABLE = (Bar.FREE, Bar.RULE)
 # Another deployment may do better after these; after any other the same request fails again.
@@ -109,7 +109,9 @@ class Plan:
         choices, left = self._choose(objective, room, kept, exploration), room.remaining()
         if kept and choices.arm[0] < 0:  # for this request it was kept
             choices = self._choose(objective, room)
-        if left is not None and not self._fits(choices, left):
+        # A judge that is cut short says nothing: the router's own calls go in full or not at all.
+        own = self.request.purpose != "serve"
+        if left is not None and not own and not self._fits(choices, left):
             lowered = within(self, left)
             again = lowered._choose(objective, room)
             if lowered._fits(again, left):
@@ -198,6 +200,7 @@ class Plan:
             "messages": shape.messages,
             "images": shape.images,
             "needs": sorted(shape.needs),
+            "novel": bool(self.prediction.novel),
             **{  # a text embedder's vector, which comes after them, is not kept
                 name: round(float(value), 4)
                 for name, value in zip(DENSE_NAMES, self.features.dense, strict=False)
@@ -291,7 +294,9 @@ def make_plan(
             ([UNKNOWN if quoted.upper is None else quoted.upper for quoted in quotes],),
         )
     )
-    quality = _cautious(prediction, ladder.baseline) if prediction.novel else prediction.quality
+    quality = prediction.quality
+    if prediction.novel:
+        quality = cautious(quality, prediction.quality_std, np.arange(len(TIERS)), ladder.baseline)
     options = Options(
         quality=quality.take(ladder.tier)[None],
         expected=expected,
@@ -315,13 +320,6 @@ def make_plan(
     if ladder.policy.reserve == "predicted" and not request.stream:
         return replace(predicted(plan), full=quotes)
     return plan
-
-
-def _cautious(prediction: Prediction, baseline: int) -> Floats:
-    """P(good) of a request unlike anything in training: below the baseline, a lower bound."""
-    quality = prediction.quality.copy()
-    quality[:baseline] -= LOWER_BOUND * prediction.quality_std[:baseline]
-    return np.maximum(quality, 0.0)
 
 
 def _bars(

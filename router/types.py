@@ -59,6 +59,7 @@ class Request:
     tags: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
     conversation_id: str | None = None
+    purpose: Purpose = "serve"  # whose budgets count it: a caller's, or the router's own
 
     def paid_by(self, *arms: Arm) -> Scopes:
         """Whose budgets pay for a call of these arms: the caller's scopes, the router's own."""
@@ -66,6 +67,7 @@ class Request:
             **self.scopes,
             "conversation": self.conversation_id or "",
             "model": tuple([arm.model for arm in arms]),
+            "purpose": self.purpose,
             "request": self.request_id,
             "tag": self.tags,
             "tier": tuple([arm.tier for arm in arms]),

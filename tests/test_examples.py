@@ -20,6 +20,7 @@ SAYS = {
     "asynchronous.py": "infinitely many primes",
     "own_rule.py": "by rule contracts",
     "feedback.py": "answers judged good: 50%",
+    "judge_a_sample.py": "2 of 2 at least as good",
 }
 COLD = "wrap_a_client.py"  # this one imports litellm itself, which takes seconds
 
@@ -32,6 +33,8 @@ def test_every_example_is_run_here() -> None:
 def test_the_example_runs(name: str, provider: Provider, tmp_path: Path) -> None:
     if name == "feedback.py":
         provider.default = ok(text="42")
+    if name == "judge_a_sample.py":
+        provider.default = ok(text="TIE")
     environment = {
         **os.environ,
         "OPENAI_API_KEY": "sk-example",

@@ -25,8 +25,8 @@ from router.errors import (
     RequestRejected,
     UnknownPrice,
 )
+from router.ledger.sqlite.store import SqliteStore
 from tests.conftest import HELLO, MakeRouter, ladder, only, usd
-from tests.outage_kit import store_of
 from tests.provider import Behaviour, Provider, ok, status
 
 NANO_BILL = 16 * 200 + 4 * 20 + 10 * 1250  # nano-USD of provider.USAGE at nano's prices
@@ -533,15 +533,15 @@ def test_explain_sends_and_reserves_nothing(make_router: MakeRouter, provider: P
 
 
 def test_a_store_that_cannot_be_written_refuses_and_sends_nothing(
-    make_router: MakeRouter, provider: Provider, tmp_path: Path
+    make_router: MakeRouter, provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(SqliteStore.__init__.__kwdefaults__, "busy_seconds", 0.5)  # not ten
     store = tmp_path / "router.db"
     make_router(store=f"sqlite:///{store}").completion(messages=HELLO)
     sent = len(provider.wire)
     database = sqlite3.connect(store)
     database.execute("BEGIN IMMEDIATE")  # as good as read-only, also where the tests run as root
     router = make_router(store=f"sqlite:///{store}")
-    store_of(router.ledger)._database._busy_seconds = 0.5  # of 10 that it would wait
     with pytest.raises(LedgerUnavailable, match=r"router\.db"):
         router.completion(messages=HELLO)
     database.rollback()

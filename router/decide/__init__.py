@@ -3,7 +3,7 @@
 from router.decide.choose import Choices, choose
 from router.decide.explain import decision, rejections
 from router.decide.explore import Exploration
-from router.decide.options import UNKNOWN, UNLIMITED, Bar, Objective, Options
+from router.decide.options import UNKNOWN, UNLIMITED, Bar, Objective, Options, cautious
 
 __all__ = [
     "UNKNOWN",
@@ -13,6 +13,7 @@ __all__ = [
     "Exploration",
     "Objective",
     "Options",
+    "cautious",
     "choose",
     "decision",
     "rejections",

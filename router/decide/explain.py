@@ -26,6 +26,15 @@ BAR_TEXT = {
     Bar.STANDBY: "stands by: a preferred deployment of its tier is free",
 }
 
+# Bars that money sets or a neighbour lifts; the others say that an arm cannot answer at all.
+_PASSING = (Bar.OVER_REQUEST_CEILING, Bar.OVER_BUDGET, Bar.STANDBY)
+_UNABLE = tuple(text.partition("{")[0] for bar, text in BAR_TEXT.items() if bar not in _PASSING)
+
+
+def able(rejected: str | None) -> bool:
+    """Whether an arm that was rejected for this reason could have answered, money aside."""
+    return rejected is None or not rejected.startswith(_UNABLE)
+
 
 def rejections(
     arms: Sequence[Arm], quotes: Sequence[Quote], choices: Choices, row: int, rule: str | None

@@ -18,6 +18,9 @@ SHORT = 1e9  # how far below every cost the utility of an arm is that misses `ke
 UNLIMITED = int(np.iinfo(np.int64).max)
 
 
+LOWER_BOUND = 1.645  # standard errors below a prediction, which one in twenty falls short of
+
+
 class Bar:
     """Why an arm may not be chosen; FREE means that it may. Plain integers, as arrays hold them:
     numpy takes many times as long to compare with a member of an `IntEnum`."""
@@ -80,3 +83,13 @@ class Options:
     barred: NDArray[np.uint8]
     tier: Ints
     baseline: int
+
+
+def cautious(quality: Floats, quality_std: Floats, tier: Ints, baseline: int) -> Floats:
+    """P(good) of requests unlike anything in training: below the baseline tier, a lower bound.
+
+    Parameters: `quality` and its standard error, (…, A); `tier` (A,), index of each arm's tier.
+    """
+    lower = quality - LOWER_BOUND * quality_std
+    found: Floats = np.maximum(np.where(tier < baseline, lower, quality), 0.0)
+    return found

@@ -31,24 +31,28 @@ _open: set[_Meter] = set()
 
 @dataclass(frozen=True, slots=True)
 class StreamEnd:
-    """How a stream ended. `report` is the provider's usage, None where it never came."""
+    """How a stream ended. `report` is the provider's usage, None where it never came; `text` the
+    answer, None where the terms do not keep it or it is more than one text."""
 
     report: Mapping[str, Any] | None
     answer_bytes: int
     abandoned: bool
     error: ProviderError | None = None
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class StreamTerms:
     """`drain_seconds` bounds the reading on after an abandonment, 0 to hang up at once;
-    `deadline` is a `time.monotonic` moment; `emit_usage`, whether the caller asked for usage."""
+    `deadline` is a `time.monotonic` moment; `emit_usage`, whether the caller asked for usage;
+    `keep`, whether the whole answer is wanted at the end."""
 
     model: str
     on_end: Callable[[StreamEnd], None]
     drain_seconds: float
     deadline: float
     emit_usage: bool
+    keep: bool = False
 
 
 def routed_stream(inner: Any, first_chunk: Any, terms: StreamTerms, routing: Any) -> Any:
@@ -62,6 +66,7 @@ class _Meter:
     def __init__(self, inner: Any, terms: StreamTerms):
         self.inner, self.terms = inner, terms
         self.answer_bytes = 0
+        self._said: list[str] | None = [] if terms.keep else None
         self.closed = False  # nobody reads any more, though a drain may
         self._ended = False
         self._lock = threading.Lock()
@@ -78,8 +83,19 @@ class _Meter:
         """Count a chunk; return whether the caller should get it."""
         text = answer_bytes(chunk.choices)
         self.answer_bytes += text
+        if self._said is not None:
+            self._keep(chunk.choices)
         is_usage = getattr(chunk, "usage", None) is not None
         return self.terms.emit_usage or not is_usage or bool(text)
+
+    def _keep(self, choices: Iterable[Any]) -> None:
+        assert self._said is not None
+        for choice in choices:
+            said = getattr(choice, "delta", None)
+            if getattr(choice, "index", 0) or getattr(said, "tool_calls", None):
+                self._said = None  # more than one text
+                return
+            self._said.append(getattr(said, "content", None) or "")
 
     def overdue(self) -> ProviderTimeout | None:
         if time.monotonic() < self.terms.deadline:
@@ -111,7 +127,17 @@ class _Meter:
                 return
             self._ended = True
         _open.discard(self)
-        self.terms.on_end(StreamEnd(self.report(), self.answer_bytes, abandoned, error))
+        text = None if self._said is None else "".join(self._said)
+        self.terms.on_end(StreamEnd(self.report(), self.answer_bytes, abandoned, error, text))
+
+
+def whole(model: str, text: str) -> Any:
+    """A stream's answer as the response that it would have been without streaming."""
+    from litellm import ModelResponse
+
+    message = {"role": "assistant", "content": text}
+    choice = {"index": 0, "finish_reason": "stop", "message": message}
+    return ModelResponse(model=model, choices=[choice])
 
 
 def answer_bytes(choices: Iterable[Any]) -> int:

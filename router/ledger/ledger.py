@@ -206,6 +206,8 @@ class BudgetLedger:
 
     def states_of(self, accounts: Sequence[Account], now: float) -> list[BudgetState]:
         """The states of some accounts, in their order, at one moment."""
+        if not accounts:
+            return []
         counters = self.store.read([account.take(Amounts(), now) for account in accounts])
         return [_state(*both) for both in zip(accounts, counters, strict=True)]
 

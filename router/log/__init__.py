@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from router.log.base import Log, LoggedRequest
+from router.log.base import Label, Log, LoggedRequest
 from router.log.reader import open_log
 
-__all__ = ["Log", "LoggedRequest", "open_log"]
+__all__ = ["Label", "Log", "LoggedRequest", "open_log"]

@@ -16,7 +16,7 @@ class LoggedRequest(RequestRow):
     `status`, `baseline` and `error` are those of its end. `accepted` is the number of the attempt
     whose answer the caller got; `ended` unix seconds, None while open; `attempts` counts the wire
     attempts that have ended, and `cost` is their sum in nano-USD, None if any price is unknown.
-    `label` is the latest score from 0 to 1, None without one.
+    `label` is the score from 0 to 1 that counts (`Label`), None without one.
     """
 
     accepted: int | None = None
@@ -25,6 +25,23 @@ class LoggedRequest(RequestRow):
     cost: int | None = 0
     label: float | None = None
     label_source: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """How good an answer was, 1 for a good one and 0 for a bad one, and who says so.
+
+    `source` is "user", "check:NAME" or "judge:MODEL", or whatever else a caller writes. `rate` is
+    the share of all requests that this source was asked about, None where nobody chose them.
+    A person's label counts before a check's or a judge's, however late that comes; of labels of one
+    kind, the latest counts.
+    """
+
+    request_id: str
+    score: float
+    source: str
+    time: float  # unix seconds
+    rate: float | None = None
 
 
 class Log(Protocol):
@@ -43,21 +60,35 @@ class Log(Protocol):
         ...
 
     def volume(self, since: float, until: float, bin_seconds: int) -> dict[int, int]:
-        """How many requests came in each bin (unix seconds // `bin_seconds`); empty ones are left
-        out."""
+        """How many callers' requests came in each bin (unix seconds // `bin_seconds`); empty ones
+        are left out."""
         ...
 
     def decisions(
         self, since: float, until: float, *, every: int = 1
     ) -> list[tuple[Mapping[str, Any], ...]]:
-        """The arms as decisions saw them, of about one request in `every`, in order of time."""
+        """The arms as decisions saw them, of about one caller's request in `every`, in order of
+        time."""
         ...
 
-    def feedback(self, request_id: str, score: float, source: str = "user", *, now: float) -> None:
-        """Join a label to a request: 1 for a good answer, 0 for a bad one. The latest counts.
+    def feedback(
+        self,
+        request_id: str,
+        score: float,
+        source: str = "user",
+        *,
+        now: float,
+        rate: float | None = None,
+    ) -> None:
+        """Join a label to a request, however late. `Label` says what each argument means.
 
-        Raises `InvalidRequest` for an unknown request or a score outside 0 to 1.
+        Raises `InvalidRequest` for an unknown request, a score outside 0 to 1 or a rate that is
+        none.
         """
+        ...
+
+    def labels(self) -> Iterator[Label]:
+        """Every label, in the order in which they were written."""
         ...
 
     def close(self) -> None:

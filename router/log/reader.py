@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from router.errors import InvalidRequest
 from router.ledger.url import load_postgres, scheme, sqlite_path
-from router.log.base import Log, LoggedRequest
+from router.log.base import Label, Log, LoggedRequest
 from router.log.writer import JSON_COLUMNS
 from router.types import AttemptRow
 
@@ -20,18 +20,23 @@ _PAGE = 1000  # rows; each page is a transaction of its own, so a long read hold
 _FIRST, _LAST = -1e300, 1e300
 # A lease that was given back is "returned": it asked nothing of a provider, and cost nothing.
 
-_REQUESTS = """
+# What the router labels itself never takes the place of what a person said.
+_MACHINE = "(source LIKE 'check:%' OR source LIKE 'judge:%')"
+_REQUESTS = f"""
 SELECT request.*,
   (SELECT count(*) FROM attempt WHERE attempt.request_id = request.request_id) AS attempts,
   (SELECT CASE WHEN count(*) = count(cost) THEN coalesce(sum(cost), 0) END
      FROM attempt WHERE attempt.request_id = request.request_id) AS cost,
   (SELECT score FROM label WHERE label.request_id = request.request_id
-     ORDER BY time DESC, id DESC LIMIT 1) AS label,
+     ORDER BY {_MACHINE}, time DESC, id DESC LIMIT 1) AS label,
   (SELECT source FROM label WHERE label.request_id = request.request_id
-     ORDER BY time DESC, id DESC LIMIT 1) AS label_source
+     ORDER BY {_MACHINE}, time DESC, id DESC LIMIT 1) AS label_source
 FROM request
 WHERE (time, id) > (:time, :id) AND time < :until AND status != 'returned'
 ORDER BY time, id LIMIT :page
+"""
+_LABELS = """
+SELECT id, request_id, score, source, time, rate FROM label WHERE id > :id ORDER BY id LIMIT :page
 """
 # A page is a page of requests: the attempts of one are never torn apart.
 _ATTEMPTS = """
@@ -44,11 +49,12 @@ ORDER BY page.time, page.id, attempt.number
 """
 _VOLUME = """
 SELECT {bin} AS bin, count(*) AS requests FROM request
-WHERE time >= :since AND time < :until AND status != 'returned' GROUP BY 1
+WHERE time >= :since AND time < :until AND status != 'returned' AND purpose = 'serve' GROUP BY 1
 """
 _DECISIONS = """
 SELECT decision FROM request
-WHERE time >= :since AND time < :until AND status != 'returned' AND id % :every = 0
+WHERE time >= :since AND time < :until AND status != 'returned' AND purpose = 'serve'
+  AND id % :every = 0
 ORDER BY time, id
 """
 
@@ -124,15 +130,35 @@ class PagedLog(ABC):
         place = {"since": float(since), "until": float(until), "every": every}
         return [tuple(json.loads(row["decision"])) for row in self._page(_DECISIONS, place)]
 
-    def feedback(self, request_id: str, score: float, source: str = "user", *, now: float) -> None:
+    def feedback(
+        self,
+        request_id: str,
+        score: float,
+        source: str = "user",
+        *,
+        now: float,
+        rate: float | None = None,
+    ) -> None:
         if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
             raise InvalidRequest(
                 "score", f"{score!r} is not a score", value=score, allowed="0 to 1"
             )
-        if not self._label(request_id, float(score), source, now):
+        if rate is not None and not 0 < rate <= 1:
+            raise InvalidRequest(
+                "rate", f"{rate!r} is not a rate", value=rate, allowed="above 0, up to 1"
+            )
+        if not self._put(Label(request_id, float(score), source, now, rate)):
             raise InvalidRequest(
                 "request_id", f"{request_id!r} is not in the log", value=request_id
             )
+
+    def labels(self) -> Iterator[Label]:
+        last = -1
+        while rows := self._page(_LABELS, {"id": last, "page": _PAGE}):
+            last = rows[-1]["id"]
+            for row in rows:
+                del row["id"]
+                yield Label(**row)
 
     def close(self) -> None:
         if self._owned:
@@ -143,7 +169,7 @@ class PagedLog(ABC):
         """The rows of a query, by column."""
 
     @abstractmethod
-    def _label(self, request_id: str, score: float, source: str, now: float) -> bool:
+    def _put(self, label: Label) -> bool:
         """Write a label; False for a request that is not in the log."""
 
     def _pages(
@@ -176,12 +202,12 @@ class SqliteLog(PagedLog):
             names = [column[0] for column in cursor.description]
             return [dict(zip(names, row, strict=True)) for row in cursor]
 
-    def _label(self, request_id: str, score: float, source: str, now: float) -> bool:
+    def _put(self, label: Label) -> bool:
         with self._database.write() as connection:
             done = connection.execute(
-                "INSERT INTO label (request_id, score, source, time)"
-                " SELECT request_id, ?, ?, ? FROM request WHERE request_id = ?",
-                (score, source, now, request_id),
+                "INSERT INTO label (request_id, score, source, time, rate)"
+                " SELECT request_id, ?, ?, ?, ? FROM request WHERE request_id = ?",
+                (label.score, label.source, label.time, label.rate, label.request_id),
             )
             return done.rowcount == 1
 

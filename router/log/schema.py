@@ -59,7 +59,8 @@ CREATE TABLE label (
   request_id  TEXT NOT NULL,
   score       REAL NOT NULL CHECK (score BETWEEN 0 AND 1),
   source      TEXT NOT NULL,
-  time        REAL NOT NULL
+  time        REAL NOT NULL,
+  rate        REAL CHECK (rate > 0 AND rate <= 1)  -- the share of requests it was sampled from
 );
 CREATE INDEX label_request ON label (request_id);
 """

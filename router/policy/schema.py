@@ -23,6 +23,7 @@ from router.policy.budgets import BudgetLimit
 from router.policy.deployment import Deployment
 from router.policy.document import show
 from router.policy.fields import Name, Part, Real, Seconds, Tokens, Usd, similar, wrong
+from router.policy.judging import JudgeOptions
 from router.policy.rules import Rule
 from router.policy.storage import LedgerOptions, Log
 from router.types import TIERS, Arm, Budget, Tier
@@ -282,6 +283,9 @@ class Policy(Part):
     predictor: Predictor | None = Field(
         default=None, description="The shipped predictor otherwise."
     )
+    judge: JudgeOptions = Field(
+        default=JudgeOptions(), description="Who judges logged answers: `router judge`."
+    )
 
     _file: Path | None = PrivateAttr(None)
 
@@ -297,6 +301,7 @@ class Policy(Part):
                 if name in names[:at]:
                     raise wrong(f"{name!r} is used twice", "each name once", key, at, "name")
         self._check_pacing()
+        self._check_judge()
         for at, rule in enumerate(self.rules):
             if not set(rule.tiers) & set(present):
                 key = next(key for key in ("tier", "at_least", "at_most") if getattr(rule, key))
@@ -328,6 +333,16 @@ class Policy(Part):
                 raise wrong(f"budget {name!r} is paced, which this {key} does not allow",
                             f"{allowed}, where pacing names it", "budgets", at, key)  # fmt: skip
 
+    def _check_judge(self) -> None:
+        tier, model, present = self.judge.tier, self.judge.model, self.tiers.present
+        if tier is not None and tier not in present:
+            raise wrong(f"the tier {tier} has no deployment", ", ".join(present),
+                        "judge", "tier")  # fmt: skip
+        models = [arm.model for arm in self.arms()]
+        if model is not None and model not in models:
+            raise wrong(f"no deployment has the model {model!r}{similar(model, models)}",
+                        ", ".join(dict.fromkeys(models)), "judge", "model")  # fmt: skip
+
     @cached_property
     def hash(self) -> str:
         """SHA-256, in hex, of everything but the name and the description."""
@@ -351,6 +366,13 @@ class Policy(Part):
     def deployment(self, arm: Arm) -> Deployment:
         """The deployment that an arm of this policy calls."""
         return self.tiers.of(arm.tier)[arm.deployment]
+
+    def judge_arm(self) -> Arm:
+        """Who judges: the first deployment of the judge's model, or of its tier."""
+        tier, model = self.judge.tier or self.baseline, self.judge.model
+        return next(
+            arm for arm in self.arms() if (arm.model == model if model else arm.tier == tier)
+        )
 
     def budget_list(self) -> tuple[Budget, ...]:
         """The budgets, with limits in nano-USD."""

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from router.ledger.postgres.database import Database
+from router.log.base import Label
 from router.log.reader import PagedLog
 
 # JSON does not tell 1.0 from 1.
-_FLOATS = ("_time", "time", "ended", "propensity", "latency", "label")
+_FLOATS = ("_time", "time", "ended", "propensity", "latency", "label", "score", "rate")
 
 
 class PostgresLog(PagedLog):
@@ -27,9 +28,10 @@ class PostgresLog(PagedLog):
         [rows] = self._database.read(f"SELECT to_json(page) FROM ({query}) AS page")
         return [_floats(json.loads(str(row))) for [row] in rows]
 
-    def _label(self, request_id: str, score: float, source: str, now: float) -> bool:
+    def _put(self, label: Label) -> bool:
         known: bool = self._database.call(
-            "SELECT to_jsonb(put_label($1, $2, $3, $4))", request_id, score, source, now
+            "SELECT to_jsonb(put_label($1, $2, $3, $4, $5))",
+            *(label.request_id, label.score, label.source, label.time, label.rate),
         )
         return known
 

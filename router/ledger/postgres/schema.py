@@ -12,7 +12,7 @@ from router.ledger.postgres.draws import STEPS as DRAW_STEPS
 from router.ledger.postgres.steps import STEPS
 
 SCHEMA = "tiered_router"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _LEDGER_TABLES = """
 CREATE TABLE meta (version int NOT NULL);
@@ -164,7 +164,8 @@ CREATE TABLE label (
   request_id  text COLLATE "C" NOT NULL,
   score       double precision NOT NULL CHECK (score BETWEEN 0 AND 1),
   source      text NOT NULL,
-  time        double precision NOT NULL
+  time        double precision NOT NULL,
+  rate        double precision CHECK (rate > 0 AND rate <= 1)  -- the share it was sampled from
 );
 CREATE INDEX label_request ON label (request_id);
 """

@@ -72,11 +72,13 @@ BEGIN
   RETURN (SELECT to_jsonb(status) FROM request WHERE request_id = p_row->>0);
 END $$;
 
-CREATE FUNCTION put_label(p_request_id text, p_score float8, p_source text, p_now float8)
+CREATE FUNCTION put_label(
+  p_request_id text, p_score float8, p_source text, p_now float8, p_rate float8)
 RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
-  INSERT INTO label (request_id, score, source, time)
-    SELECT request_id, p_score, p_source, p_now FROM request WHERE request_id = p_request_id;
+  INSERT INTO label (request_id, score, source, time, rate)
+    SELECT request_id, p_score, p_source, p_now, p_rate FROM request
+      WHERE request_id = p_request_id;
   RETURN FOUND;
 END $$;
 """

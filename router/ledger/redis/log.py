@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from router.log.base import Log, LoggedRequest
+from router.log.base import Label, Log, LoggedRequest
 from router.types import AttemptRow
 
 
@@ -41,9 +41,21 @@ class DrainedLog:
         self._drain()
         return self._log.decisions(since, until, every=every)
 
-    def feedback(self, request_id: str, score: float, source: str = "user", *, now: float) -> None:
+    def feedback(
+        self,
+        request_id: str,
+        score: float,
+        source: str = "user",
+        *,
+        now: float,
+        rate: float | None = None,
+    ) -> None:
         self._drain()
-        self._log.feedback(request_id, score, source, now=now)
+        self._log.feedback(request_id, score, source, now=now, rate=rate)
+
+    def labels(self) -> Iterator[Label]:
+        self._drain()
+        return self._log.labels()
 
     def close(self) -> None:
         self._log.close()

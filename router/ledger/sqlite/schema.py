@@ -8,7 +8,7 @@ from __future__ import annotations
 from router.log.schema import LOG_TABLES
 
 APPLICATION_ID = 0x54527472  # "TRtr"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 # typeof(): SQLite turns an overflowing integer into a float, which would round money.
 LEDGER_TABLES = """

@@ -1,0 +1,103 @@
+"""From policy files to a question about a log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from router.certified import PromisedLadder
+from router.errors import ReplayError, UnknownPrice
+from router.ladder import Ladder
+from router.policy import load_policy
+from router.predict import load_predictor
+from router.prices import Dated, load_book, quote
+from router.replay.off_policy.measure import Question
+from router.replay.off_policy.replay import question_of
+from router.replay.off_policy.target import Named, of_policy
+from router.types import TIERS, Tier
+
+if TYPE_CHECKING:
+    from router.policy import Policy
+    from router.prices import Price
+
+_TOKENS = 1000  # by which a price per token is found: that of ordinary prompts
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question, with the baseline tier of its first policy, and notes for the reader."""
+
+    question: Question
+    baseline: Tier
+    notes: tuple[str, ...]
+
+
+def ask(sources: Sequence[str], now: float) -> Asked:
+    """Load policies (files, or names of shipped ones) and ask about them.
+
+    Raises `PolicyError` for a wrong policy, `ReplayError` for one that no log can answer, or two
+    that are the same.
+    """
+    policies = [load_policy(source) for source in sources]
+    ladders = [ladder_of(policy, now) for policy in policies]
+    named: list[Named] = []
+    for policy, ladder in zip(policies, ladders, strict=True):
+        if any(each.stamp == policy.hash for each in named):
+            raise ReplayError(f"policy {policy.name!r} is asked about twice")
+        taken = any(each.name == policy.name for each in named)
+        name = policy.stamp if taken else policy.name
+        named.append(Named(name, of_policy(ladder), policy.hash))
+    first = ladders[0] if ladders else None
+    tiers = [tier for tier in TIERS if any(tier in p.tiers.present for p in policies)] or TIERS
+    price = None if first is None else _per_token(first.prices[first.baseline_arms[0]])
+    question = question_of(named, tiers, price)
+    return Asked(question, policies[0].baseline if policies else "frontier", _notes(policies))
+
+
+def ladder_of(policy: Policy, now: float) -> Ladder:
+    """What a policy decides by at `now`, its promise certified where it makes one."""
+    own = policy.predictor.embedder if policy.predictor else None
+    predictor = load_predictor(policy.predictor_path, own)
+    ladder = Ladder.of(policy, load_book(), predictor.effort_tokens)
+    return PromisedLadder(ladder, predictor, now).at(now)[0]
+
+
+def _notes(policies: Sequence[Policy]) -> tuple[str, ...]:
+    """What of a policy is left out when it is replayed."""
+    notes = []
+    for policy in policies:
+        left = [
+            what
+            for what, has in (
+                ("its budgets", bool(policy.budgets)),
+                ("its pacing", policy.pacing is not None),
+                ("its exploring", policy.explore is not None),
+                ("its own predictor (the log's predictions stand)", policy.predictor is not None),
+            )
+            if has
+        ]
+        if left:
+            notes.append(f"{policy.name}: replayed without {', '.join(left)}")
+    return tuple(notes)
+
+
+def _per_token(prices: Dated[Price]) -> Dated[tuple[float, float]] | None:
+    """Nano-USD per token of input and of output, of ordinary prompts."""
+
+    def cost(price: Price, read: int, written: int) -> float:
+        found = quote(
+            price,
+            input_tokens=read,
+            output_tokens=written,
+            input_bound=read,
+            output_cap=written,
+            now=0.0,
+        ).expected
+        return (found or 0) / _TOKENS
+
+    try:
+        values = tuple((cost(p, _TOKENS, 0), cost(p, 0, _TOKENS)) for p in prices.values)
+    except UnknownPrice:
+        return None
+    return Dated(prices.starts, values) if values else None

@@ -1,0 +1,263 @@
+"""What a reader of estimates must know of a log: rows that stand twice, chances that cannot be
+true, prices that changed, labels that say nothing."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.decide import UNKNOWN
+from router.money import NANO_PER_USD
+from router.replay.off_policy.batch import LogBatch
+from router.replay.off_policy.sums import LOGGED, Tally
+
+_DAY = 86_400.0
+_ADDED = ("rows", "twice", "without_chances", "chains", "spent", "unpriced", "labelled", "naive",
+          "naive_rows", "predicted_baseline", "explored", "explored_extra")  # fmt: skip
+_L = {name: at for at, name in enumerate(LOGGED)}
+_IMPLAUSIBLE = 4.5  # standard errors; one honest log in 100,000 is as far off, for each arm
+_LEAST_CALLS = 30  # of an arm, in each half, before its bills are compared
+_DRIFT = 0.1  # by which bills over quotes may differ between the halves of a log
+_LEAST_LABELS = 100  # before labels are held against predictions
+
+
+@dataclass(slots=True)
+class ArmFacts:
+    """Sums over the rows in which an arm had a chance, for the check of the chances themselves:
+    how often it was `taken`, weighted by the inverse of its chance, and how often that should add
+    up to; `variance` of the first; `random` rows, in which its chance was neither 0 nor 1."""
+
+    weighted: float = 0.0
+    rows: float = 0.0
+    variance: float = 0.0
+    random: int = 0
+
+
+def keys_of(batch: LogBatch) -> NDArray[np.uint64]:
+    """What tells a decision from every other: a hash of its request and its step."""
+    keys: NDArray[np.uint64] = batch.request_hash + batch.step.astype(np.uint64) * np.uint64(
+        0x9E3779B97F4A7C15
+    )
+    return keys
+
+
+@dataclass(slots=True)
+class Facts:
+    """Facts of a log, or of a part of it."""
+
+    rows: int = 0
+    twice: int = 0  # rows that stand twice, and count once
+    without_chances: int = 0  # rows whose propensities are not known
+    chains: int = 0  # rows that are not the first decision of their request
+    spent: float = 0.0  # nano-USD, where known
+    unpriced: int = 0
+    labelled: int = 0
+    naive: float = 0.0  # nano-USD of the chosen models' own tokens at the baseline's price
+    naive_rows: int = 0
+    predicted_baseline: float = 0.0  # nano-USD, as it was logged
+    explored: int = 0  # rows whose arm was drawn, and not the best
+    explored_extra: float = 0.0  # nano-USD that they were expected to cost beyond the best arm
+    first: float = math.inf
+    last: float = -math.inf
+    arms: dict[str, ArmFacts] = field(default_factory=dict)
+    books: Counter[str] = field(default_factory=Counter)
+    predictors: Counter[str] = field(default_factory=Counter)
+    policies: Counter[str] = field(default_factory=Counter)
+    # (day, arm) → calls, their cost and their expected cost
+    bills: dict[tuple[int, str], list[float]] = field(default_factory=dict)
+    hashes: list[NDArray[np.uint64]] = field(default_factory=list)
+
+    def add(self, batch: LogBatch) -> None:
+        """Add a batch in which no row stands twice."""
+        at = np.arange(len(batch))
+        self.rows += len(batch)
+        self.chains += int((batch.step > 0).sum())
+        self.spent += float(np.nansum(batch.cost))
+        self.unpriced += int(np.isnan(batch.cost).sum())
+        self.labelled += int(np.isfinite(batch.label).sum())
+        self.predicted_baseline += float(np.nansum(batch.baseline))
+        self.first = min(self.first, float(batch.time.min()))
+        self.last = max(self.last, float(batch.time.max()))
+        self.hashes.append(keys_of(batch))
+        for counter, words in (
+            (self.books, batch.price_book),
+            (self.predictors, batch.predictor),
+            (self.policies, batch.policy),
+        ):
+            codes, names = words
+            found = np.bincount(codes, minlength=len(names))
+            counter.update({name: int(n) for name, n in zip(names, found, strict=True) if n})
+        mine = batch.propensity[at, batch.chosen]
+        self.without_chances += int(np.isnan(mine).sum())
+        self._check_chances(batch, mine)
+        self._add_bills(batch)
+
+    def _check_chances(self, batch: LogBatch, mine: NDArray[np.float64]) -> None:
+        known = np.isfinite(batch.propensity)
+        for at, arm in enumerate(batch.arms):
+            had = known[:, at] & (batch.propensity[:, at] > 0)
+            chance = batch.propensity[had, at]
+            taken = batch.chosen[had] == at
+            facts = self.arms.setdefault(arm.name, ArmFacts())
+            facts.weighted += float((taken / chance).sum())
+            facts.rows += float(had.sum())
+            facts.variance += float((1 / chance - 1).sum())
+            facts.random += int((chance < 1).sum())
+        best = np.nan_to_num(batch.propensity, nan=-1.0).argmax(axis=1)
+        rows = np.arange(len(batch))
+        drawn = mine < batch.propensity[rows, best]
+        self.explored += int(drawn.sum())
+        money = np.where(batch.expected == UNKNOWN, 0, batch.expected)
+        self.explored_extra += float((money[rows, batch.chosen] - money[rows, best])[drawn].sum())
+        impossible = np.isfinite(mine) & ~((mine > 0) & (mine <= 1 + 1e-9))
+        if impossible.any():  # what was taken had no chance: as implausible as can be
+            at = int(np.flatnonzero(impossible)[0])
+            self.arms[batch.arms[int(batch.chosen[at])].name].weighted = math.inf
+
+    def _add_bills(self, batch: LogBatch) -> None:
+        at = np.arange(len(batch))
+        expected = batch.expected[at, batch.chosen]
+        known = np.isfinite(batch.cost) & (expected != UNKNOWN) & (expected > 0)
+        day = (batch.time[known] // _DAY).astype(np.int64)
+        cell = day * len(batch.arms) + batch.chosen[known]
+        cells, place = np.unique(cell, return_inverse=True)
+        columns = (None, batch.cost[known], expected[known].astype(np.float64))
+        sums = [np.bincount(place, weights=column) for column in columns]
+        for index, each in enumerate(cells.tolist()):
+            key = (each // len(batch.arms), batch.arms[each % len(batch.arms)].name)
+            held = self.bills.setdefault(key, [0.0, 0.0, 0.0])
+            for column in range(3):
+                held[column] += float(sums[column][index])
+
+    def merge(self, other: Facts) -> None:
+        """Add the facts of a later part."""
+        for name in _ADDED:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.first, self.last = min(self.first, other.first), max(self.last, other.last)
+        for name, arm in other.arms.items():
+            mine = self.arms.setdefault(name, ArmFacts())
+            mine.weighted += arm.weighted
+            mine.rows += arm.rows
+            mine.variance += arm.variance
+            mine.random += arm.random
+        self.books.update(other.books)
+        self.predictors.update(other.predictors)
+        self.policies.update(other.policies)
+        for key, sums in other.bills.items():
+            held = self.bills.setdefault(key, [0.0, 0.0, 0.0])
+            held[:] = [a + b for a, b in zip(held, sums, strict=True)]
+        self.hashes += other.hashes
+
+    def repeated(self) -> int:
+        """Rows whose request stands in another part too."""
+        every = np.sort(np.concatenate(self.hashes)) if self.hashes else np.zeros(0)
+        return int((every[1:] == every[:-1]).sum())
+
+    @property
+    def explores(self) -> bool:
+        """Whether any arm had a chance between 0 and 1."""
+        return any(arm.random for arm in self.arms.values())
+
+    def implausible(self) -> list[str]:
+        """Arms that were not taken as often as their chances say."""
+        found = []
+        for name, arm in self.arms.items():
+            error = math.sqrt(max(arm.variance, 0.0))
+            off = abs(arm.weighted - arm.rows)
+            if off > _IMPLAUSIBLE * error + 1e-6 * arm.rows + 1e-9:
+                found.append(f"{name} ({arm.weighted:,.0f} weighted takes of {arm.rows:,.0f})")
+        return found
+
+    def drifted(self) -> list[str]:
+        """Arms whose bills, over what was quoted, differ between the halves of the log's days."""
+        days = sorted({day for day, _ in self.bills})
+        middle = days[len(days) // 2] if len(days) > 1 else None
+        halves: dict[str, list[list[float]]] = {}
+        for (day, arm), sums in sorted(self.bills.items()):
+            half = int(middle is not None and day >= middle)
+            held = halves.setdefault(arm, [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])[half]
+            held[:] = [a + b for a, b in zip(held, sums, strict=True)]
+        found = []
+        for arm, (early, late) in halves.items():
+            if min(early[0], late[0]) < _LEAST_CALLS:
+                continue
+            before, after = early[1] / early[2], late[1] / late[2]
+            if abs(after - before) > _DRIFT * before:
+                found.append(f"{arm} (bills over quotes {before:.2f}, then {after:.2f})")
+        return found
+
+
+def agreement(logged: Tally) -> tuple[float, int]:
+    """How labels go with predictions within arms: correlation, and the number of labels."""
+    n = covariance = spread_x = spread_y = 0.0
+    for sums in logged.by_arm.values():
+        m, x, y, xx, xy = (
+            float(sums[:, _L[f"quality.{c}"]].sum()) for c in ("m", "x", "y", "xx", "xy")
+        )
+        if m < 2:
+            continue
+        n += m
+        covariance += xy - x * y / m
+        spread_x += xx - x * x / m
+        spread_y += y - y * y / m  # of labels of 0 and 1; of others it is at most this
+    if spread_x <= 1e-9 * n or spread_y <= 1e-9 * n:
+        return 0.0, 0  # there is nothing to go together
+    return covariance / math.sqrt(spread_x * spread_y), int(n)
+
+
+def warnings_of(facts: Facts, logged: Tally) -> list[str]:
+    """What is odd about the log, whatever the policy."""
+    found = []
+    if facts.twice:
+        found.append(f"{facts.twice:,} rows stand twice in the log and were counted once")
+    if len(facts.books) > 1:
+        found.append(
+            f"prices changed within the log ({len(facts.books)} price books): every figure is at "
+            "the prices of its day; use --since to look at today's alone"
+        )
+    if drifted := facts.drifted():
+        found.append(
+            f"what calls cost has drifted: {'; '.join(drifted)}; figures are a mean over the "
+            "period and no forecast"
+        )
+    if len(facts.predictors) > 1:
+        found.append(
+            f"{len(facts.predictors)} predictors decided in this log; each row has its own"
+        )
+    if facts.unpriced:
+        found.append(
+            f"{facts.unpriced:,} requests have no known cost and are in no cost; their cost is "
+            "taken to be as that of others of their arm"
+        )
+    correlation, labels = agreement(logged)
+    if labels >= _LEAST_LABELS and correlation < 2 / math.sqrt(labels):
+        found.append(
+            f"labels do not follow the predictions (correlation {correlation:+.3f} over {labels:,} "
+            "labels): they may be shuffled, joined to the wrong requests, or the predictor knows "
+            "nothing of this traffic"
+        )
+    return found
+
+
+def as_dict(facts: Facts) -> Mapping[str, Any]:
+    """The facts, ready for JSON."""
+    return {
+        "rows": facts.rows,
+        "rows_twice": facts.twice,
+        "labelled": facts.labelled,
+        "explored": facts.explored,
+        "explored_extra_usd": facts.explored_extra / NANO_PER_USD,
+        "without_propensities": facts.without_chances,
+        "unknown_costs": facts.unpriced,
+        "since": facts.first if facts.rows else None,
+        "until": facts.last if facts.rows else None,
+        "policies": dict(facts.policies),
+        "predictors": dict(facts.predictors),
+        "price_books": dict(facts.books),
+    }

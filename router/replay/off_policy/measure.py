@@ -1,0 +1,97 @@
+"""Reading a log once, for any number of policies: its sums, part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from router.prices import Dated
+from router.replay.off_policy.batch import LogBatch
+from router.replay.off_policy.facts import Facts, keys_of
+from router.replay.off_policy.sums import (
+    LOGGED,
+    PolicySums,
+    Tally,
+    add_logged,
+    add_policy,
+    rows_of,
+)
+from router.replay.off_policy.target import Named, as_logged
+
+AS_LOGGED = "as logged"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked of a log: the policies, and nano-USD per token of input and output of the
+    baseline at each time, None where it is not known."""
+
+    policies: tuple[Named, ...]
+    baseline_price: Dated[tuple[float, float]] | None = None
+
+
+@dataclass(slots=True)
+class Sums:
+    """What a log, or a part of it, says of every policy."""
+
+    logged: Tally = field(default_factory=lambda: Tally(LOGGED))
+    policies: dict[str, PolicySums] = field(default_factory=dict)
+    facts: Facts = field(default_factory=Facts)
+
+    def merge(self, other: Sums) -> None:
+        """Add a later part."""
+        self.logged.merge(other.logged)
+        self.facts.merge(other.facts)
+        for name, sums in other.policies.items():
+            self.policies.setdefault(name, PolicySums()).merge(sums)
+
+
+def measure(batches: Iterable[LogBatch], question: Question) -> Sums:
+    """The sums of some batches. Rows that stand twice in one batch count once."""
+    sums = Sums(policies={name: PolicySums() for name in (AS_LOGGED, *_names(question.policies))})
+    for batch in batches:
+        once = _once(batch)
+        sums.facts.twice += len(batch) - len(once)
+        sums.facts.add(once)
+        _add_naive(sums.facts, once, question.baseline_price)
+        rows = rows_of(once)
+        add_logged(sums.logged, once, rows)
+        own = rows_of(once, as_logged=True)
+        add_policy(sums.policies[AS_LOGGED], once, own, as_logged(once))
+        for policy in question.policies:
+            add_policy(sums.policies[policy.name], once, rows, policy.decide(once))
+    return sums
+
+
+def _names(policies: Sequence[Named]) -> list[str]:
+    return [policy.name for policy in policies]
+
+
+def _once(batch: LogBatch) -> LogBatch:
+    _, first = np.unique(keys_of(batch), return_index=True)
+    return batch if len(first) == len(batch) else batch.take(np.sort(first))
+
+
+def _add_naive(facts: Facts, batch: LogBatch, price: Dated[tuple[float, float]] | None) -> None:
+    """Sum up the figure that others report: the chosen models' tokens at the baseline's price."""
+    if price is None:
+        return
+    known = np.isfinite(batch.billed_input) & np.isfinite(batch.billed_output)
+    place = np.searchsorted(np.array(price.starts), batch.time[known], side="right") - 1
+    each = np.array(price.values)[np.maximum(place, 0)]
+    facts.naive += float(
+        (each[:, 0] * batch.billed_input[known] + each[:, 1] * batch.billed_output[known]).sum()
+    )
+    facts.naive_rows += int(known.sum())
+
+
+def merged(parts: Iterable[Sums], progress: Callable[[int], None] = lambda rows: None) -> Sums:
+    """The sums of a log from those of its parts, added in their order, so that whoever computed
+    them the figures are the same to the last digit."""
+    total = Sums()
+    for part in parts:
+        total.merge(part)
+        progress(total.facts.rows)
+    return total

@@ -1,0 +1,335 @@
+"""`replay`: what policies would have cost and achieved on a log, and what routing really saved."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+
+from router.errors import ReplayError
+from router.money import NANO_PER_USD
+from router.prices import Dated
+from router.replay.off_policy.estimate import ESTIMATORS, Estimates, Replicates, estimate
+from router.replay.off_policy.facts import Facts, as_dict, warnings_of
+from router.replay.off_policy.measure import AS_LOGGED, Question, Sums
+from router.replay.off_policy.sums import OUTCOMES
+from router.replay.off_policy.target import Named, always
+from router.types import TIERS, Tier
+
+LEAST_EFFECTIVE = 200  # rows where log and policy agree, below which nothing is estimated
+LEAST_HELD_OUT = 30  # the same for the baseline's cost, whose model needs little correction
+LEAST_LABELS = 30  # of them with a label, below which quality is not estimated
+MOST_UNSUPPORTED = 0.01  # of requests or predicted cost; the interval is widened by what there is
+BEST = "doubly_robust"
+_ALWAYS = "always "
+Mix = Callable[[Replicates], Replicates]  # cost → quality
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyResult:
+    """One policy: estimates, how they came about, and why they are missing where they are.
+
+    `figures`: outcome → estimator → value and 95% interval; cost in US dollars a request, quality a
+    share of good answers, latency in seconds. `against_log`: the difference to the log's own
+    choices. `saved_usd`: against always-baseline, over the whole log. `over_random_mix`: quality
+    beyond the best random mix of single tiers at the same cost.
+    """
+
+    name: str
+    figures: dict[str, dict[str, dict[str, float]]]
+    against_log: dict[str, dict[str, float]]
+    saved_usd: dict[str, float] | None
+    over_random_mix: dict[str, float] | None
+    support: dict[str, Any]
+    refused: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        best = {outcome: each[BEST] for outcome, each in self.figures.items()}
+        return {**asdict(self), "best": best}
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """The answer to a question: about the log, about each policy, and the honest baseline."""
+
+    log: dict[str, Any]
+    policies: tuple[PolicyResult, ...]
+    baseline: dict[str, Any]
+    singles: tuple[PolicyResult, ...]
+    warnings: tuple[str, ...]
+    sums: Sums
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        return {
+            "log": self.log,
+            "policies": [each.as_dict() for each in self.policies],
+            "baseline": self.baseline,
+            "singles": [each.as_dict() for each in self.singles],
+            "warnings": list(self.warnings),
+        }
+
+
+def question_of(
+    policies: Sequence[Named], tiers: Iterable[Tier], price: Dated[tuple[float, float]] | None
+) -> Question:
+    """What is asked about some policies: they, and each tier alone, for comparison."""
+    singles = [Named(f"{_ALWAYS}{tier}", partial(always, tier=TIERS.index(tier))) for tier in tiers]
+    return Question((*policies, *singles), price)
+
+
+def conclude(sums: Sums, baseline: Tier, *, model_only: bool = False) -> Replay:
+    """Turn sums into estimates, or into reasons why there are none.
+
+    Parameters: `baseline`, the tier that savings are against; `model_only`, whether the direct
+    model may stand alone where the log left nothing to chance: it then rests on the predictor.
+    Raises `ReplayError` where the log itself cannot be used: no row, rows that stand twice in
+    different files, or chances that do not fit what was chosen.
+    """
+    facts = sums.facts
+    _refuse_log(facts)
+    warnings = warnings_of(facts, sums.logged)
+    found = {name: estimate(sums.logged, each) for name, each in sums.policies.items()}
+    logged = found[AS_LOGGED]
+    against = found.get(f"{_ALWAYS}{baseline}")
+    mix = random_mix(
+        [
+            (each.by_outcome["cost"][BEST], each.by_outcome["quality"][BEST])
+            for name, each in found.items()
+            if name.startswith(_ALWAYS) and each.rows and not _refusals(each, facts)
+            and not _no_quality(each, facts)
+        ]
+    )  # fmt: skip
+    results = [
+        _result(name, each, logged, against, mix, facts, sums,
+                model_only=model_only or name == AS_LOGGED)
+        for name, each in found.items()
+    ]  # fmt: skip
+    [own] = [each for each in results if each.name == AS_LOGGED]
+    singles = tuple(each for each in results if each.name.startswith(_ALWAYS))
+    return Replay(
+        log={**as_dict(facts), **_of_log(own)},
+        policies=tuple(each for each in results if each is not own and each not in singles),
+        baseline=_baseline(facts, own, against, baseline),
+        singles=singles,
+        warnings=tuple(warnings),
+        sums=sums,
+    )
+
+
+def _refuse_log(facts: Facts) -> None:
+    if not facts.rows:
+        raise ReplayError("the log has no decision that can be replayed")
+    if repeated := facts.repeated():
+        raise ReplayError(
+            f"{repeated:,} rows stand in more than one file of the log; export it anew"
+        )
+    if implausible := facts.implausible():
+        raise ReplayError(
+            "arms were not taken as often as their logged chances say: "
+            f"{'; '.join(implausible)}; rows are missing, or the propensities are not those of "
+            "these decisions"
+        )
+
+
+def _result(
+    name: str,
+    found: Estimates,
+    logged: Estimates,
+    against: Estimates | None,
+    mix: Mix | None,
+    facts: Facts,
+    sums: Sums,
+    *,
+    model_only: bool,
+) -> PolicyResult:
+    policy = sums.policies[name]
+    refused = [] if name == AS_LOGGED else _refusals(found, facts)
+    warnings = []
+    chains = bool(facts.chains)
+    if refused and model_only and not chains:
+        warnings = [f"by the direct model alone, since {'; '.join(refused)}"]
+        refused = []
+    estimators: tuple[str, ...] = ESTIMATORS
+    if warnings:
+        estimators = ("direct",)
+    elif chains:
+        estimators = ("ips", "snips")
+    outcomes = [] if refused else list(OUTCOMES)
+    if "quality" in outcomes and (why := _no_quality(found, facts)):
+        outcomes.remove("quality")
+        warnings.append(why)
+    if policy.refused:
+        warnings.append(f"it would have refused {policy.refused:,} requests; they are in no figure")
+    if 0 < found.unsupported <= MOST_UNSUPPORTED and outcomes:
+        warnings.append(
+            f"{found.unsupported:.2%} of its decisions had no chance in the log: intervals are "
+            "widened by the worst that they can be"
+        )
+    figures, difference = {}, {}
+    best = BEST if BEST in estimators else estimators[-1]
+    for outcome in outcomes:
+        spread = _spread_of(outcome, found)
+        scale = NANO_PER_USD if outcome == "cost" else 1
+        bounds = (0.0, 1.0) if outcome == "quality" else (0.0, math.inf)
+        each = {
+            key: _shown(found.by_outcome[outcome][key], scale, spread, bounds) for key in estimators
+        }
+        figures[outcome] = {**each, BEST: each[best]}
+        own = logged.by_outcome[outcome]["ips" if outcome == "cost" else "snips"]
+        difference[outcome] = _shown(
+            found.by_outcome[outcome][best].minus(own), scale, spread, (-math.inf, math.inf)
+        )
+    saved = None
+    if "cost" in outcomes and against is not None and not _refusals(against, facts, LEAST_HELD_OUT):
+        change = against.by_outcome["cost"][BEST].minus(found.by_outcome["cost"][best])
+        saved = _shown(change, NANO_PER_USD / facts.rows, 0.0, (-math.inf, math.inf))
+    over_mix = None
+    if mix is not None and "quality" in outcomes and not name.startswith(_ALWAYS):
+        cost, quality = _costs_and_quality(name, found, best)
+        over_mix = _shown(quality.minus(mix(cost)), 1, 0.0, (-math.inf, math.inf))
+    support = {
+        "rows": found.rows,
+        "moved": policy.moved,
+        "agreed": found.agreed,
+        "effective": found.effective,
+        "largest_weight": found.largest_weight,
+        "unsupported": found.unsupported,
+        "unsupported_cost": found.unsupported_cost,
+        "switch_cut": found.cut,
+        "refused_requests": policy.refused,
+    }
+    return PolicyResult(
+        name, figures, difference, saved, over_mix, support, tuple(refused), tuple(warnings)
+    )
+
+
+def _costs_and_quality(name: str, found: Estimates, best: str) -> tuple[Replicates, Replicates]:
+    """A policy's cost and quality; the log's own are known, not estimated."""
+    cost, quality = (best, best) if name != AS_LOGGED else ("ips", "snips")
+    return found.by_outcome["cost"][cost], found.by_outcome["quality"][quality]
+
+
+def random_mix(singles: Sequence[tuple[Replicates, Replicates]]) -> Mix | None:
+    """What the best random mix of single tiers achieves at a cost: their upper hull.
+
+    Parameters: cost and quality of each tier. Returns None for fewer than two tiers. Below the
+    cheapest tier's cost the mix is that tier, above the dearest's the best.
+    """
+    if len(singles) < 2:
+        return None
+    costs, qualities = (np.stack([each[i].values for each in singles]) for i in (0, 1))
+
+    def at(cost: Replicates) -> Replicates:
+        """Every mix of two tiers that costs as much, and every tier that costs no more."""
+        best = np.where(costs <= cost.values, qualities, -np.inf).max(axis=0)
+        for low, high in permutations(range(len(singles)), 2):
+            width = costs[high] - costs[low]
+            share = (cost.values - costs[low]) / np.where(width > 0, width, 1.0)
+            mixed = (1 - share) * qualities[low] + share * qualities[high]
+            inside = (width > 0) & (share >= 0) & (share <= 1)
+            best = np.where(inside, np.maximum(best, mixed), best)
+        cheapest = qualities[costs.argmin(axis=0), np.arange(costs.shape[1])]
+        return Replicates(np.where(np.isfinite(best), best, cheapest))
+
+    return at
+
+
+def _refusals(found: Estimates, facts: Facts, least: int = LEAST_EFFECTIVE) -> list[str]:
+    """Why the log cannot say what this policy would have come to, with `least` rows to go by."""
+    if not found.rows:
+        return ["it would have refused every request"]
+    if facts.without_chances:
+        return [f"{facts.without_chances:,} rows have no propensities"]
+    reasons = []
+    if max(found.unsupported, found.unsupported_cost) > MOST_UNSUPPORTED:
+        reasons.append(
+            f"{found.unsupported:.1%} of its decisions ({found.unsupported_cost:.1%} of their "
+            "cost) had no chance of being taken in the log; log with `explore`, or a holdout"
+        )
+    if found.effective < least:
+        reasons.append(
+            f"log and policy agree in {found.agreed:,} rows that weigh as much as "
+            f"{found.effective:.0f}, fewer than {least}; log more, or explore more"
+        )
+    return reasons
+
+
+def _no_quality(found: Estimates, facts: Facts) -> str | None:
+    if facts.labelled < LEAST_LABELS:
+        return (
+            f"quality is not estimated: {facts.labelled:,} labels in the log, fewer than "
+            f"{LEAST_LABELS}"
+        )
+    if found.blind:
+        return f"quality is not estimated: no answer of {', '.join(found.blind)} has a label"
+    return None
+
+
+def _spread_of(outcome: str, found: Estimates) -> float:
+    """What decisions without support can change at most: quality by 1, cost by as much again."""
+    if outcome == "quality":
+        return found.unsupported
+    mean = abs(float(found.by_outcome[outcome]["direct"].values[0]))
+    return found.unsupported_cost * mean
+
+
+def _shown(
+    found: Replicates, scale: float, spread: float, bounds: tuple[float, float]
+) -> dict[str, float]:
+    one = found.estimate(spread, *bounds)
+    return {
+        "value": one.value / scale,
+        "low": one.low / scale,
+        "high": one.high / scale,
+        "error": one.error / scale,
+    }
+
+
+def _of_log(own: PolicyResult) -> dict[str, Any]:
+    """What the log itself cost and achieved: its cost is known, its quality as far as labels go."""
+    figures = own.figures
+    return {
+        "cost_per_request_usd": figures["cost"]["ips"],
+        "quality": figures["quality"]["snips"] if "quality" in figures else None,
+        "latency_seconds": figures["latency"]["snips"],
+        "over_random_mix": own.over_random_mix,
+    }
+
+
+def _baseline(
+    facts: Facts,
+    own: PolicyResult,
+    against: Estimates | None,
+    tier: Tier,
+) -> dict[str, Any]:
+    """What always-baseline would have cost: honestly, as predicted, and as others report it."""
+    spent = facts.spent / NANO_PER_USD
+    predicted = facts.predicted_baseline / NANO_PER_USD
+    naive = facts.naive / NANO_PER_USD if facts.naive_rows else None
+    reasons = [f"no arm of tier {tier} is in the log"]
+    if against is not None:
+        reasons = _refusals(against, facts, LEAST_HELD_OUT)
+    honest = None
+    if against is not None and not reasons:
+        spread = _spread_of("cost", against)
+        cost = against.by_outcome["cost"][BEST]
+        honest = _shown(cost, NANO_PER_USD / facts.rows, spread, (0.0, math.inf))
+    return {
+        "tier": tier,
+        "spent_usd": spent,
+        "honest_usd": honest,
+        "saved_usd": own.saved_usd,
+        "predicted_usd": predicted,
+        "predicted_saved_usd": predicted - spent,
+        "naive_usd": naive,
+        "naive_saved_usd": None if naive is None else naive - spent,
+        "why_not_honest": "; ".join(reasons) or None,
+    }

@@ -1,0 +1,170 @@
+"""The replayable log as a table: a row for each decision, with what it saw and what came of it.
+
+Columns of lists have an entry for each arm, in the order of `arms`, a JSON list of
+[name, tier, model]. Money is nano-USD, time unix seconds, latency seconds. What is not known is
+null, a propensity too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from router.decide.explain import BAR_TEXT
+from router.decide.options import Bar
+from router.errors import ConfigurationError
+from router.log.base import Log, LoggedRequest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from router.types import AttemptRow
+
+REPLAY_EXTRA = "pip install 'tiered-router[replay]'"
+VERSION = 1  # of the table's columns
+# What an arm lacks whatever the policy; every other bar is the business of the policy that decides.
+_LACKS = {
+    BAR_TEXT[bar]: bar
+    for bar in (
+        Bar.NO_VISION,
+        Bar.NO_AUDIO,
+        Bar.NO_FILES,
+        Bar.NO_TOOLS,
+        Bar.NO_STRUCTURED_OUTPUT,
+        Bar.WINDOW_TOO_SMALL,
+    )
+}
+
+
+def arrow() -> Any:
+    """The module pyarrow. Raises `ConfigurationError` where it is not installed."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise ConfigurationError(f"replay reads tables by pyarrow: {REPLAY_EXTRA}") from None
+    return pyarrow
+
+
+def schema() -> pa.Schema:
+    """The table's columns."""
+    pa = arrow()
+    word = pa.dictionary(pa.int32(), pa.string())
+    fields = [
+        ("request_id", pa.string()),
+        ("request_hash", pa.uint64()),  # of the id: finds rows that stand twice
+        ("cluster", pa.uint32()),  # of the conversation, or the request: what varies together
+        ("step", pa.int16()),  # of a chain of calls, from 0
+        ("time", pa.float64()),
+        ("policy", word),
+        ("predictor", word),
+        ("price_book", word),
+        ("tags", word),  # JSON
+        ("needs", word),  # JSON
+        ("input_tokens", pa.int64()),  # as estimated before the call
+        ("novel", pa.bool_()),
+        ("arms", word),
+        ("quality", pa.list_(pa.float64())),
+        ("quality_std", pa.list_(pa.float64())),
+        ("expected", pa.list_(pa.int64())),
+        ("upper", pa.list_(pa.int64())),
+        ("propensity", pa.list_(pa.float64())),
+        ("barred", pa.list_(pa.uint8())),
+        ("chosen", pa.int16()),
+        ("baseline", pa.int64()),  # what the baseline tier was predicted to cost
+        ("cost", pa.int64()),  # of every attempt
+        ("latency", pa.float64()),  # of every attempt
+        ("billed_input", pa.int64()),  # tokens of the accepted answer's bill
+        ("billed_output", pa.int64()),
+        ("label", pa.float64()),
+    ]
+    return pa.schema(fields, metadata={"tiered_router_log": str(VERSION)})
+
+
+@dataclass(slots=True)
+class LeftOut:
+    """Requests of a log that no decision can be replayed on, by reason."""
+
+    refused: int = 0  # nothing was sent
+    open: int = 0  # not ended yet
+    own: int = 0  # of the router itself: judges, probes
+    undecided: int = 0  # without predictions and quotes of arms, as imported logs may be
+
+
+def rows_of(
+    log: Log, since: float | None, until: float | None, left_out: LeftOut
+) -> Iterator[dict[str, Any]]:
+    """The table's rows of a log, in order of time. `left_out` counts what is not among them."""
+    attempts = log.attempts(since, until)
+    waiting = next(attempts, None)
+    for request in log.requests(since, until):
+        mine: list[AttemptRow] = []
+        # Both come in the order of requests; an attempt of a request that is not there is skipped.
+        while waiting is not None and waiting.request_id == request.request_id:
+            mine.append(waiting)
+            waiting = next(attempts, None)
+        if request.purpose != "serve":
+            left_out.own += 1
+        elif not mine or request.status == "refused":
+            left_out.refused += 1
+        elif request.status == "open":
+            left_out.open += 1
+        elif (row := _row(request, mine)) is None:
+            left_out.undecided += 1
+        else:
+            yield row
+
+
+def _row(request: LoggedRequest, attempts: list[AttemptRow]) -> dict[str, Any] | None:
+    views = request.decision
+    names = [view["arm"] for view in views]
+    if request.chosen not in names or any(view.get("quality") is None for view in views):
+        return None
+    accepted = next((each for each in attempts if each.number == request.accepted), None)
+    return {
+        "request_id": request.request_id,
+        "request_hash": _hash(request.request_id, 8),
+        "cluster": _hash(request.conversation_id or request.request_id, 4),
+        "step": 0,
+        "time": request.time,
+        "policy": request.policy,
+        "predictor": request.predictor,
+        "price_book": request.price_book,
+        "tags": json.dumps(request.tags),
+        "needs": json.dumps(request.features.get("needs") or []),
+        "input_tokens": request.features.get("input_tokens"),
+        "novel": bool(request.features.get("novel")),
+        "arms": _arms(tuple((view["arm"], view["tier"], view["model"]) for view in views)),
+        "quality": [view["quality"] for view in views],
+        "quality_std": [view["quality_std"] for view in views],
+        "expected": [view["expected"] for view in views],
+        "upper": [view["upper"] for view in views],
+        "propensity": [view["propensity"] for view in views],
+        "barred": [_LACKS.get(view["rejected"], Bar.FREE) for view in views],
+        "chosen": names.index(request.chosen),
+        "baseline": request.baseline,
+        "cost": request.cost,
+        "latency": sum(each.latency for each in attempts),
+        "billed_input": accepted.input_tokens if accepted else None,
+        "billed_output": accepted.output_tokens if accepted else None,
+        "label": request.label,
+    }
+
+
+@lru_cache(maxsize=1024)
+def _arms(arms: tuple[tuple[str, str, str], ...]) -> str:
+    return json.dumps(arms, ensure_ascii=False)
+
+
+def _hash(text: str, size: int) -> int:
+    digest = hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=size).digest()
+    return int.from_bytes(digest, "big")
+
+
+def to_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Rows as a table of `schema`."""
+    return arrow().Table.from_pylist(list(rows), schema=schema())
