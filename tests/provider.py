@@ -86,7 +86,8 @@ class Provider:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        # Looks for its end every 20 ms, since each test ends one.
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def _next(self, path: str, headers: dict[str, str], body: dict[str, Any]) -> Behaviour:
         with self._lock:

@@ -37,6 +37,7 @@ _WHY = {
     sqlite3.SQLITE_PERM: "permission is denied",
     sqlite3.SQLITE_NOTADB: "it is not a SQLite file",
 }
+_SWAPPED = "the file, its -wal or its -shm was deleted or replaced while in use"
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.020  # seconds, while another process writes
 # One commit in so many moves the write-ahead log into the file, by chance: about once in 16 MB,
 # however many processes write. Once in 4 MB, as SQLite does, is more than one call in a hundred.
@@ -263,6 +264,10 @@ class Database:
                 slot.close()
         forks.LIVE.discard(self)
 
+    def slots(self) -> tuple[Slot, Slot]:
+        """Both connections; of a store in memory they are one."""
+        return self._writer, self._reader
+
     def pause(self) -> list[Slot]:
         """Stop and close for a fork; return the slots whose locks are held until it is over."""
         paused = []
@@ -321,7 +326,9 @@ class Database:
                 connection.execute("PRAGMA query_only = ON")
             else:
                 connection.execute("PRAGMA busy_timeout = 0")  # `_begin` waits, and more fairly
-                slot.identity = identity(self._path)
+            connection.execute("PRAGMA user_version").fetchone()  # which opens log and index
+            slot.path, slot.identity = self._path, identity(self._path)
+            self._refuse_two_logs(slot.identity)
         except OSError as error:
             connection.close()
             raise LedgerUnavailable(self.name, str(error)) from error
@@ -353,16 +360,14 @@ class Database:
 
     def _same_file(self) -> None:
         """Refuse to write into a file that was deleted or swapped: others would not see it."""
-        if self._path is None:
-            return
-        try:
-            same = identity(self._path) == self._writer.identity
-        except OSError:
-            same = False
-        if not same:
-            raise LedgerCorrupt(
-                self.name, "the file or its -wal was deleted or replaced while in use"
-            )
+        if not self._writer.unchanged:
+            raise LedgerCorrupt(self.name, _SWAPPED)
+
+    def _refuse_two_logs(self, found: tuple[int, ...]) -> None:
+        """Refuse a file whose log or index was swapped while this process had it open: SQLite gives
+        all connections of a process to one file the index that the first of them opened."""
+        if any(each[:2] == found[:2] and each != found for each in forks.in_use()):
+            raise LedgerCorrupt(self.name, f"{_SWAPPED}; end this process first")
 
     def _checkpoint(self, connection: sqlite3.Connection) -> None:
         """Now and then, move the write-ahead log into the file, so that it begins anew.

@@ -8,11 +8,14 @@ whoever takes both takes the slot's first.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sqlite3
 import threading
 import weakref
 from typing import Protocol
+
+from router.ledger.sqlite.files import identity
 
 
 class Slot:
@@ -22,14 +25,31 @@ class Slot:
         self.lock = threading.Lock()
         self.connection: sqlite3.Connection | None = None
         self.pid = 0
+        self.path: str | None = None
         self.identity: tuple[int, ...] = ()
 
+    @property
+    def unchanged(self) -> bool:
+        """Whether the files that the connection has open are still those of their names."""
+        try:
+            return self.path is None or identity(self.path) == self.identity
+        except OSError:
+            return False
+
     def close(self) -> None:
-        """Close the connection; one of another process is none."""
+        """Close the connection; one of another process is none.
+
+        It is left open until the process ends where its files were swapped: the last one to close
+        deletes the log of that name, which is now another's, with what that other has committed.
+        """
         if self.connection is not None and self.pid == os.getpid():
             with OPENING:
-                self.connection.close()
-            self.connection = None
+                if self.unchanged:
+                    self.connection.close()
+                else:
+                    ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.connection))
+                    _LEFT_OPEN.append(self.identity)
+                self.connection = None
 
     def __del__(self) -> None:
         self.close()  # a store that nobody closed: not in the middle of a fork either
@@ -37,6 +57,8 @@ class Slot:
 
 class Forkable(Protocol):
     """What has slots. It stands in `LIVE` from before its first connection until it is closed."""
+
+    def slots(self) -> tuple[Slot, Slot]: ...
 
     def pause(self) -> list[Slot]: ...
 
@@ -47,6 +69,13 @@ LIVE: weakref.WeakSet[Forkable] = weakref.WeakSet()
 OPENING = threading.RLock()
 _FORK = threading.Lock()
 _PAUSED: list[Slot] = []
+_LEFT_OPEN: list[tuple[int, ...]] = []  # the files of connections that must not be closed
+
+
+def in_use() -> list[tuple[int, ...]]:
+    """The identities of all files that this process has open."""
+    slots = [slot for each in list(LIVE) for slot in each.slots()]
+    return [slot.identity for slot in slots if slot.connection is not None] + _LEFT_OPEN
 
 
 def _before_fork() -> None:
