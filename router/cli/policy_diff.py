@@ -33,7 +33,7 @@ if TYPE_CHECKING:
               help="Fail unless the thresholds surely hold: the UPPER end of the cost and the "
               "LOWER end of the quality count instead.")  # fmt: skip
 @click.option("--examples", type=click.IntRange(0, 1000), default=5, show_default=True,
-              metavar="N", help="How many of the moved requests to show, a sample by hash.")  # fmt: skip
+              metavar="N", help="How many moved requests to show, a sample by hash.")  # fmt: skip
 @json_option
 def diff(
     old: str,

@@ -65,7 +65,7 @@ def ladder_of(policy: Policy, now: float) -> Ladder:
 
 def notes(policies: Sequence[Policy]) -> tuple[str, ...]:
     """What of a policy is left out when it is replayed."""
-    notes = []
+    found = []
     for policy in policies:
         left = [
             what
@@ -78,8 +78,8 @@ def notes(policies: Sequence[Policy]) -> tuple[str, ...]:
             if has
         ]
         if left:
-            notes.append(f"{policy.name}: replayed without {', '.join(left)}")
-    return tuple(notes)
+            found.append(f"{policy.name}: replayed without {', '.join(left)}")
+    return tuple(dict.fromkeys(found))
 
 
 def _per_token(prices: Dated[Price]) -> Dated[tuple[float, float]] | None:

@@ -159,16 +159,30 @@ class Paired:
         return None if self.cost is None else {k: v * self.rows for k, v in self.cost.items()}
 
 
-def pair(sums: Sums, old: str, new: str, moves: Moves, cost_weight: float | None = None) -> Paired:
+def pair(sums: Sums, old: str, new: str, moves: Moves) -> Paired:
     """The difference between two policies that `sums` has, and of which `moves` tells the moves.
 
-    `cost_weight`: how much quality a US dollar is worth, for `value`, the difference in quality
-    less what it costs.
     Raises `ReplayError` where the log itself cannot be used.
     """
     refuse_log(sums.facts)
+    found = {name: estimate(sums.logged, sums.policies[name]) for name in (old, new)}
+    return difference(sums, found, old, new, moves)
+
+
+def difference(
+    sums: Sums,
+    found: Mapping[str, Estimates],
+    old: str,
+    new: str,
+    moves: Moves,
+    cost_weight: float | None = None,
+) -> Paired:
+    """The same from the estimates of both, of a log that can be used.
+
+    `cost_weight`: how much quality a US dollar is worth, for `value`, the difference in quality
+    less what it costs.
+    """
     facts = sums.facts
-    found = {name: estimate(sums.logged, sums.policies[name]) for name in {old, new}}
     before, after = found[old], found[new]
     refused = _both(
         (name, reason) for name in (old, new) for reason in refusals(found[name], facts)
