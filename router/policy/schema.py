@@ -82,6 +82,11 @@ class Objective(Part):
         description="How sure keep_quality must be: the policy is then chosen on the predictor's "
         "calibration queries, and is always-baseline where they cannot support it.",
     )
+    margin: Annotated[Real, Field(ge=0, le=1)] | None = Field(
+        default=None,
+        description="By how much another tier's P(good) - cost_weight * expected USD must be above "
+        "the baseline tier's. 0 otherwise; only with cost_weight.",
+    )
     max_cost_per_request: Usd | None = Field(
         default=None, description="The best arm that cannot cost more than this many USD is taken."
     )
@@ -93,6 +98,8 @@ class Objective(Part):
         if len(given) != 1:
             problem = f"{' and '.join(given)} are given" if given else "none is given"
             raise wrong(problem, "exactly one of " + ", ".join(kinds))
+        if self.margin is not None and self.cost_weight is None:
+            raise wrong("there is no cost_weight", "only with cost_weight", "margin")
         if self.confidence is not None and self.keep_quality is None:
             raise wrong("there is no keep_quality", "only with keep_quality", "confidence")
         if self.confidence is not None and self.keep_quality == 1:
@@ -322,6 +329,8 @@ class Policy(Part):
         if self.objective.cost_weight is None:
             raise wrong("pacing sets a cost weight, and the objective has none",
                         "only with objective.cost_weight", "pacing")  # fmt: skip
+        if self.objective.margin is not None:
+            raise wrong("pacing weighs cost alone", "no margin with pacing", "objective", "margin")
         name = self.pacing.budget
         names = [budget.name for budget in self.budgets]
         if name not in names:
@@ -354,6 +363,8 @@ class Policy(Part):
     def hash(self) -> str:
         """SHA-256, in hex, of everything but the name and the description."""
         content = self.model_dump(mode="json", exclude={"name", "description"})
+        if content["objective"]["margin"] is None:  # it came later: old hashes stay what they were
+            del content["objective"]["margin"]
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 

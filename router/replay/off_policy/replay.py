@@ -94,7 +94,7 @@ def conclude(sums: Sums, baseline: Tier, *, model_only: bool = False) -> Replay:
     different files, or chances that do not fit what was chosen.
     """
     facts = sums.facts
-    _refuse_log(facts)
+    refuse_log(facts)
     warnings = warnings_of(facts, sums.logged)
     found = {name: estimate(sums.logged, each) for name, each in sums.policies.items()}
     logged = found[AS_LOGGED]
@@ -103,8 +103,8 @@ def conclude(sums: Sums, baseline: Tier, *, model_only: bool = False) -> Replay:
         [
             (each.by_outcome["cost"][BEST], each.by_outcome["quality"][BEST])
             for name, each in found.items()
-            if name.startswith(_ALWAYS) and each.rows and not _refusals(each, facts)
-            and not _no_quality(each, facts)
+            if name.startswith(_ALWAYS) and each.rows and not refusals(each, facts)
+            and not no_quality(each, facts)
         ]
     )  # fmt: skip
     results = [
@@ -124,7 +124,8 @@ def conclude(sums: Sums, baseline: Tier, *, model_only: bool = False) -> Replay:
     )
 
 
-def _refuse_log(facts: Facts) -> None:
+def refuse_log(facts: Facts) -> None:
+    """Raise `ReplayError` for a log from which nothing can be estimated, whatever the policy."""
     if not facts.rows:
         raise ReplayError("the log has no decision that can be replayed")
     if repeated := facts.repeated():
@@ -151,7 +152,7 @@ def _result(
     model_only: bool,
 ) -> PolicyResult:
     policy = sums.policies[name]
-    refused = [] if name == AS_LOGGED else _refusals(found, facts)
+    refused = [] if name == AS_LOGGED else refusals(found, facts)
     warnings = []
     chains = bool(facts.chains)
     if refused and model_only and not chains:
@@ -163,7 +164,7 @@ def _result(
     elif chains:
         estimators = ("ips", "snips")
     outcomes = [] if refused else list(OUTCOMES)
-    if "quality" in outcomes and (why := _no_quality(found, facts)):
+    if "quality" in outcomes and (why := no_quality(found, facts)):
         outcomes.remove("quality")
         warnings.append(why)
     if policy.refused:
@@ -180,21 +181,21 @@ def _result(
         scale = NANO_PER_USD if outcome == "cost" else 1
         bounds = (0.0, 1.0) if outcome == "quality" else (0.0, math.inf)
         each = {
-            key: _shown(found.by_outcome[outcome][key], scale, spread, bounds) for key in estimators
+            key: shown(found.by_outcome[outcome][key], scale, spread, bounds) for key in estimators
         }
         figures[outcome] = {**each, BEST: each[best]}
         own = logged.by_outcome[outcome]["ips" if outcome == "cost" else "snips"]
-        difference[outcome] = _shown(
+        difference[outcome] = shown(
             found.by_outcome[outcome][best].minus(own), scale, spread, (-math.inf, math.inf)
         )
     saved = None
-    if "cost" in outcomes and against is not None and not _refusals(against, facts, LEAST_HELD_OUT):
+    if "cost" in outcomes and against is not None and not refusals(against, facts, LEAST_HELD_OUT):
         change = against.by_outcome["cost"][BEST].minus(found.by_outcome["cost"][best])
-        saved = _shown(change, NANO_PER_USD / facts.rows, 0.0, (-math.inf, math.inf))
+        saved = shown(change, NANO_PER_USD / facts.rows, 0.0, (-math.inf, math.inf))
     over_mix = None
     if mix is not None and "quality" in outcomes and not name.startswith(_ALWAYS):
         cost, quality = _costs_and_quality(name, found, best)
-        over_mix = _shown(quality.minus(mix(cost)), 1, 0.0, (-math.inf, math.inf))
+        over_mix = shown(quality.minus(mix(cost)), 1, 0.0, (-math.inf, math.inf))
     support = {
         "rows": found.rows,
         "moved": policy.moved,
@@ -242,7 +243,7 @@ def random_mix(singles: Sequence[tuple[Replicates, Replicates]]) -> Mix | None:
     return at
 
 
-def _refusals(found: Estimates, facts: Facts, least: int = LEAST_EFFECTIVE) -> list[str]:
+def refusals(found: Estimates, facts: Facts, least: int = LEAST_EFFECTIVE) -> list[str]:
     """Why the log cannot say what this policy would have come to, with `least` rows to go by."""
     if not found.rows:
         return ["it would have refused every request"]
@@ -262,7 +263,8 @@ def _refusals(found: Estimates, facts: Facts, least: int = LEAST_EFFECTIVE) -> l
     return reasons
 
 
-def _no_quality(found: Estimates, facts: Facts) -> str | None:
+def no_quality(found: Estimates, facts: Facts) -> str | None:
+    """Why the quality of a policy is not estimated; None where it is."""
     if facts.labelled < LEAST_LABELS:
         return (
             f"quality is not estimated: {facts.labelled:,} labels in the log, fewer than "
@@ -281,9 +283,10 @@ def _spread_of(outcome: str, found: Estimates) -> float:
     return found.unsupported_cost * mean
 
 
-def _shown(
+def shown(
     found: Replicates, scale: float, spread: float, bounds: tuple[float, float]
 ) -> dict[str, float]:
+    """An estimate for JSON: divided by `scale`, its interval widened by `spread`, within bounds."""
     one = found.estimate(spread, *bounds)
     return {
         "value": one.value / scale,
@@ -316,12 +319,12 @@ def _baseline(
     naive = facts.naive / NANO_PER_USD if facts.naive_rows else None
     reasons = [f"no arm of tier {tier} is in the log"]
     if against is not None:
-        reasons = _refusals(against, facts, LEAST_HELD_OUT)
+        reasons = refusals(against, facts, LEAST_HELD_OUT)
     honest = None
     if against is not None and not reasons:
         spread = _spread_of("cost", against)
         cost = against.by_outcome["cost"][BEST]
-        honest = _shown(cost, NANO_PER_USD / facts.rows, spread, (0.0, math.inf))
+        honest = shown(cost, NANO_PER_USD / facts.rows, spread, (0.0, math.inf))
     return {
         "tier": tier,
         "spent_usd": spent,
