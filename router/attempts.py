@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from router.capacity import Capacity, Ticket
+from router.conversations.portable import fitted
 from router.dispatch.bounds import CAP_FIELDS, input_bound
 from router.dispatch.charge import Charge, Terms, for_answer, for_failure
 from router.dispatch.failures import headers_of
@@ -38,6 +39,7 @@ from router.types import (
     RequestRow,
     RequestStatus,
     Reservation,
+    Usage,
 )
 
 if TYPE_CHECKING:
@@ -53,8 +55,8 @@ TTL_MARGIN = 60.0  # seconds by which a reservation outlives the longest call
 class Attempts:
     """What the attempts of one request share. `client`: an OpenAI client to send through;
     `streamed`: who wants to see a stream's whole answer once it is settled; `capacity`: what the
-    deployments can take; `streams`: whether the wire carries a stream, which one that is buffered
-    does not."""
+    deployments can take; `answered`: who is told of each settled answer; `streams`: whether the
+    wire carries a stream, which one that is buffered does not."""
 
     ladder: Ladder
     ledger: Ledger
@@ -64,6 +66,7 @@ class Attempts:
     capacity: Capacity
     client: Any = None
     streamed: Callable[[Request, Any], None] | None = None
+    answered: Callable[[Plan, Decision, AttemptRow, Usage | None], None] | None = None
     streams: bool = False
     step: int = 0  # of a chain of calls
     note: str | None = None  # why this step is made
@@ -148,7 +151,7 @@ class Attempts:
         """The log's row of the request. Its text is kept only where the policy opts in."""
         policy, predictor, price_book = self.stamps
         request = self.request
-        keep = self.ladder.policy.log.content
+        keep, original = self.ladder.policy.log.content, request.original or request.messages
         return RequestRow(
             request_id=request.request_id,
             time=request.now,
@@ -166,7 +169,7 @@ class Attempts:
             reason=decision.reason if decision else "",
             rule=plan.rule,
             baseline=plan.baseline(),
-            content=json.dumps(list(request.messages), ensure_ascii=False) if keep else None,
+            content=json.dumps(list(original), ensure_ascii=False) if keep else None,
             error=error,
             purpose=request.purpose,
         )
@@ -245,12 +248,14 @@ class Attempt:
             arguments.pop("stream_options", None)
         if deployment.service_tier is not None:
             arguments.setdefault("service_tier", deployment.service_tier)
+        timeout = self._timeout(arguments.pop("timeout", None))
+        messages, fit = fitted(request.messages, arguments, arm.model, request.turn)
         return Call(
             model=arm.model,
-            messages=request.messages,
-            arguments=arguments,
+            messages=messages,
+            arguments=fit,
             stream=self._shared.streams,
-            timeout=self._timeout(arguments.pop("timeout", None)),
+            timeout=timeout,
             api_base=deployment.api_base,
             api_key_env=deployment.api_key_env,
             client=self._client(arm.model, deployment.api_base),
@@ -330,6 +335,8 @@ class Attempt:
         except LedgerUnavailable as unavailable:
             # What was paid for is not taken from the caller. The hold stays, and expires in full.
             _log.error("attempt %s could not be settled: %s", self._id, unavailable)
+        if row.status == "answered" and self._shared.answered is not None:
+            self._shared.answered(self._plan, self._decision, row, charge.usage)
 
     def _final_baseline(self, cost: int | None) -> int | None:
         """Where the baseline tier itself answered, its bill is the baseline, not a prediction."""

@@ -18,6 +18,7 @@ from router.certified import PromisedLadder
 from router.chain import Cascades, Chain
 from router.checks import Check, Checks
 from router.clock import GuardedClock, shortest_window
+from router.conversations.memory import Conversations
 from router.decide import Objective
 from router.dispatch.replayed import replayed
 from router.effects import Look, Send, Store, Wait, Walk, arun, run
@@ -101,9 +102,12 @@ class Router:
         self._explorer = Explorer(self.policy.explore)
         self.capacity = Capacity(self.policy)
         self._cascades = Cascades(self.policy, gates)
-        self.checks = Checks(checks or {}, lambda: self.ledger.log(), self._clock)
-        self._opening = threading.Lock()
-        self._next_sweep = 0.0
+        bound: Any = {"predictor": self.predictor, "prices": self.prices, "clock": clock}
+        own = partial(Router, store=self.store, **bound)
+        log: Callable[[], Any] = lambda: self.ledger.log()  # noqa: E731
+        self.conversations = Conversations(self.policy, self.prices, own, log)
+        self.checks = Checks(checks or {}, log, self._clock)
+        self._opening, self._next_sweep = threading.Lock(), 0.0
 
     # ── the doors ──────────────────────────────────────────────────────────────────────────────
     def completion(self, model: str | None = AUTO, messages: Any = None, **arguments: Any) -> Any:
@@ -169,8 +173,8 @@ class Router:
         """Close the store. The router opens it again when it is used again."""
         self.checks.close()
         self.capacity.close()
-        ledger = self.__dict__.pop("_ledger", None)
-        if ledger is not None:
+        self.conversations.close()
+        if (ledger := self.__dict__.pop("_ledger", None)) is not None:
             ledger.close()
 
     def __enter__(self) -> Router:
@@ -185,6 +189,7 @@ class Router:
 
         Parameters: `client`, an OpenAI client for the deployments of OpenAI.
         """
+        asked, request = request, (yield from self.conversations.entering(request))
         plan = self._plan(request)
         buffers = self._cascades.buffers(request)
         streams = request.stream and not buffers
@@ -198,14 +203,14 @@ class Router:
             self._clock,
             self.capacity,
             client,
-            self._streamed,
+            *self._told,
             streams,
         )
         plan, decision, answer = yield from self._answer(attempts, plan)
         if plan.look is not None:
             answer = yield from self._cascade(attempts, plan, decision, answer)
         if self.checks and not streams:
-            self.checks.submit(request, answer)
+            self.checks.submit(asked, answer)
         return replayed(answer, request.params) if buffers else answer
 
     def _cascade(
@@ -314,18 +319,15 @@ class Router:
 
     def preview(self, request: Request) -> Decision:
         """The decision for a request: nothing is reserved or sent."""
-        room = Room()
-        if self.policy.budgets:
-            room = self._room_without_a_trace(request)
-        plan = self._plan(request)
-        objective = self._paced(plan, room, new=False)
-        chances = self._explorer.chances()
+        room = self._room_without_a_trace(request) if self.policy.budgets else Room()
+        plan = self._plan(self.conversations.recall(request))
+        objective, chances = self._paced(plan, room, new=False), self._explorer.chances()
         return decide_now(self.capacity, plan, room, objective, chances)
 
     @property
-    def _streamed(self) -> Callable[[Request, Any], None] | None:
-        """Who looks at a stream's answer, whole at its end."""
-        return self.checks.submit if self.checks else None
+    def _told(self) -> tuple[Callable[..., None] | None, Callable[..., None]]:
+        """Who looks at a stream's answer, whole at its end, and who at every settled answer."""
+        return self.checks.submit if self.checks else None, self.conversations.answered
 
     def room(self, request: Request) -> Room:
         """What the budgets of a request still allow."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from router.caps import predicted, with_quotes, within
+from router.conversations.words import place, remark
 from router.decide import (
     UNKNOWN,
     UNLIMITED,
@@ -70,8 +72,8 @@ if TYPE_CHECKING:
     from router.types import Ints
 
 LACKING = -2  # less than any amount of money, an unknown one (-1) too
-# A baseline that only a rule or its load keeps from being chosen is what savings are measured by.
-_ABLE = (Bar.FREE, Bar.RULE, Bar.AT_CAPACITY, Bar.CIRCUIT_OPEN, Bar.UNHEALTHY)
+# A baseline that only a rule, its load or the conversation bars is what savings are measured by.
+_ABLE = (Bar.FREE, Bar.RULE, Bar.AT_CAPACITY, Bar.CIRCUIT_OPEN, Bar.UNHEALTHY, Bar.HELD_ABOVE)
 # Another deployment may do better after these; after any other the same request fails again.
 _WORTH_ANOTHER_TIER = (RateLimited, ProviderUnavailable, ProviderTimeout, MalformedReply)
 
@@ -122,9 +124,17 @@ class Plan:
             again = lowered.choose(objective, room)
             if lowered._fits(again, left):
                 return lowered.decision(again, objective)
+        if choices.arm[0] < 0 and (self.options.barred == Bar.HELD_ABOVE).any():
+            return self._let_down().decide(room, objective, exploration)
         if choices.arm[0] < 0:
             raise refusal(self, choices, room) from self.failure
         return self.decision(choices, objective)
+
+    def _let_down(self) -> Plan:
+        """The plan without the tier that its conversation is kept at or above."""
+        barred = self.options.barred.copy()
+        barred[barred == Bar.HELD_ABOVE] = Bar.FREE
+        return replace(self, options=replace(self.options, barred=barred))
 
     def in_full(self) -> Plan:
         """The plan with the caps that were asked for."""
@@ -176,6 +186,7 @@ class Plan:
             novel=bool(self.prediction.novel),
             obstacles=self.obstacles or UNOBSTRUCTED,
             looks=looks,
+            remark=partial(remark, self) if self.request.turn else None,
         )
 
     def after(self, arm: Arm, error: ProviderError) -> Plan:
@@ -215,6 +226,7 @@ class Plan:
             "images": shape.images,
             "needs": sorted(shape.needs),
             "novel": bool(self.prediction.novel),
+            **place(self.request.turn),
             **{  # a text embedder's vector, which comes after them, is not kept
                 name: round(float(value), 4)
                 for name, value in zip(DENSE_NAMES, self.features.dense, strict=False)
@@ -315,7 +327,7 @@ def make_plan(
         quality=quality.take(ladder.tier)[None],
         expected=expected,
         upper=upper,
-        barred=_bars(ladder, shape, rooms, rule),
+        barred=_bars(ladder, shape, rooms, rule, request.turn.floor if request.turn else -1),
         tier=ladder.tier,
         baseline=ladder.baseline,
     )
@@ -337,10 +349,11 @@ def make_plan(
 
 
 def _bars(
-    ladder: Ladder, shape: Shape, rooms: Sequence[int | None], rule: Rule | None
+    ladder: Ladder, shape: Shape, rooms: Sequence[int | None], rule: Rule | None, floor: int
 ) -> NDArray[np.uint8]:
-    """Why each arm may not be chosen, whatever it costs: (1, A) codes of `Bar`."""
-    if not shape.needs and rule is None and 0 not in rooms:
+    """Why each arm may not be chosen, whatever it costs: (1, A) codes of `Bar`. `floor`: the tier
+    (index) that a conversation is kept at or above."""
+    if not shape.needs and rule is None and 0 not in rooms and floor < 0:
         return ladder.nothing_barred
     barred = ladder.nothing_barred.copy()
     for index, (arm, able) in enumerate(zip(ladder.arms, ladder.capabilities, strict=True)):
@@ -351,6 +364,8 @@ def _bars(
             barred[0, index] = Bar.WINDOW_TOO_SMALL
         elif rule is not None and arm.tier not in rule.tiers:
             barred[0, index] = Bar.RULE
+        elif TIERS.index(arm.tier) < floor:
+            barred[0, index] = Bar.HELD_ABOVE
     return barred
 
 

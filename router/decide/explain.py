@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from router.decide.choose import Choices
@@ -26,6 +26,7 @@ BAR_TEXT = {
     Bar.NOT_NEXT: "is not the next step of a fallback",
     Bar.ANSWERED: "has answered this request already",
     Bar.NOT_DEARER: "is no dearer than what has answered",
+    Bar.HELD_ABOVE: "is below the tier that the conversation was escalated to",
     Bar.STANDBY: "stands by: a preferred deployment of its tier is free",
     Bar.AT_CAPACITY: "is at capacity: {why}",
     Bar.CIRCUIT_OPEN: "its circuit is open: {why}",
@@ -34,7 +35,7 @@ BAR_TEXT = {
 UNOBSTRUCTED: Obstacles = {}
 
 # Bars that money sets or a neighbour lifts; the others say that an arm cannot answer at all.
-_PASSING = (Bar.OVER_REQUEST_CEILING, Bar.OVER_BUDGET, Bar.STANDBY)
+_PASSING = (Bar.OVER_REQUEST_CEILING, Bar.OVER_BUDGET, Bar.STANDBY, Bar.HELD_ABOVE)
 _UNABLE = tuple(text.partition("{")[0] for bar, text in BAR_TEXT.items() if bar not in _PASSING)
 
 
@@ -78,6 +79,7 @@ def decision(
     novel: bool = False,
     obstacles: Obstacles = UNOBSTRUCTED,
     looks: str | None = None,
+    remark: Callable[[int], str] | None = None,
 ) -> Decision:
     """Return one row of `choices`, which must have chosen an arm, as a `Decision`.
 
@@ -86,12 +88,14 @@ def decision(
     is a fallback after (a provider's error, or what kept the best arm from being called);
     `novel`, whether the request is unlike anything in training, so that `options` hold lower bounds
     below the baseline; `obstacles`, why arms could not be called just then; `looks`, what is done
-    about answers before they are handed out.
+    about answers before they are handed out; `remark` says what else the choice of an arm had to
+    do with.
     """
     chosen = int(choices.arm[row])
     explain = partial(
         _explain,
-        *(arms, quotes, options, choices, objective, row, rule, failure, novel, obstacles, looks),
+        *(arms, quotes, options, choices, objective, row, rule, failure, novel),
+        *(obstacles, looks, remark),
     )
     return Decision(chosen, arms[chosen], baseline, rule, explain)
 
@@ -108,6 +112,7 @@ def _explain(
     novel: bool,
     obstacles: Obstacles,
     looks: str | None,
+    remark: Callable[[int], str] | None,
 ) -> tuple[str, tuple[ArmView, ...]]:
     """The reason of a decision, and how each arm looked to it."""
     chosen, best = int(choices.arm[row]), int(choices.best[row])
@@ -143,6 +148,8 @@ def _explain(
         reason += "; unlike anything in training, so cheaper tiers count by a lower bound"
     if looks is not None:
         reason += f"; {looks}"
+    if remark is not None and (said := remark(chosen)):
+        reason += f"; {said}"
     if failure is not None:
         reason += f"; fallback after {failure}"
     return reason, tuple(views)

@@ -44,6 +44,7 @@ class Bar:
     UNHEALTHY = 16
     ANSWERED = 17
     NOT_DEARER = 18
+    HELD_ABOVE = 19
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from router.policy.capacity import CapacityLimits, HealthCheck
-from router.policy.fields import Part, Tokens, http_url, wrong
+from router.policy.fields import Part, Real, Tokens, http_url, wrong
 from router.prices.schema import PriceEntry, to_price
 from router.types import Effort
 
@@ -115,6 +115,11 @@ class Deployment(Part):
     max_output_tokens: Tokens | None = Field(
         default=None,
         description="The longest answer asked of this deployment; the limits' one otherwise.",
+    )
+    cache_seconds: Annotated[Real, Field(ge=0, le=604_800)] | None = Field(
+        default=None,
+        description="How long its prompt cache keeps a conversation after its last call; what the "
+        "provider documents otherwise. 0: it has none.",
     )
     capabilities: CapabilityOverrides = Field(
         default=CapabilityOverrides(),

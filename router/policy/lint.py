@@ -88,6 +88,7 @@ def lint(policy: Policy, book: PriceBook, now: float) -> list[Finding]:
         *_promises(policy),
         *_paced(options, policy),
         *_cascades(policy),
+        *_conversations(options, policy),
     ]
 
 
@@ -245,6 +246,28 @@ def _cascades(policy: Policy) -> Iterator[Finding]:
             "answers"
         )
         yield Finding("note", "cascade.gate", message)
+
+
+def _conversations(options: Sequence[_Option], policy: Policy) -> Iterator[Finding]:
+    """What is said of conversations and can have no effect, or one that is not expected."""
+    for option in options:
+        rates = option.price.rates if option.price is not None else None
+        said = option.deployment.cache_seconds
+        if said and rates is not None and rates.cache_read >= rates.input:
+            message = f"the price of {option.arm.model} has no cheaper rate for cached tokens"
+            yield Finding("note", f"{option.key}.cache_seconds", message)
+    compaction = policy.compaction
+    if compaction is None:
+        return
+    if not policy.conversations.remember:
+        message = "without conversations that are remembered nothing is compacted"
+        yield Finding("warning", "conversations.remember", message)
+    if not policy.log.content:
+        message = (
+            "the log keeps no text, so what compaction leaves out is only in the caller's own "
+            "messages; log: {content: true} keeps the original"
+        )
+        yield Finding("note", "compaction", message)
 
 
 def _tier_cost(options: Sequence[_Option], tier: Tier) -> Cost:
