@@ -15,7 +15,7 @@ from router.errors import ConfigurationError, ModelFileError, PolicyError, Provi
 from router.gates.verifier import NAMES
 from tests.conftest import HELLO, MakeRouter
 from tests.provider import Behaviour, Provider, ok, status
-from tests.test_gates import saved
+from tests.test_gates import saved, verifier_arrays
 from tests.test_pipeline import BUDGET, assert_books_agree, requests, rows
 
 # The steady predictor gives nano 0.6 and each tier a tenth more; at this weight nano is called.
@@ -391,10 +391,13 @@ def test_a_learned_gate_end_to_end(
     make_router: MakeRouter, provider: Provider, tmp_path: Path
 ) -> None:
     """This verifier thinks nothing of an answer that hedges, and much of any other."""
-    hedges = np.zeros((8, 4, len(NAMES)))
+    weights, intercept = verifier_arrays()["weights"], np.zeros((8, 4))
     for tier in range(4):
-        hedges[[tier, 4 + tier], tier, NAMES.index("hedges")] = -6.0
-    said = saved(tmp_path / "verifier", weights=hedges, intercept=np.full((8, 4), 2.5))
+        own = [tier, 4 + tier]
+        intercept[own, tier] = 2.5
+        weights[own, tier] = 0.0
+        weights[own, tier, NAMES.index("hedges")] = -6.0
+    said = saved(tmp_path / "verifier", weights=weights, intercept=intercept)
     learned = {"path": str(tmp_path / "verifier"), "sha256": said}
     router = make_router(
         budgets=BUDGET,
@@ -406,8 +409,9 @@ def test_a_learned_gate_end_to_end(
     provider.script(provider.models[0], ok(text="Perhaps. However, I am not sure."))
     response = router.completion(messages=HELLO)
     assert text_of(response) == "a fine answer"
-    first, second = Router.decision(response).steps
-    assert first.quality < 0.2 < 0.9 < second.quality
+    judged = {step.arm.split("/")[0]: step.quality for step in Router.decision(response).steps}
+    assert judged[provider.models[0].removeprefix("t-")] < 0.2
+    assert max(judged.values()) > 0.9
     assert_books_agree(router, provider)
     with pytest.raises(ModelFileError, match="the policy asks"):
         make_router(cascade={"gate": "learned", "verifier": {**learned, "sha256": "0" * 64}})

@@ -43,6 +43,18 @@ SHAPE_NAMES = (
     "other_fault",
     "code",
     "json",
+    "long",
+    "dense",
+    "formulas",
+    "equations",
+    "emphasis",
+    "none_of_these",
+    "decimals",
+    "approximations",
+    "paragraphs",
+    "bare",
+    "vocabulary",
+    "questions",
 )
 _T = len(TIERS)
 # Log odds of each tier, the answer's shape, and for each tier: whether it answered before, whether
@@ -56,7 +68,7 @@ NAMES = (
     "votes_of_target",
     "votes_of_answer",
 )
-BINS = 8  # signals that a look ahead tells apart
+BINS = 5  # signals that a look ahead tells apart: a look ahead takes their number cubed
 _MOST_ODDS = 7.0
 _READ = 50_000  # characters
 _HEDGE = re.compile(
@@ -64,6 +76,7 @@ _HEDGE = re.compile(
     r"|perhaps|possibly|approximately|assum\w+|unfortunately|mistake|apolog\w+|sorry)\b",
     re.IGNORECASE,
 )
+_DECIMAL = re.compile(r"\d+\.\d+")
 ARRAYS = ("weights", "intercept", "good", "bad", "together")
 
 
@@ -96,6 +109,22 @@ def read(answer: Answer, faults: Sequence[str] = ()) -> Read:
         float(bool(set(faults) - {"truncated", "refusal"})),
         float("```" in text),
         float(text.lstrip().startswith(("{", "[", "```json"))),
+    ]
+    words = text.split()
+    # A logistic model is a line: what bends, or goes together, must be said.
+    shape += [
+        shape[0] ** 2 / 10,
+        shape[0] * shape[2],
+        math.log1p(text.count("\\") + text.count("$")),
+        math.log1p(text.count("=")),
+        math.log1p(text.count("*")),
+        float("none" in text.lower()),
+        math.log1p(len(_DECIMAL.findall(text))),
+        math.log1p(text.count("≈") + text.count("approx")),
+        math.log1p(text.count("\n\n")),
+        float(len(text) < 60),
+        len(set(words)) / max(len(words), 1),
+        math.log1p(text.count("?")),
     ]
     return Read(text, final, np.array(shape))
 

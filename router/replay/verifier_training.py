@@ -113,7 +113,8 @@ def _fit(
         if len(set(label[some].tolist())) < 2:
             arrays["intercept"][last + _T * later, target] = 6.0 if label[some][0] else -6.0
             continue
-        model = LogisticRegression(C=_RIDGE, max_iter=_ITERATIONS)
+        # Many rows, few inputs: Newton's steps are few, each one product of a small matrix.
+        model = LogisticRegression(C=_RIDGE, solver="newton-cholesky", max_iter=_ITERATIONS)
         model.fit(np.tile(standard, (2, 1))[some], label[some], sample_weight=weight[some])
         slope = model.coef_[0] / scale
         arrays["weights"][last + _T * later, target] = slope
