@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.command("tune")
 @click.option("--log", "log", required=True, help="A store, or what `router export` wrote.")
 @click.option("--policy", "base", required=True, metavar="BASE",
-              help="The policy to begin with, a file or a shipped name; its arms are in the log.")  # fmt: skip
+              help="The policy to begin with, a file or a shipped name.")  # fmt: skip
 @click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False),
               metavar="NEW.yaml", help="Where the tuned policy is written.")  # fmt: skip
 @click.option("--trials", type=click.IntRange(1, 100_000), default=100, show_default=True,
@@ -40,12 +40,12 @@ if TYPE_CHECKING:
               "most quality without more cost; value: the most P(good) - the base's cost_weight * "
               "USD. All by the ends of 95% intervals.")  # fmt: skip
 @click.option("--max-quality-loss", type=click.FloatRange(0, 1), default=0.0, show_default=True,
-              metavar="X", help="With cheapest: how much lower quality may be, at the lower end.")  # fmt: skip
+              metavar="X", help="With cheapest: how much lower quality may be.")  # fmt: skip
 @click.option("--max-cost-increase", type=click.FloatRange(0), default=0.0, show_default=True,
-              metavar="PCT", help="With best: how many percent dearer, at the upper end.")  # fmt: skip
+              metavar="PCT", help="With best: how many percent dearer it may be.")  # fmt: skip
 @click.option("--sampler", type=click.Choice(["tpe", "nsga2"]), default="tpe", show_default=True)
 @click.option("--rows", type=click.IntRange(1000), default=250_000, show_default=True,
-              help="The most rows held in memory; of a longer log, a sample by conversations.")  # fmt: skip
+              help="The most rows in memory; of a longer log, a sample by conversations.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Write the policy even if it does not beat BASE.")
 @json_option
 def command(
