@@ -123,6 +123,7 @@ class Ladder:
             objective=Objective(
                 cost_weight=asked.cost_weight,
                 keep_quality=asked.keep_quality,
+                margin=asked.margin or 0.0,
                 max_cost_per_request=None if ceiling is None else parse_usd(ceiling),
             ),
             tier=np.array([TIERS.index(arm.tier) for arm in arms]),

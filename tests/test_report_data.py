@@ -329,7 +329,7 @@ def test_the_json_keeps_every_key_of_the_savings_and_adds_its_own(tmp_path: Path
     assert {key: said[key] for key in old} == json.loads(json.dumps(old))
     assert set(said) - set(old) == {
         "period", "over_time", "curve", "calibration", "budgets", "movers", "prices", "failures",
-        "notes",
+        "notes", "break_even",
     }  # fmt: skip
     assert said["over_time"][0]["spent_usd"] == said["over_time"][0]["spent_nano"] / 1e9
     assert said["curve"]["operating"].keys() == {"quality", "cost_usd", "cost_nano", "cost_weight"}

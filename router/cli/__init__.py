@@ -26,6 +26,7 @@ _COMMANDS = {
     "replay": "router.cli.replay",
     "report": "router.cli.report",
     "train": "router.cli.train",
+    "tune": "router.cli.tune",
 }
 
 

@@ -1,4 +1,4 @@
-"""`router policy`: check policy files, print the format's JSON Schema, import limits."""
+"""`router policy`: check and compare policies, print the format's JSON Schema, import limits."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from router.cli.output import emit, json_option
+from router.cli.policy_diff import diff
 from router.errors import PolicyError
 
 if TYPE_CHECKING:
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 
 @click.group("policy")
 def command() -> None:
-    """Check policy files."""
+    """Check policy files, and what a change of one would do."""
+
+
+command.add_command(diff)
 
 
 @command.command()

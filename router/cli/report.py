@@ -17,8 +17,12 @@ from router.ledger import open_ledger
 from router.ledger.url import store_url
 from router.log.savings import Line, Savings, notes, savings
 from router.money import format_usd
+from router.policy import load_policy
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from router.replay.break_even import BreakEven
     from router.replay.report_data import ReportData
 
 
@@ -27,9 +31,21 @@ if TYPE_CHECKING:
 @click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="First day (UTC).")
 @click.option("--until", type=click.DateTime(["%Y-%m-%d"]), help="Day after the last (UTC).")
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page too.")
+@click.option(
+    "--policy",
+    "policies",
+    multiple=True,
+    metavar="P",
+    help="Show from what volume on its own hardware is cheaper than its APIs, or another P's.",
+)
 @json_option
 def command(
-    store: str, since: datetime | None, until: datetime | None, html: Path | None, as_json: bool
+    store: str,
+    since: datetime | None,
+    until: datetime | None,
+    html: Path | None,
+    policies: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Report realized spend and savings from STORE (a URL, or a SQLite file).
 
@@ -38,9 +54,10 @@ def command(
     """
     if html is not None and not html.parent.is_dir():
         raise click.BadParameter(f"there is no folder {html.parent}", param_hint="--html")
+    loaded = [load_policy(policy) for policy in policies]
     ledger = open_ledger(store_url(store), create=False)
     try:
-        if html is None and not as_json:
+        if html is None and not as_json and not policies:
             report = savings(ledger.log(), _unix(since), _unix(until))
             render(report, console())
             return
@@ -48,7 +65,12 @@ def command(
 
         now = time.time()
         data = report_data(
-            ledger.log(), ledger.states(now), now=now, since=_unix(since), until=_unix(until)
+            ledger.log(),
+            ledger.states(now),
+            now=now,
+            since=_unix(since),
+            until=_unix(until),
+            policies=loaded,
         )
     finally:
         ledger.close()
@@ -58,7 +80,10 @@ def command(
 
     def show(out: Console) -> None:
         render(data.savings, out)
-        out.print(f"Page: {html}", markup=False)
+        if policies:
+            render_break_even(data.break_even, out)
+        if html is not None:
+            out.print(f"Page: {html}", markup=False)
 
     emit(facts, as_json, show)
 
@@ -98,6 +123,29 @@ def render(report: Savings, console: Console) -> None:
             console.print(_table(title, lines))
     for note in notes(report):
         console.print(f"[dim]{note}[/]")
+
+
+def render_break_even(found: Sequence[BreakEven], console: Console) -> None:
+    """Print from what volume on own hardware is cheaper."""
+    if not found:
+        console.print(
+            "No deployment has a price by GPU-hours, with another one to hold it against."
+        )
+        return
+    assumed = "" if found[0].mix_measured else ", which is assumed"
+    console.print(
+        f"\n[bold]Own hardware[/] against APIs, where {found[0].prompt_share:.0%} of the tokens "
+        f"are prompts{assumed}:"
+    )
+    for each in found:
+        busy = each.measured_utilisation
+        seen = (
+            ""
+            if busy is None
+            else f" Busy {busy:.1%} of the time; {each.utilisation:.0%} is assumed."
+        )
+        text = f"{each.own_model} is cheaper than {each.api_model} {each.verdict}.{seen}"
+        console.print(text, markup=False, highlight=False)
 
 
 def _table(title: str, lines: dict[str, Line]) -> Table:

@@ -18,7 +18,8 @@ from router.conversations.worth import Worth, pays, worth
 from router.errors import RouterError
 from router.intake import new_request_id
 from router.policy import Policy
-from router.policy.schema import Limits, Objective, Tiers
+from router.policy.calling import Limits
+from router.policy.schema import Objective, Tiers
 from router.policy.storage import LedgerOptions
 from router.predict import shape_of
 from router.predict.text import text_of

@@ -94,6 +94,8 @@ class Savings:
     unknown_cost: int = 0
     unknown_baseline: int = 0
     unaccounted: int = 0
+    explored: int = 0  # requests whose arm was drawn, and not the best
+    explored_extra: int = 0  # nano-USD that they were expected to cost beyond the best arm
 
     @property
     def net_saved(self) -> int:
@@ -124,6 +126,8 @@ class Savings:
             "unknown_costs": self.unknown_cost,
             "unknown_baselines": self.unknown_baseline,
             "unaccounted": self.unaccounted,
+            "explored": self.explored,
+            "explored_extra_usd": self.explored_extra / NANO_PER_USD,
             "by_tier": {key: line.as_dict() for key, line in self.by_tier.items()},
             "by_model": {key: line.as_dict() for key, line in self.by_model.items()},
             "by_day": {key: line.as_dict() for key, line in self.by_day.items()},
@@ -181,6 +185,11 @@ def notes(report: Savings) -> list[str]:
             f"{report.unknown_cost} attempts and {report.unknown_baseline} baselines have no known "
             "price and are in no sum."
         )
+    if report.explored:
+        said.append(
+            f"{report.explored} requests were drawn to explore, which was expected to cost "
+            f"{format_usd(report.explored_extra)} more; `router replay` reads what they taught."
+        )
     if report.unaccounted:
         said.append(
             f"{report.unaccounted} calls were sent while the ledger was away, without asking any "
@@ -226,9 +235,23 @@ def _add(report: Savings, request: LoggedRequest, attempts: list[AttemptRow]) ->
         _count(lines, baseline=request.baseline)
     if request.label is not None:
         _count(lines, labels=1, label_sum=request.label)
+    _add_explored(report, request)
     quoted = _quoted(request.decision, accepted.arm)
     if quoted is not None and accepted.cost is not None and accepted.cost_source in _BILLED:
         _count(lines, predicted=quoted, billed=accepted.cost)
+
+
+def _add_explored(report: Savings, request: LoggedRequest) -> None:
+    """A request whose arm had a smaller chance than another was drawn."""
+    views = {view["arm"]: view for view in request.decision if view.get("propensity")}
+    chosen = views.get(request.chosen)
+    if chosen is None:
+        return
+    best = max(views.values(), key=lambda view: float(view["propensity"]))
+    if chosen["propensity"] < best["propensity"]:
+        report.explored += 1
+        if chosen["expected"] is not None and best["expected"] is not None:
+            report.explored_extra += chosen["expected"] - best["expected"]
 
 
 def _add_overhead(report: Savings, attempts: list[AttemptRow]) -> None:

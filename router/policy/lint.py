@@ -87,6 +87,7 @@ def lint(policy: Policy, book: PriceBook, now: float) -> list[Finding]:
         *_baseline(options, policy),
         *_promises(policy),
         *_paced(options, policy),
+        *_cascades(policy),
         *_conversations(options, policy),
     ]
 
@@ -221,6 +222,30 @@ def _paced(options: Sequence[_Option], policy: Policy) -> Iterator[Finding]:
             "smaller max_output_tokens reserves less"
         )
         yield Finding("note", "pacing.budget", message)
+
+
+def _cascades(policy: Policy) -> Iterator[Finding]:
+    """What a cascade costs that its author may not think of."""
+    asked = policy.cascade
+    if asked is None:
+        return
+    tiers = len(policy.tiers.present)
+    if tiers < asked.max_steps:
+        message = f"{asked.max_steps} calls, but there are {tiers} tiers to go up by"
+        yield Finding("note", "cascade.max_steps", message)
+    if policy.objective.cost_weight == 0:
+        message = "at cost_weight 0 nearly every request calls max_steps tiers"
+        yield Finding("warning", "cascade", message)
+    if asked.stream == "buffer":
+        message = "a stream's first chunk comes when its last answer is complete, and no sooner"
+        yield Finding("note", "cascade.stream", message)
+    if asked.gate == "structural":
+        message = (
+            "by form alone few bad answers are told from good ones, so little is gained where "
+            "requests have neither tools nor a response schema; a verifier learns from recorded "
+            "answers"
+        )
+        yield Finding("note", "cascade.gate", message)
 
 
 def _conversations(options: Sequence[_Option], policy: Policy) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from router.policy.fields import similar
 from router.policy.schema import Policy
 
 # Keys whose value may be a secret by mistake: a message must not repeat it.
-_SECRET = {"api_base", "api_key", "api_key_env", "params", "store"}
+SECRET = {"api_base", "api_key", "api_key_env", "params", "store", "url"}
 _PLAIN = (str, int, Decimal, bool)
 
 _TYPES = {
@@ -46,7 +46,7 @@ def problem_at(document: Document, path: Path, problem: str, *, allowed: str = "
     for part in path:
         value = _inside(value, part)
     # An error object is logged and shown too: it holds neither secrets nor whole sections.
-    if _SECRET.intersection(path) or not isinstance(value, _PLAIN):
+    if SECRET.intersection(path) or not isinstance(value, _PLAIN):
         value = None
     return PolicyError(
         document.file, dotted(path), problem, value=value, allowed=allowed, line=line
@@ -57,7 +57,7 @@ def explain(details: ErrorDetails, document: Document) -> PolicyError:
     """Turn one of pydantic's findings about a document into a `PolicyError`."""
     kind, facts, value = details["type"], details.get("ctx", {}), details["input"]
     path = _real_path(details["loc"], document.data)
-    shown = "what is written here" if _SECRET.intersection(path) else show(value)
+    shown = "what is written here" if SECRET.intersection(path) else show(value)
     problem, allowed = f"{shown}: {details['msg']}", _about(path)
     if kind == "policy":
         problem, allowed = facts["problem"], facts["allowed"]

@@ -11,19 +11,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    model_validator,
-)
+from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from router.policy.budgets import BudgetLimit
+from router.policy.calling import Limits, Retry, Streams, Timeout
+from router.policy.capacity import BreakerOptions, check_limits
+from router.policy.cascade import Cascade
 from router.policy.conversations import CompactionOptions, ConversationOptions
 from router.policy.deployment import Deployment
 from router.policy.document import show
-from router.policy.fields import Name, Part, Real, Seconds, Tokens, Usd, similar, wrong
+from router.policy.fields import Name, Part, Real, Usd, similar, wrong
 from router.policy.judging import JudgeOptions
 from router.policy.rules import Rule
 from router.policy.storage import LedgerOptions, Log
@@ -87,6 +84,11 @@ class Objective(Part):
         description="How sure keep_quality must be: the policy is then chosen on the predictor's "
         "calibration queries, and is always-baseline where they cannot support it.",
     )
+    margin: Annotated[Real, Field(ge=0, le=1)] | None = Field(
+        default=None,
+        description="By how much another tier's P(good) - cost_weight * expected USD must be above "
+        "the baseline tier's. 0 otherwise; only with cost_weight.",
+    )
     max_cost_per_request: Usd | None = Field(
         default=None, description="The best arm that cannot cost more than this many USD is taken."
     )
@@ -98,6 +100,8 @@ class Objective(Part):
         if len(given) != 1:
             problem = f"{' and '.join(given)} are given" if given else "none is given"
             raise wrong(problem, "exactly one of " + ", ".join(kinds))
+        if self.margin is not None and self.cost_weight is None:
+            raise wrong("there is no cost_weight", "only with cost_weight", "margin")
         if self.confidence is not None and self.keep_quality is None:
             raise wrong("there is no keep_quality", "only with keep_quality", "confidence")
         if self.confidence is not None and self.keep_quality == 1:
@@ -150,70 +154,6 @@ class Explore(Part):
         if self.rate == 0 and self.holdout == 0:
             raise wrong("nothing is explored", "a rate or a holdout above 0, or no explore")
         return self
-
-
-class Limits(Part):
-    """What one request may ask for."""
-
-    max_output_tokens: Tokens = Field(default=4096, description="The longest answer, in tokens.")
-    max_request_bytes: Annotated[int, Field(ge=1, le=100_000_000)] = Field(
-        default=4_000_000, description="The largest request, in bytes of its text."
-    )
-    max_messages: Annotated[int, Field(ge=1, le=100_000)] = Field(
-        default=2000, description="The most messages in one request."
-    )
-
-
-class Retry(Part):
-    """What happens after a failure that may pass."""
-
-    attempts: Annotated[int, Field(ge=1, le=10)] = Field(
-        default=3, description="The most calls to one deployment for one request."
-    )
-    initial_wait: Annotated[Real, Field(ge=0, le=3600)] = Field(
-        default=0.5, description="Seconds before the second call; doubles from call to call."
-    )
-    max_wait: Annotated[Real, Field(ge=0, le=3600)] = Field(
-        default=20, description="The longest wait, in seconds."
-    )
-    fallback: bool = Field(
-        default=True,
-        description="Whether other deployments of the tier, then higher tiers, are tried.",
-    )
-
-    @model_validator(mode="after")
-    def _sound(self) -> Self:
-        if self.max_wait < self.initial_wait:
-            raise wrong(f"{self.max_wait:g} is less than initial_wait ({self.initial_wait:g})",
-                        f"{self.initial_wait:g} or more", "max_wait")  # fmt: skip
-        return self
-
-
-class Timeout(Part):
-    """How long to wait for a provider, in seconds."""
-
-    connect: Seconds = Field(default=10, description="For the connection.")
-    read: Seconds = Field(default=120, description="For the next bytes of the answer.")
-    total: Seconds = Field(default=300, description="For the whole request, retries included.")
-
-    @model_validator(mode="after")
-    def _sound(self) -> Self:
-        least = max(self.connect, self.read)
-        if self.total < least:
-            raise wrong(f"{self.total:g} is less than connect or read", f"{least:g} or more",
-                        "total")  # fmt: skip
-        return self
-
-
-class Streams(Part):
-    """What happens when the caller leaves a stream before its end."""
-
-    on_abandon: Literal["drain", "abort"] = Field(
-        default="drain", description="drain reads on, to learn the true usage; abort hangs up."
-    )
-    drain_seconds: Annotated[Real, Field(ge=0, le=3600)] = Field(
-        default=30, description="How long to read on, in seconds."
-    )
 
 
 class Predictor(Part):
@@ -270,12 +210,19 @@ class Policy(Part):
     explore: Explore | None = Field(
         default=None, description="What is left to chance. Nothing otherwise."
     )
+    cascade: Cascade | None = Field(
+        default=None, description="Whether answers are looked at. One call a request otherwise."
+    )
     rules: tuple[Rule, ...] = Field(
         default=(), description="Ahead of the classifier; the first wins."
     )
     limits: Limits = Field(default=Limits(), description="What one request may ask for.")
     retry: Retry = Field(default=Retry(), description="After a failure that may pass.")
     timeout: Timeout = Field(default=Timeout(), description="How long to wait, in seconds.")
+    breaker: BreakerOptions | None = Field(
+        default=None,
+        description="When deployments that keep failing are left alone; never if none.",
+    )
     streams: Streams = Field(default=Streams(), description="When a caller leaves a stream.")
     log: Log = Field(default=Log(), description="Where calls and budgets are recorded.")
     ledger: LedgerOptions = Field(
@@ -309,6 +256,10 @@ class Policy(Part):
                     raise wrong(f"{name!r} is used twice", "each name once", key, at, "name")
         self._check_pacing()
         self._check_judge()
+        check_limits((arm.tier, arm.deployment, self.deployment(arm)) for arm in self.arms())
+        if self.cascade is not None and self.objective.keep_quality is not None:
+            raise wrong("keep_quality speaks of one call, and a cascade makes several",
+                        "only with cost_weight or max_cost_per_request", "cascade")  # fmt: skip
         if self.compaction is not None and self.compaction.summary not in (None, *present):
             raise wrong(f"the tier {self.compaction.summary} has no deployment",
                         ", ".join(present), "compaction", "summary")  # fmt: skip
@@ -325,6 +276,8 @@ class Policy(Part):
         if self.objective.cost_weight is None:
             raise wrong("pacing sets a cost weight, and the objective has none",
                         "only with objective.cost_weight", "pacing")  # fmt: skip
+        if self.objective.margin is not None:
+            raise wrong("pacing weighs cost alone", "no margin with pacing", "objective", "margin")
         name = self.pacing.budget
         names = [budget.name for budget in self.budgets]
         if name not in names:
@@ -357,6 +310,8 @@ class Policy(Part):
     def hash(self) -> str:
         """SHA-256, in hex, of everything but the name and the description."""
         content = self.model_dump(mode="json", exclude={"name", "description"})
+        if content["objective"]["margin"] is None:  # it came later: old hashes stay what they were
+            del content["objective"]["margin"]
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -401,6 +356,13 @@ class Policy(Part):
     @property
     def predictor_path(self) -> Path | None:
         """Where the policy's own predictor lies: beside its file unless the path is absolute."""
-        if self.predictor is None:
-            return None
-        return (self._file.parent if self._file else Path()) / self.predictor.path
+        return self._beside(self.predictor.path if self.predictor else None)
+
+    @property
+    def verifier_path(self) -> Path | None:
+        """Where the policy's verifier of answers lies."""
+        verifier = self.cascade.verifier if self.cascade else None
+        return self._beside(verifier.path if verifier else None)
+
+    def _beside(self, path: str | None) -> Path | None:
+        return None if path is None else (self._file.parent if self._file else Path()) / path

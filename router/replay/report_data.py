@@ -6,13 +6,15 @@ the number of models and tags, not with the number of requests.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from router.log.base import Log, LoggedRequest
 from router.log.savings import SERVED, Savings, joined, notes
 from router.money import NANO_PER_USD
+from router.prices import load_book
+from router.replay.break_even import BreakEven, TokenCounts, break_evens
 from router.replay.report_budgets import BudgetPace, paces
 from router.replay.report_calibration import Calibration, CalibrationBins
 from router.replay.report_curve import Curve, Sample
@@ -20,9 +22,25 @@ from router.replay.report_movers import Mover, Movers
 from router.replay.report_period import Period, period_of
 from router.types import TIERS, AttemptRow, BudgetState
 
+if TYPE_CHECKING:
+    from router.policy import Policy
+
 MOST_FAILURES = 200  # kinds of error that are told apart; a provider may put an id in each
 _MONEY = frozenset(
-    ("spent", "baseline", "cost", "per_answer", "per_good", "before", "after", "change")
+    [
+        "spent",
+        "baseline",
+        "cost",
+        "per_answer",
+        "per_good",
+        "before",
+        "after",
+        "change",
+        "own_full",
+        "own_priced",
+        "api",
+        "fixed",
+    ]
 )
 
 
@@ -108,6 +126,7 @@ class ReportData:
     prices: tuple[Price, ...]
     failures: tuple[Failure, ...]
     notes: tuple[str, ...]
+    break_even: tuple[BreakEven, ...] = ()
 
     @property
     def spent(self) -> int | None:
@@ -143,6 +162,7 @@ class ReportData:
             "prices": [price.as_dict() for price in self.prices],
             "failures": plain(self.failures),
             "notes": list(self.notes),
+            "break_even": [{**plain(e), "verdict": e.verdict} for e in self.break_even],
         }
 
 
@@ -175,11 +195,13 @@ def report_data(
     since: float | None = None,
     until: float | None = None,
     seed: int = 0,
+    policies: Sequence[Policy] = (),
 ) -> ReportData:
     """Read a log once and sum it up.
 
     Parameters: `states`, the store's budgets at `now`; `since` ≤ time < `until` bound the requests,
-    unix seconds; `seed` of the sample that the curve is drawn from.
+    unix seconds; `seed` of the sample that the curve is drawn from; `policies`, whose deployments
+    on own hardware are held against those at an API.
     """
     period = period_of(log, since, until)
     reader = _Reader(period, seed)
@@ -199,6 +221,11 @@ def report_data(
         prices=reader.sorted_prices(),
         failures=reader.sorted_failures(),
         notes=tuple(notes(savings)),
+        break_even=break_evens(
+            policies, load_book(), now, reader.tokens, period.last - period.first if period else 0.0
+        )
+        if policies
+        else (),
     )
 
 
@@ -211,12 +238,15 @@ class _Reader:
         self.sample = Sample(seed=seed)
         self.calibration = CalibrationBins()
         self.movers = Movers(period.middle if period else 0.0)
+        self.tokens = TokenCounts()
         self._bins: dict[float, Bin] = {}
         self._prices: dict[tuple[str, str], Price] = {}
         self._failures: dict[tuple[str, str], int] = {}
 
     def add(self, request: LoggedRequest, attempts: list[AttemptRow]) -> None:
         self.savings.add(request, attempts)
+        for attempt in attempts:
+            self.tokens.add(attempt)
         if request.purpose != "serve" or self.period is None:
             return
         box = self._bin(self.period.bin_start(request.time))

@@ -45,6 +45,7 @@ def sections(data: ReportData) -> Iterator[str]:
             yield _movers(data)
         yield _failures(data)
     yield _budgets(data)
+    yield _own_hardware(data)
     if data.period is not None:
         yield _lines(data)
         items = "".join(f"<li>{escape(note)}</li>" for note in data.notes)
@@ -325,6 +326,31 @@ def share_text(share: float | None) -> str:
 
 def _usd(nano: float | None) -> str:
     return format_usd(None if nano is None else round(nano))
+
+
+def _own_hardware(data: ReportData) -> str:
+    if not data.break_even:
+        return ""
+    first = data.break_even[0]
+    share = share_text(first.prompt_share)
+    mix = f"{share} of the tokens are prompts" + (
+        "" if first.mix_measured else ", which is assumed"
+    )
+    rows = [
+        (
+            each.own_model,
+            each.api_model,
+            each.verdict,
+            format_usd(each.own_full),
+            format_usd(each.api),
+            "–" if each.measured_utilisation is None else share_text(each.measured_utilisation),
+            share_text(each.utilisation),
+        )
+        for each in data.break_even
+    ]
+    columns = ("own", "against", "is cheaper", "#own, full load", "#API", "#busy", "#assumed")
+    soft = f'<p class="soft">Prices of a million tokens; {escape(mix)}.</p>'
+    return _section("Own hardware", soft + _table(columns, rows))
 
 
 def _section(title: str, body: str, *, on_paper: bool = True) -> str:

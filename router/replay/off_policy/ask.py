@@ -52,7 +52,7 @@ def ask(sources: Sequence[str], now: float) -> Asked:
     tiers = [tier for tier in TIERS if any(tier in p.tiers.present for p in policies)] or TIERS
     price = None if first is None else _per_token(first.prices[first.baseline_arms[0]])
     question = question_of(named, tiers, price)
-    return Asked(question, policies[0].baseline if policies else "frontier", _notes(policies))
+    return Asked(question, policies[0].baseline if policies else "frontier", notes(policies))
 
 
 def ladder_of(policy: Policy, now: float) -> Ladder:
@@ -63,9 +63,9 @@ def ladder_of(policy: Policy, now: float) -> Ladder:
     return PromisedLadder(ladder, predictor, now).at(now)[0]
 
 
-def _notes(policies: Sequence[Policy]) -> tuple[str, ...]:
+def notes(policies: Sequence[Policy]) -> tuple[str, ...]:
     """What of a policy is left out when it is replayed."""
-    notes = []
+    found = []
     for policy in policies:
         left = [
             what
@@ -78,8 +78,8 @@ def _notes(policies: Sequence[Policy]) -> tuple[str, ...]:
             if has
         ]
         if left:
-            notes.append(f"{policy.name}: replayed without {', '.join(left)}")
-    return tuple(notes)
+            found.append(f"{policy.name}: replayed without {', '.join(left)}")
+    return tuple(dict.fromkeys(found))
 
 
 def _per_token(prices: Dated[Price]) -> Dated[tuple[float, float]] | None:

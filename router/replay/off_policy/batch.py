@@ -57,7 +57,8 @@ class LogBatch:
     `propensity` (N, A), NaN where not known; `barred` (N, A), codes of what an arm lacks; `chosen`
     (N,); `cost`, `baseline` nano-USD, `latency` seconds, `label`, and `billed_input` and
     `billed_output` tokens, (N,), NaN where not known; `step` (N,) of a chain; `cluster` (N,), what
-    varies together; `price_book`, `predictor`, `policy` (N,) codes into `words`.
+    varies together; `price_book`, `predictor`, `policy` (N,) codes into `words`; `request_id` (N,)
+    where the reader was asked for it: at 40 bytes a row it would be most of a large log.
     """
 
     arms: tuple[LoggedArm, ...]
@@ -85,6 +86,7 @@ class LogBatch:
     policy: tuple[Ints, list[str]]
     predictor: tuple[Ints, list[str]]
     price_book: tuple[Ints, list[str]]
+    request_id: NDArray[np.object_] | None = None
 
     def __len__(self) -> int:
         return len(self.time)
@@ -99,8 +101,8 @@ class LogBatch:
         parts: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name == "arms":
-                parts["arms"] = value
+            if field.name == "arms" or value is None:
+                parts[field.name] = value
             elif isinstance(value, tuple):
                 parts[field.name] = (value[0][rows], value[1])
             else:
@@ -108,9 +110,10 @@ class LogBatch:
         return LogBatch(**parts)
 
 
-def batches_of(table: pa.Table, where: str) -> Iterator[LogBatch]:
+def batches_of(table: pa.Table, where: str, *, ids: bool = False) -> Iterator[LogBatch]:
     """A table of `schema` as batches, one for each set of arms, in its order of rows.
 
+    `ids`: whether the batches carry the ids of their requests.
     Raises `LogFileError` for rows whose lists do not fit their arms.
     """
     table = table.combine_chunks()
@@ -119,10 +122,10 @@ def batches_of(table: pa.Table, where: str) -> Iterator[LogBatch]:
         rows = np.flatnonzero(codes == code)
         if rows.size:
             mine = table if rows.size == len(codes) else table.take(rows)
-            yield _batch(mine, text, where)
+            yield _batch(mine, text, where, ids)
 
 
-def _batch(table: pa.Table, arms: str, where: str) -> LogBatch:
+def _batch(table: pa.Table, arms: str, where: str, ids: bool) -> LogBatch:
     try:
         known = tuple(LoggedArm(*each) for each in json.loads(arms))
         for arm in known:
@@ -167,6 +170,7 @@ def _batch(table: pa.Table, arms: str, where: str) -> LogBatch:
         policy=_words(table, "policy"),
         predictor=_words(table, "predictor"),
         price_book=_words(table, "price_book"),
+        request_id=table["request_id"].to_numpy() if ids else None,
     )
 
 
@@ -205,8 +209,8 @@ def _words(table: pa.Table, name: str) -> tuple[Ints, list[str]]:
     return column.indices.to_numpy().astype(np.int64), column.dictionary.to_pylist()
 
 
-def read_part(exported: Exported, part: Part) -> Iterator[LogBatch]:
-    """The batches of one file of an exported log.
+def read_part(exported: Exported, part: Part, *, ids: bool = False) -> Iterator[LogBatch]:
+    """The batches of one file of an exported log, with the requests' ids where asked for.
 
     Raises `LogFileError` for a file that is damaged, cut short, or not of this version.
     """
@@ -220,10 +224,10 @@ def read_part(exported: Exported, part: Part) -> Iterator[LogBatch]:
             lacking = set(schema().names) - set(opened.schema_arrow.names)
             if lacking:
                 raise LogFileError(where, f"the columns {', '.join(sorted(lacking))} are missing")
-            names = [name for name in schema().names if name != "request_id"]
+            names = [name for name in schema().names if ids or name != "request_id"]
             for read in opened.iter_batches(_READ_ROWS, columns=names):
                 rows += len(read)
-                yield from batches_of(pa.Table.from_batches([read]), where)
+                yield from batches_of(pa.Table.from_batches([read]), where, ids=ids)
     except (pa.ArrowException, OSError, ValueError) as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise LogFileError(where, f"not a readable Parquet file: {said}") from error
@@ -232,14 +236,19 @@ def read_part(exported: Exported, part: Part) -> Iterator[LogBatch]:
 
 
 def read_log(
-    log: Log, since: float | None, until: float | None, left_out: LeftOut
+    log: Log,
+    since: float | None,
+    until: float | None,
+    left_out: LeftOut,
+    *,
+    ids: bool = False,
 ) -> Iterator[LogBatch]:
-    """The batches of a store's own log."""
+    """The batches of a store's own log, with the requests' ids where asked for."""
     page: list[dict[str, Any]] = []
     for row in rows_of(log, since, until, left_out):
         page.append(row)
         if len(page) == ROWS_AT_ONCE:
-            yield from batches_of(to_table(page), "of the store")
+            yield from batches_of(to_table(page), "of the store", ids=ids)
             page = []
     if page:
-        yield from batches_of(to_table(page), "of the store")
+        yield from batches_of(to_table(page), "of the store", ids=ids)

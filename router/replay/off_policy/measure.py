@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,7 +21,11 @@ from router.replay.off_policy.sums import (
 )
 from router.replay.off_policy.target import Named, as_logged
 
+if TYPE_CHECKING:
+    from router.types import Ints
+
 AS_LOGGED = "as logged"
+Watch = Callable[[LogBatch, Mapping[str, "Ints"]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +53,14 @@ class Sums:
             self.policies.setdefault(name, PolicySums()).merge(sums)
 
 
-def measure(batches: Iterable[LogBatch], question: Question) -> Sums:
-    """The sums of some batches. Rows that stand twice in one batch count once."""
+def measure(
+    batches: Iterable[LogBatch], question: Question, watch: Watch = lambda batch, decided: None
+) -> Sums:
+    """The sums of some batches. Rows that stand twice in one batch count once.
+
+    `watch` is called with each batch and what each policy decided on it, by name: for what sums do
+    not tell, such as which requests are decided otherwise.
+    """
     sums = Sums(policies={name: PolicySums() for name in (AS_LOGGED, *_names(question.policies))})
     for batch in batches:
         once = _once(batch)
@@ -60,8 +71,10 @@ def measure(batches: Iterable[LogBatch], question: Question) -> Sums:
         add_logged(sums.logged, once, rows)
         own = rows_of(once, as_logged=True)
         add_policy(sums.policies[AS_LOGGED], once, own, as_logged(once))
-        for policy in question.policies:
-            add_policy(sums.policies[policy.name], once, rows, policy.decide(once))
+        decided = {policy.name: policy.decide(once) for policy in question.policies}
+        for name, target in decided.items():
+            add_policy(sums.policies[name], once, rows, target)
+        watch(once, decided)
     return sums
 
 

@@ -64,6 +64,30 @@ def run(
     return merged(parts, lambda rows: progress(rows, exported.rows))
 
 
+def read(
+    source: str,
+    since: float | None = None,
+    until: float | None = None,
+    *,
+    ids: bool = False,
+    progress: Progress = lambda done, total: None,
+) -> Iterator[LogBatch]:
+    """The batches of a log, in this process.
+
+    Parameters: `source`, `since`, `until`, `progress` as in `run`; `ids`, whether the batches carry
+    the ids of their requests.
+    Raises `LogFileError` for a log that is not there or damaged.
+    """
+    if is_store(source):
+        yield from _of_store(source, since, until, progress, ids=ids)
+        return
+    exported, done = open_exported(source), 0
+    for part in exported.parts:
+        yield from within(read_part(exported, part, ids=ids), since, until)
+        done += part.rows
+        progress(done, exported.rows)
+
+
 def is_store(source: str) -> bool:
     """Whether a source is a store, and not an exported log."""
     kind, separator, _ = source.partition("://")
@@ -71,7 +95,12 @@ def is_store(source: str) -> bool:
 
 
 def _of_store(
-    source: str, since: float | None, until: float | None, progress: Progress
+    source: str,
+    since: float | None,
+    until: float | None,
+    progress: Progress,
+    *,
+    ids: bool = False,
 ) -> Iterator[LogBatch]:
     from router.ledger.url import store_url
     from router.log import open_log
@@ -79,7 +108,7 @@ def _of_store(
     log = open_log(store_url(source))
     done = 0
     try:
-        for batch in read_log(log, since, until, LeftOut()):
+        for batch in read_log(log, since, until, LeftOut(), ids=ids):
             yield batch
             done += len(batch)
             progress(done, None)

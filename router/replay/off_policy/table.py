@@ -38,6 +38,11 @@ _LACKS = {
         Bar.WINDOW_TOO_SMALL,
     )
 }
+# What kept an arm from being called at that moment would have kept any policy from calling it.
+_BUSY = {
+    BAR_TEXT[bar].partition("{")[0]: bar
+    for bar in (Bar.AT_CAPACITY, Bar.CIRCUIT_OPEN, Bar.UNHEALTHY)
+}
 
 
 def arrow() -> Any:
@@ -144,7 +149,7 @@ def _row(request: LoggedRequest, attempts: list[AttemptRow]) -> dict[str, Any] |
         "expected": [view["expected"] for view in views],
         "upper": [view["upper"] for view in views],
         "propensity": [view["propensity"] for view in views],
-        "barred": [_LACKS.get(view["rejected"], Bar.FREE) for view in views],
+        "barred": [_bar(view["rejected"]) for view in views],
         "chosen": names.index(request.chosen),
         "baseline": request.baseline,
         "cost": request.cost,
@@ -153,6 +158,12 @@ def _row(request: LoggedRequest, attempts: list[AttemptRow]) -> dict[str, Any] |
         "billed_output": accepted.output_tokens if accepted else None,
         "label": request.label,
     }
+
+
+def _bar(rejected: str | None) -> int:
+    if rejected is None or rejected in _LACKS:
+        return _LACKS.get(rejected or "", Bar.FREE)
+    return next((bar for text, bar in _BUSY.items() if rejected.startswith(text)), Bar.FREE)
 
 
 @lru_cache(maxsize=1024)

@@ -1,0 +1,66 @@
+"""A real log to compare and tune policies on: requests that went through the Router."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from router import Router
+from router.exploring import uniform
+from tests.conftest import ladder, steady_predictor
+from tests.provider import Provider
+
+MONDAY = 1_799_625_600.0  # 2027-01-11 00:00 UTC
+DAYS = 4
+# How often a tier's answers are good: frontier no more often than mid, which costs a fourth.
+GOOD = {"nano": 0.3, "mini": 0.7, "mid": 0.9, "frontier": 0.9}
+EXPLORE = {"rate": 0.5, "max_spend": 1, "max_quality_loss": 1, "holdout": 0.3}
+WORDS = "Tell me a little more about the history of gardens and of those who keep them. "
+
+
+def policy(url: str, **changes: Any) -> dict[str, Any]:
+    """The policy of the log, in which short prompts go to the frontier and long ones to mid."""
+    settings = {
+        "name": "base",
+        "objective": {"cost_weight": 12},
+        "explore": EXPLORE,
+        "rules": [{"name": "long", "when": {"min_input_tokens": 300}, "at_most": "mid"}],
+        **changes,
+    }
+    return ladder(url, **settings)
+
+
+def write(path: Path, url: str = "http://127.0.0.1:9", **changes: Any) -> Path:
+    """The same as a file."""
+    path.write_text(yaml.safe_dump(policy(url, **changes), sort_keys=False))
+    return path
+
+
+def make_log(store: Path, provider: Provider, requests: int, **changes: Any) -> Path:
+    """Send requests over `DAYS` days, each in ten with a long prompt, and label every answer."""
+    times = iter(range(10**9))
+    step = DAYS * 86_400 / requests
+    now = [MONDAY]
+    settings = policy(provider.url, **changes)
+    settings["log"] = {"durability": "normal"}
+    router = Router(
+        settings,
+        store=f"sqlite:///{store}",
+        predictor=steady_predictor(),
+        clock=lambda: now[0] + next(times) * 1e-6,
+    )
+    try:
+        for at in range(requests):
+            now[0] = MONDAY + at * step
+            text = f"Number {at}. " + WORDS * (25 if at % 10 == 0 else 1)
+            reply = router.completion(
+                messages=[{"role": "user", "content": text}], tags=["odd" if at % 2 else "even"]
+            )
+            routed = Router.decision(reply)
+            good = uniform(f"label {at}") < GOOD[routed.decision.arm.tier]
+            router.feedback(routed.request_id, float(good))
+    finally:
+        router.close()
+    return store
