@@ -209,6 +209,7 @@ class Router:
         plan, decision, answer = yield from self._answer(attempts, plan)
         if plan.look is not None:
             answer = yield from self._cascade(attempts, plan, decision, answer)
+            self.conversations.handed_out(request, self.decision(answer).decision.arm)
         if self.checks and not streams:
             self.checks.submit(asked, answer)
         return replayed(answer, request.params) if buffers else answer

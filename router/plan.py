@@ -124,7 +124,9 @@ class Plan:
             again = lowered.choose(objective, room)
             if lowered._fits(again, left):
                 return lowered.decision(again, objective)
-        if choices.arm[0] < 0 and (self.options.barred == Bar.HELD_ABOVE).any():
+        # A fallback, or a way around what is full, goes sideways and up, never down.
+        first = self.failure is None and self.spilled is None
+        if choices.arm[0] < 0 and first and (self.options.barred == Bar.HELD_ABOVE).any():
             return self._let_down().decide(room, objective, exploration)
         if choices.arm[0] < 0:
             raise refusal(self, choices, room) from self.failure

@@ -35,8 +35,7 @@ class Conversation:
     given all since the history had `since` messages. `caches` is by the arm's name; `writing` are
     the arms whose provider reported that it wrote to its cache. `floor` is the tier (an index of
     `TIERS`) that the conversation was escalated to, kept to while `turns` < `floor_until`.
-    `request_id` and `messages` are of the latest answered request, `tier_before` the tier of the
-    answer before it (-1: there was none).
+    `request_id` and `messages` are of the latest answered request.
     """
 
     turns: int
@@ -47,7 +46,6 @@ class Conversation:
     time: float
     messages: int
     request_id: str
-    tier_before: int = -1
     caches: Mapping[str, Cached] = field(default_factory=dict)
     writing: frozenset[str] = frozenset()
     floor: int = -1

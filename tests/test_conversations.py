@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.conversations.state import Answer, after, cache_use, digests, is_marked, turn_of
-from router.errors import BudgetExceeded, PolicyError
+from router.errors import BudgetExceeded, PolicyError, ProviderError
 from router.policy import load_policy
 from router.prices import PriceEntry, quote, to_price
 from router.prices.caching import family, lifetime, needs_marks
 from router.turns import Conversation, Turn
 from router.types import Usage
 from tests.conftest import MakeRouter, ladder
-from tests.provider import USAGE, Provider, ok
+from tests.provider import USAGE, Provider, ok, status
 
 SYSTEM = {"role": "system", "content": "You sell tickets. " * 40}
 LONG = "The itinerary, leg by leg: " + "departs 10:45, arrives 12:05; " * 1500
@@ -389,3 +389,64 @@ def test_a_log_that_cannot_be_read_back_costs_no_answer(
     router.conversations._log = away
     router.completion(messages=[said("user", "hello")], conversation_id="c")
     assert len(provider.models) == 1
+
+
+def test_where_a_chain_hands_out_its_first_answer_the_history_is_that_models(
+    make_router: MakeRouter, provider: Provider
+) -> None:
+    router = make_router()
+    request = router.read([said("user", "hello")], {"conversation_id": "c"})
+    walked = router.conversations.recall(request)
+    arms = {arm.tier: arm for arm in router.policy.arms()}
+    key = ("c", ())
+    state = after(None, an_answer(request_id=walked.request_id, arm=arms["mini"].name), 2)
+    later = an_answer(request_id=walked.request_id, arm=arms["mid"].name, model="n", tier=2)
+    router.conversations._kept[key] = after(state, later, 2)
+    router.conversations.handed_out(walked, arms["mini"])
+    kept = router.conversations._kept[key]
+    assert (kept.arm, kept.model, kept.tier) == (arms["mini"].name, "openai/t-mini", 1)
+    assert kept.since == kept.messages
+    assert set(kept.caches) == {arms["mini"].name, arms["mid"].name}  # both have read it
+
+
+def test_a_cascade_that_goes_up_inside_a_conversation_is_an_escalation(
+    make_router: MakeRouter, provider: Provider
+) -> None:
+    router = make_router(
+        objective={"cost_weight": 30}, cascade={"max_steps": 2},
+        rules=[{"name": "start", "when": {"tags": ["start"]}, "tier": "nano"}],
+    )  # fmt: skip
+    history = [said("user", "hello")]
+    answer = router.completion(messages=history, conversation_id="c")
+    first = provider.models[-1].removeprefix("t-")
+    provider.script(f"t-{first}", ok(text=""))
+    history = [*history, reply_to(answer), said("user", "go on")]
+    router.completion(messages=history, conversation_id="c")
+    assert len(provider.models) == 3
+    higher = provider.models[-1]
+    turn = router.conversations.recall(
+        router.read([*history, said("user", "more")], {"conversation_id": "c"})
+    ).turn
+    assert turn is not None
+    assert turn.turns == 2
+    assert turn.floor_turns == 2
+    assert turn.model == f"openai/{higher}"
+
+
+def test_a_fallback_inside_an_escalated_conversation_does_not_go_down(
+    make_router: MakeRouter, provider: Provider
+) -> None:
+    router = make_router(
+        objective={"cost_weight": 1000},
+        rules=[{"name": "hard", "when": {"tags": ["hard"]}, "tier": "mid"}],
+        retry={"attempts": 1},
+        budgets=[{"name": "all", "limit": "0.015", "window": "total", "on_exceed": "downgrade"}],
+    )
+    history = [said("user", "hello")]
+    for tags in ((), ("hard",)):
+        answer = router.completion(messages=history, conversation_id="c", tags=list(tags))
+        history = [*history, reply_to(answer), said("user", "go on")]
+    provider.script("t-mid", status(503))
+    with pytest.raises((ProviderError, BudgetExceeded)):  # for frontier there is no room
+        router.completion(messages=history, conversation_id="c")
+    assert provider.models == ["t-nano", "t-mid", "t-mid"]

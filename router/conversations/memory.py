@@ -232,6 +232,23 @@ class Conversations:
             while len(self._kept) > self._most:
                 self._kept.popitem(last=False)
 
+    def handed_out(self, request: Request, arm: Arm) -> None:
+        """Note that of several answers to a request the caller gets this arm's, not the latest."""
+        if request.turn is None:
+            return
+        key = _key(request)
+        with self._lock:
+            known = self._kept.get(key)
+            if known is None or known.request_id != request.request_id or known.arm == arm.name:
+                return
+            self._kept[key] = replace(
+                known,
+                arm=arm.name,
+                model=arm.model,
+                tier=TIERS.index(arm.tier),
+                since=known.messages,
+            )
+
     def _seconds(self, arm: Arm) -> float:
         own = self._policy.deployment(arm).cache_seconds
         return lifetime(arm.model) if own is None else float(own)
