@@ -13,6 +13,7 @@ import pytest
 from router import Router
 from router.errors import ConfigurationError, ModelFileError, PolicyError, ProviderUnavailable
 from router.gates.verifier import NAMES
+from router.replay.off_policy.table import LeftOut, rows_of
 from tests.conftest import HELLO, MakeRouter
 from tests.provider import Behaviour, Provider, ok, status
 from tests.test_gates import saved, verifier_arrays
@@ -415,3 +416,16 @@ def test_a_learned_gate_end_to_end(
     assert_books_agree(router, provider)
     with pytest.raises(ModelFileError, match="the policy asks"):
         make_router(cascade={"gate": "learned", "verifier": {**learned, "sha256": "0" * 64}})
+
+
+def test_a_chain_is_one_row_of_the_replayable_log_at_its_whole_cost(
+    make_router: MakeRouter, provider: Provider
+) -> None:
+    router = make_router(budgets=BUDGET, cascade=CASCADE, objective=CHEAP)
+    router.completion(messages=HELLO)
+    provider.script(provider.models[0], EMPTY)
+    router.completion(messages=HELLO)
+    found = list(rows_of(router.ledger.log(), None, None, LeftOut()))
+    assert [row["step"] for row in found] == [0, 1]
+    assert [row["chosen"] for row in found] == [found[0]["chosen"]] * 2
+    assert found[1]["cost"] == requests(router)[1].cost > found[0]["cost"]

@@ -63,7 +63,7 @@ def schema() -> pa.Schema:
         ("request_id", pa.string()),
         ("request_hash", pa.uint64()),  # of the id: finds rows that stand twice
         ("cluster", pa.uint32()),  # of the conversation, or the request: what varies together
-        ("step", pa.int16()),  # of a chain of calls, from 0
+        ("step", pa.int16()),  # the last of the chain that the first decision began, from 0
         ("time", pa.float64()),
         ("policy", word),
         ("predictor", word),
@@ -134,7 +134,8 @@ def _row(request: LoggedRequest, attempts: list[AttemptRow]) -> dict[str, Any] |
         "request_id": request.request_id,
         "request_hash": _hash(request.request_id, 8),
         "cluster": _hash(request.conversation_id or request.request_id, 4),
-        "step": 0,
+        # One row for the whole chain, at its whole cost: above 0, no model of one call fits it.
+        "step": max(each.step for each in attempts),
         "time": request.time,
         "policy": request.policy,
         "predictor": request.predictor,
