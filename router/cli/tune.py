@@ -45,7 +45,7 @@ if TYPE_CHECKING:
               metavar="PCT", help="With best: how many percent dearer it may be.")  # fmt: skip
 @click.option("--sampler", type=click.Choice(["tpe", "nsga2"]), default="tpe", show_default=True)
 @click.option("--rows", type=click.IntRange(1000), default=250_000, show_default=True,
-              help="The most rows in memory; of a longer log, a sample by conversations.")  # fmt: skip
+              help="The most rows in memory; of a longer log, some conversations.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Write the policy even if it does not beat BASE.")
 @json_option
 def command(
