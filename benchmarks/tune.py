@@ -73,23 +73,14 @@ def some(people: Population, rows: Any) -> Population:
 
 
 def every_query(people: Population) -> LogBatch:
-    """All queries once, for decisions; which arm is shown does not matter."""
+    """All queries once, for decisions, which read nothing of what a log shows of an arm."""
     n, width = people.quality.shape
-    chances = np.full((n, width), 1 / width)
-    batch, query = logged(people, chances, 4 * n, np.random.default_rng(0))
-    _, first = np.unique(query, return_index=True)
-    missing = np.setdiff1d(np.arange(n), query)
-    found: LogBatch = batch.take(first)
-    if len(missing) == 0:
-        return found
-    rows = np.arange(n)
-    known = np.concatenate([query[first], missing])
-    order = np.argsort(known)
-    whole = batch.take(np.concatenate([first, np.repeat(first[:1], len(missing))])[order])
-    return replace(
-        whole, quality=people.quality, expected=people.expected, upper=2 * people.expected,
-        input_tokens=people.input_tokens, request_hash=rows.astype(np.uint64),
+    batch, _ = logged(people, np.full((n, width), 1 / width), n, np.random.default_rng(0))
+    found: LogBatch = replace(
+        batch, quality=people.quality, expected=people.expected, upper=2 * people.expected,
+        input_tokens=people.input_tokens,
     )  # fmt: skip
+    return found
 
 
 def days(people: Population, base: Base, length: tuple[int, int], first: int, rng: Any) -> LogBatch:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from router import Router
@@ -16,7 +19,8 @@ MONDAY = 1_799_625_600.0  # 2027-01-11 00:00 UTC
 DAYS = 4
 # How often a tier's answers are good: frontier no more often than mid, which costs a fourth.
 GOOD = {"nano": 0.3, "mini": 0.7, "mid": 0.9, "frontier": 0.9}
-EXPLORE = {"rate": 0.5, "max_spend": 1, "max_quality_loss": 1, "holdout": 0.3}
+EXPLORE = {"rate": 0.5, "max_spend": 1, "max_quality_loss": 1}
+REQUESTS = 1000
 WORDS = "Tell me a little more about the history of gardens and of those who keep them. "
 
 
@@ -63,4 +67,26 @@ def make_log(store: Path, provider: Provider, requests: int, **changes: Any) -> 
             router.feedback(routed.request_id, float(good))
     finally:
         router.close()
+    return store
+
+
+@pytest.fixture(scope="session")
+def real_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of `REQUESTS` requests, made once for all tests of a run: it takes a minute."""
+    root = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        root = root.parent  # of all workers
+    store, done = root / "tuning.db", root / "tuning.done"
+    try:
+        (root / "tuning.lock").mkdir()
+    except FileExistsError:
+        until = time.monotonic() + 280
+        while not done.exists() and time.monotonic() < until:
+            time.sleep(0.2)
+        assert done.exists(), "the worker that makes the log has not ended"
+    else:
+        provider = Provider()
+        make_log(store, provider, REQUESTS)
+        provider.close()
+        done.touch()
     return store

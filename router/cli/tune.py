@@ -90,7 +90,7 @@ if TYPE_CHECKING:
     type=click.IntRange(1000),
     default=250_000,
     show_default=True,
-    help="The most rows in memory; of a longer log, a sample by conversations.",
+    help="The most rows in memory; of a longer log, some conversations.",
 )
 @click.option("--force", is_flag=True, help="Write the policy even if it does not beat BASE.")
 @json_option
