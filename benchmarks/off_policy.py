@@ -33,7 +33,7 @@ from router.types import TIERS
 
 RESULTS = ROOT / "benchmarks/results/off_policy.json"
 SOURCES = ("zeroeval", "mmlu_pro_a", "paretobandit_val")
-ROWS = 4000  # requests of a log
+ROWS = 20_000  # requests of a log
 RANDOM = 0.4  # of the requests go to any arm, all alike; the others to the best one
 LABELLED = 0.5  # of the answers, at random
 
@@ -195,10 +195,17 @@ def study(people: Population, resamplings: int, seed: int) -> dict[str, Any]:
         "honest_mean": float(np.mean(honest)),
         "honest_off_pct": 100 * (float(np.mean(honest)) / true_saved - 1),
         "honest_covered": float(np.mean(holds)),
-        "naive_mean": float(np.mean(naive)),
-        "naive_off_pct": 100 * (float(np.mean(naive)) / true_saved - 1),
+        **naive_figures(naive, true_saved),
     }
     return report
+
+
+def naive_figures(naive: list[float], true_saved: float) -> dict[str, Any]:
+    """The figure that others report, None where the source has no tokens."""
+    mean = float(np.mean(naive))
+    if np.isnan(mean):
+        return {"naive_mean": None, "naive_off_pct": None}
+    return {"naive_mean": mean, "naive_off_pct": 100 * (mean / true_saved - 1)}
 
 
 def judged(values: Any, truth: float) -> dict[str, float]:

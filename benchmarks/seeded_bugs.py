@@ -37,6 +37,7 @@ TESTS = (
     "test_ledger_group_commit.py",
     "test_ledger_windows.py",
     "test_ledger_store.py",
+    "test_ledger_files.py",
     "test_ledger_model.py",
 )
 
@@ -55,9 +56,9 @@ class Bug:
 MATCHING, WINDOWS, LEDGER, BUDGETS = (
     "ledger/matching.py", "ledger/windows.py", "ledger/ledger.py", "budgets.py",
 )  # fmt: skip
-STORE, STEPS, ACCOUNTS, DATABASE, SCHEMA, VERIFY = (
+STORE, STEPS, ACCOUNTS, DATABASE, FILES, SCHEMA, VERIFY = (
     f"ledger/sqlite/{name}.py"
-    for name in ("store", "steps", "accounts", "database", "schema", "verify")
+    for name in ("store", "steps", "accounts", "database", "files", "schema", "verify")
 )
 
 BUGS = (
@@ -219,7 +220,11 @@ BUGS = (
         "            if connection.in_transaction:\n                connection.rollback()",
         "            if connection.in_transaction:\n                connection.commit()"),
     Bug("a file that was swapped in use is written to", DATABASE,
-        "same = identity(self._path) == self._writer.identity", "same = True"),
+        "if not _unchanged(self._writer):", "if False:"),
+    Bug("a swapped index of the log goes unnoticed", FILES,
+        "main.st_ino, log.st_ino, index.st_ino", "main.st_ino, log.st_ino"),
+    Bug("a new file is begun beside the log of a deleted one", FILES,
+        "_refuse_others_log(file)\n            _publish", "_publish"),
     # ── the schema and its triggers ────────────────────────────────────────────────────────────
     Bug("overruns are not entered", SCHEMA, "WHEN new.actual > new.amount BEGIN", "WHEN 0 BEGIN"),
     Bug("a correction enters the whole bill", SCHEMA,

@@ -10,15 +10,26 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from router.capacity import Capacity, Ticket
+from router.conversations.portable import fitted
 from router.dispatch.bounds import CAP_FIELDS, input_bound
 from router.dispatch.charge import Charge, Terms, for_answer, for_failure
+from router.dispatch.failures import headers_of
 from router.dispatch.retrying import retrying
 from router.dispatch.streams import StreamEnd, StreamTerms, answer_bytes, routed_stream, whole
 from router.dispatch.usage import report_of
 from router.dispatch.wire import Call, Reply
-from router.errors import BudgetExceeded, ClockJumped, LedgerUnavailable, ProviderError, RouterError
+from router.errors import (
+    AtCapacity,
+    BudgetExceeded,
+    ClockJumped,
+    LedgerUnavailable,
+    ProviderError,
+    RouterError,
+)
 from router.ladder import Ladder
 from router.plan import Plan
+from router.routing import Routing
 from router.types import (
     AttemptRow,
     AttemptStatus,
@@ -28,6 +39,7 @@ from router.types import (
     RequestRow,
     RequestStatus,
     Reservation,
+    Usage,
 )
 
 if TYPE_CHECKING:
@@ -39,50 +51,27 @@ _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.01, 5.0  # seconds between two looks at a bu
 TTL_MARGIN = 60.0  # seconds by which a reservation outlives the longest call
 
 
-@dataclass(frozen=True, slots=True)
-class Routing:
-    """How one request was routed.
-
-    `attempts` counts its wire attempts; `cost` is the accepted one's in nano-USD, None where it is
-    not known (a stream settles at its end).
-    """
-
-    request_id: str
-    decision: Decision
-    attempts: int
-    cost: int | None
-
-
-def attach(response: Any, routing: Routing) -> Any:
-    """Make `routing` reachable from a response, where litellm keeps such things itself."""
-    if not hasattr(response, "routing"):
-        response._hidden_params["router"] = routing
-    return response
-
-
-def routing_of(response: Any) -> Routing | None:
-    """The `Routing` that was attached to a response or a stream, None where there is none."""
-    for found in (
-        getattr(response, "routing", None),
-        (getattr(response, "_hidden_params", None) or {}).get("router"),
-    ):
-        if isinstance(found, Routing):
-            return found
-    return None
-
-
 @dataclass(slots=True)
 class Attempts:
     """What the attempts of one request share. `client`: an OpenAI client to send through;
-    `streamed`: who wants to see a stream's whole answer once it is settled."""
+    `streamed`: who wants to see a stream's whole answer once it is settled; `capacity`: what the
+    deployments can take; `answered`: who is told of each settled answer; `streams`: whether the
+    wire carries a stream, which one that is buffered does not."""
 
     ladder: Ladder
     ledger: Ledger
     request: Request
     stamps: tuple[str, str, str]  # policy, predictor, price book
     clock: Callable[[], float]
+    capacity: Capacity
     client: Any = None
     streamed: Callable[[Request, Any], None] | None = None
+    answered: Callable[[Plan, Decision, AttemptRow, Usage | None], None] | None = None
+    streams: bool = False
+    step: int = 0  # of a chain of calls
+    note: str | None = None  # why this step is made
+    spent: int = 0  # nano-USD of all settled attempts
+    of_baseline: int | None = None  # the bill of the baseline tier's own answer
     waits: list[float] = field(default_factory=list)
     count: int = 0  # wire attempts that were reserved
     failure: BaseException | None = None  # of the latest attempt that failed
@@ -119,9 +108,27 @@ class Attempts:
         except ClockJumped as jumped:
             return jumped.trusted
 
+    def accept(self, number: int, decision: Decision) -> None:
+        """Log that an earlier attempt's answer is the one that is handed out."""
+        baseline = decision.baseline if self.of_baseline is None else self.of_baseline
+        end = RequestEnd("answered", accepted=number, baseline=baseline)
+        try:
+            self.ledger.finish(self.request.request_id, end, self.now)
+        except LedgerUnavailable as unavailable:
+            # The answer was paid for and is handed out; the log names the latest one instead.
+            _log.error("attempt %s/%d: %s", self.request.request_id, number, unavailable)
+
     def prepare(self, plan: Plan, decision: Decision) -> Attempt:
-        """Lay out the next wire attempt. Nothing is reserved or sent yet."""
-        return Attempt(self, plan, decision, self.count + 1, self.clock())
+        """Lay out the next wire attempt, counted in where its deployment is. Nothing is reserved or
+        sent yet.
+
+        Raises `AtCapacity` where something has come in the way of the deployment meanwhile.
+        """
+        now, arm = self.clock(), decision.chosen
+        ticket = self.capacity.enter(arm, plan.shape.input_tokens, plan.tokens[arm])
+        if not isinstance(ticket, Ticket):
+            raise AtCapacity({decision.arm.name: ticket.why}, ticket.wait)
+        return Attempt(self, plan, decision, self.count + 1, now, ticket)
 
     def close_with(self, plan: Plan, decision: Decision | None, error: RouterError) -> None:
         """Log how a request ended that got no answer."""
@@ -144,7 +151,7 @@ class Attempts:
         """The log's row of the request. Its text is kept only where the policy opts in."""
         policy, predictor, price_book = self.stamps
         request = self.request
-        keep = self.ladder.policy.log.content
+        keep, original = self.ladder.policy.log.content, request.original or request.messages
         return RequestRow(
             request_id=request.request_id,
             time=request.now,
@@ -162,7 +169,7 @@ class Attempts:
             reason=decision.reason if decision else "",
             rule=plan.rule,
             baseline=plan.baseline(),
-            content=json.dumps(list(request.messages), ensure_ascii=False) if keep else None,
+            content=json.dumps(list(original), ensure_ascii=False) if keep else None,
             error=error,
             purpose=request.purpose,
         )
@@ -171,9 +178,18 @@ class Attempts:
 class Attempt:
     """One wire attempt: reserve, call, settle."""
 
-    def __init__(self, shared: Attempts, plan: Plan, decision: Decision, number: int, now: float):
+    def __init__(
+        self,
+        shared: Attempts,
+        plan: Plan,
+        decision: Decision,
+        number: int,
+        now: float,
+        ticket: Ticket,
+    ):
         self._shared, self._plan, self._decision = shared, plan, decision
-        self._number, self._now = number, now
+        self._number, self._now, self._ticket = number, now, ticket
+        self._step, self._note = shared.step, shared.note
         self._started = time.monotonic()
         arm = decision.arm
         able = shared.ladder.capabilities[decision.chosen]
@@ -189,6 +205,13 @@ class Attempt:
 
     def reserve(self) -> None:
         """Hold the upper bound in every budget; the request's row is written with the first."""
+        try:
+            self._reserve()
+        except BaseException:
+            self._ticket.unsent()
+            raise
+
+    def _reserve(self) -> None:
         shared = self._shared
         policy = shared.ladder.policy
         longest = policy.timeout.total + policy.streams.drain_seconds + TTL_MARGIN
@@ -221,14 +244,18 @@ class Attempt:
             arguments["reasoning_effort"] = arm.effort
             # litellm knows no model of one's own server; the policy's author does.
             arguments["allowed_openai_params"] = ["reasoning_effort"]
+        if request.stream and not self._shared.streams:
+            arguments.pop("stream_options", None)
         if deployment.service_tier is not None:
             arguments.setdefault("service_tier", deployment.service_tier)
+        timeout = self._timeout(arguments.pop("timeout", None))
+        messages, fit = fitted(request.messages, arguments, arm.model, request.turn)
         return Call(
             model=arm.model,
-            messages=request.messages,
-            arguments=arguments,
-            stream=request.stream,
-            timeout=self._timeout(arguments.pop("timeout", None)),
+            messages=messages,
+            arguments=fit,
+            stream=self._shared.streams,
+            timeout=timeout,
             api_base=deployment.api_base,
             api_key_env=deployment.api_key_env,
             client=self._client(arm.model, deployment.api_base),
@@ -238,6 +265,7 @@ class Attempt:
         """Charge a finished answer and log it."""
         report = report_of(response)
         charge = for_answer(self._terms, report, answer_bytes(response.choices))
+        self._ticket.answered(headers_of(response), _tokens(charge))
         row = self._row("answered", charge, report, answer=self._kept(response))
         self._settle(row, charge, ends=True)
         return self._routing(charge.cost)
@@ -245,6 +273,7 @@ class Attempt:
     def settle_failure(self, error: BaseException) -> None:
         """Charge or release an attempt that gave no answer. A cancellation ends the request."""
         charge = for_failure(self._terms, error)
+        self._ticket.failed(error, headers_of(error))
         cancelled = not isinstance(error, RouterError)
         self._shared.failure = error
         status: AttemptStatus = "abandoned" if cancelled else "failed"
@@ -252,6 +281,7 @@ class Attempt:
 
     def stream(self, reply: Reply) -> Any:
         """The caller's stream over an open reply; it settles itself when it ends."""
+        self._ticket.opened(headers_of(reply.response))
         policy = self._shared.ladder.policy
         drain = policy.streams.drain_seconds if policy.streams.on_abandon == "drain" else 0.0
         options = self._shared.request.params.get("stream_options") or {}
@@ -267,13 +297,16 @@ class Attempt:
 
     def _settle_stream(self, end: StreamEnd) -> None:
         if end.error is not None:
+            self._ticket.failed(end.error)
             charge = for_failure(self._terms, end.error)
             row = self._row("failed", charge, end.report, error=_said(end.error))
         elif end.abandoned and end.report is None:
+            self._ticket.failed(GeneratorExit())
             charge = for_failure(self._terms, GeneratorExit())
             row = self._row("abandoned", charge)
         else:
             charge = for_answer(self._terms, end.report, end.answer_bytes)
+            self._ticket.answered(None, _tokens(charge))
             # Of an answer that was left, the caller saw no more than a part.
             status: AttemptStatus = "abandoned" if end.abandoned else "answered"
             text = None if end.abandoned else end.text
@@ -293,6 +326,7 @@ class Attempt:
                 error=row.error,
             )
         ledger, now = self._shared.ledger, self._shared.now
+        self._shared.spent += (row.cost or 0) if charge.billed else 0
         try:
             if charge.billed:
                 ledger.settle(self._id, row, end, now)
@@ -301,12 +335,16 @@ class Attempt:
         except LedgerUnavailable as unavailable:
             # What was paid for is not taken from the caller. The hold stays, and expires in full.
             _log.error("attempt %s could not be settled: %s", self._id, unavailable)
+        if row.status == "answered" and self._shared.answered is not None:
+            self._shared.answered(self._plan, self._decision, row, charge.usage)
 
     def _final_baseline(self, cost: int | None) -> int | None:
         """Where the baseline tier itself answered, its bill is the baseline, not a prediction."""
         if self._decision.arm.tier == self._shared.ladder.policy.baseline:
+            self._shared.of_baseline = cost
             return cost
-        return self._decision.baseline
+        of_baseline = self._shared.of_baseline
+        return self._decision.baseline if of_baseline is None else of_baseline
 
     def _row(
         self,
@@ -323,7 +361,7 @@ class Attempt:
             request_id=self._shared.request.request_id,
             number=self._number,
             time=self._now,
-            step=0,
+            step=self._step,
             arm=view.arm.name,
             tier=view.arm.tier,
             model=view.arm.model,
@@ -338,7 +376,7 @@ class Attempt:
             input_tokens=usage.input_tokens if usage else None,
             output_tokens=usage.output_tokens if usage else None,
             error=error,
-            note=charge.note,
+            note="; ".join(filter(None, (self._note, charge.note))) or None,
             answer=answer,
         )
 
@@ -367,6 +405,11 @@ class Attempt:
     def _client(self, model: str, api_base: str | None) -> Any:
         """The caller's own OpenAI client serves the arms of OpenAI that name no other address."""
         return self._shared.client if model.startswith("openai/") and api_base is None else None
+
+
+def _tokens(charge: Charge) -> int | None:
+    usage = charge.usage
+    return None if usage is None else usage.input_tokens + usage.output_tokens
 
 
 def _said(error: BaseException) -> str:

@@ -25,6 +25,12 @@ class Store:
 
 
 @dataclass(frozen=True, slots=True)
+class Look(Store):
+    """A look at an answer, by a caller's own function perhaps: off the event loop like the ledger's
+    work, and like it not interrupted, since the answer was paid for."""
+
+
+@dataclass(frozen=True, slots=True)
 class Send:
     """One wire attempt."""
 

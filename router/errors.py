@@ -14,6 +14,7 @@ RouterError
 ├── InvalidRequest                the caller's request cannot be sent: field, value, allowed
 │   └── NoCapableDeployment       no deployment can take this request: rejected
 ├── BudgetExceeded                no room: budget, used, held, limit, needed, resets_at
+├── AtCapacity                    no deployment may be called just now: obstacles, retry_after
 ├── LedgerError
 │   ├── LedgerUnavailable         the store does not answer: store, why
 │   ├── LedgerCorrupt             the store's contents cannot be trusted: store, why
@@ -168,6 +169,20 @@ class NoCapableDeployment(InvalidRequest):
         self.rejected = dict(rejected)
         reasons = "; ".join(f"{arm}: {why}" for arm, why in self.rejected.items())
         super().__init__("request", f"no deployment of the policy can take it ({reasons})")
+
+
+class AtCapacity(RouterError):
+    """Each deployment that could take the request is full, out of order or left alone just now.
+    Nothing was sent.
+
+    Fields: `obstacles`, arm → reason; `retry_after`, seconds until the first may be called again,
+    None where that is not known.
+    """
+
+    def __init__(self, obstacles: Mapping[str, str], retry_after: float | None):
+        self.obstacles, self.retry_after = dict(obstacles), retry_after
+        reasons = "; ".join(f"{arm} {why}" for arm, why in self.obstacles.items())
+        super().__init__(f"no deployment can be called just now: {reasons}")
 
 
 class BudgetExceeded(RouterError):

@@ -12,30 +12,37 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from router.attempts import Attempts, Routing, attach, routing_of
+from router.attempts import Attempts
+from router.capacity import Capacity
 from router.certified import PromisedLadder
+from router.chain import Cascades, Chain
 from router.checks import Check, Checks
 from router.clock import GuardedClock, shortest_window
+from router.conversations.memory import Conversations
 from router.decide import Objective
-from router.effects import Send, Store, Wait, Walk, arun, run
+from router.dispatch.replayed import replayed
+from router.effects import Look, Send, Store, Wait, Walk, arun, run
 from router.errors import (
+    AtCapacity,
     BudgetExceeded,
     InvalidRequest,
     LedgerError,
-    ModelFileError,
     ProviderError,
     RouterError,
 )
 from router.exploring import Explorer
+from router.gates.gate import GateCheck
 from router.intake import AUTO, read_request, refuse_size
 from router.ladder import Ladder
 from router.ledger import open_ledger, store_exists
 from router.ledger.url import store_url
-from router.pacing import Pacer
+from router.parts import pacer_of, predictor_of, refuse_unknown_tiers, seemed_to_fit
 from router.plan import Plan, make_plan
 from router.policy import Policy, load_policy
-from router.predict import Predictor, extract, load_predictor, shape_of
+from router.predict import Predictor, extract, shape_of
 from router.prices import PriceBook, load_book
+from router.routing import Routing, attach, routing_of
+from router.spill import decide_now, decided
 from router.types import BudgetState, Decision, Request, Room
 
 if TYPE_CHECKING:
@@ -80,21 +87,27 @@ class Router:
         predictor: Predictor | None = None,
         prices: PriceBook | None = None,
         checks: Mapping[str, Check] | None = None,
+        gates: Mapping[str, GateCheck] | None = None,
         clock: Callable[[], float] | None = None,
     ):
         self.policy = policy if isinstance(policy, Policy) else load_policy(policy)
         self.prices = prices or load_book()
-        self.predictor = predictor or _predictor_of(self.policy)
+        self.predictor = predictor or predictor_of(self.policy)
         self.store = store_url(store or self.policy.log.store)
-        _refuse_unknown_tiers(self.policy, self.predictor)
+        refuse_unknown_tiers(self.policy, self.predictor)
         self._clock = clock or GuardedClock(shortest_window(self.policy.budget_list()))
         ladder = Ladder.of(self.policy, self.prices, self.predictor.effort_tokens)
         self._promised = PromisedLadder(ladder, self.predictor, self._clock())
-        self._pacer = _pacer_of(ladder)
+        self._pacer = pacer_of(ladder)
         self._explorer = Explorer(self.policy.explore)
-        self.checks = Checks(checks or {}, lambda: self.ledger.log(), self._clock)
-        self._opening = threading.Lock()
-        self._next_sweep = 0.0
+        self.capacity = Capacity(self.policy)
+        self._cascades = Cascades(self.policy, gates)
+        bound: Any = {"predictor": self.predictor, "prices": self.prices, "clock": clock}
+        own = partial(Router, store=self.store, **bound)
+        log: Callable[[], Any] = lambda: self.ledger.log()  # noqa: E731
+        self.conversations = Conversations(self.policy, self.prices, own, log)
+        self.checks = Checks(checks or {}, log, self._clock)
+        self._opening, self._next_sweep = threading.Lock(), 0.0
 
     # ── the doors ──────────────────────────────────────────────────────────────────────────────
     def completion(self, model: str | None = AUTO, messages: Any = None, **arguments: Any) -> Any:
@@ -159,8 +172,9 @@ class Router:
     def close(self) -> None:
         """Close the store. The router opens it again when it is used again."""
         self.checks.close()
-        ledger = self.__dict__.pop("_ledger", None)
-        if ledger is not None:
+        self.capacity.close()
+        self.conversations.close()
+        if (ledger := self.__dict__.pop("_ledger", None)) is not None:
             ledger.close()
 
     def __enter__(self) -> Router:
@@ -175,18 +189,57 @@ class Router:
 
         Parameters: `client`, an OpenAI client for the deployments of OpenAI.
         """
-        answer = yield from self._answer(request, client)
-        if self.checks and not request.stream:
-            self.checks.submit(request, answer)
-        return answer
-
-    def _answer(self, request: Request, client: Any) -> Walk[Any]:
+        asked, request = request, (yield from self.conversations.entering(request))
         plan = self._plan(request)
+        buffers = self._cascades.buffers(request)
+        streams = request.stream and not buffers
         ledger = yield Store(lambda: self.ledger)
         yield from self._sweep()
         attempts = Attempts(
-            plan.ladder, ledger, request, self._stamps, self._clock, client, self._streamed
+            plan.ladder,
+            ledger,
+            request,
+            self._stamps,
+            self._clock,
+            self.capacity,
+            client,
+            *self._told,
+            streams,
         )
+        plan, decision, answer = yield from self._answer(attempts, plan)
+        if plan.look is not None:
+            answer = yield from self._cascade(attempts, plan, decision, answer)
+            self.conversations.handed_out(request, self.decision(answer).decision.arm)
+        if self.checks and not streams:
+            self.checks.submit(asked, answer)
+        return replayed(answer, request.params) if buffers else answer
+
+    def _cascade(
+        self, attempts: Attempts, plan: Plan, decision: Decision, answer: Any
+    ) -> Walk[Any]:
+        """Look at an answer and stop, or make another call: as often as it is worth its price.
+
+        Whatever goes wrong with a later call, the best answer so far was paid for and is given.
+        """
+        chain = Chain(self._cascades.gate, plan, attempts)
+        onward: Decision | None = decision
+        while onward is not None:
+            yield Look(partial(chain.add, onward, answer))
+            while True:
+                try:
+                    room = yield Store(partial(self._room, attempts.ledger, attempts.request))
+                    onward = chain.onward(room, self._paced(chain.plan, room, new=False))
+                    if onward is not None:
+                        answer = yield from self._try(attempts, chain.plan, onward)
+                    break
+                except RouterError as error:
+                    chain.without(onward, error)
+        best = yield Store(chain.best)
+        return best
+
+    def _answer(self, attempts: Attempts, plan: Plan) -> Walk[tuple[Plan, Decision, Any]]:
+        """The first answer, after as many fallbacks as it takes, with the plan that it is from."""
+        ledger, request = attempts.ledger, attempts.request
         exploration = self._explorer.draw(request.request_id)
         decision: Decision | None = None
         cut: Any = None  # an answer that ended at a lowered cap
@@ -195,30 +248,33 @@ class Router:
             while True:
                 room = yield Store(partial(self._room, ledger, request))
                 objective = self._paced(plan, room, new=decision is None)
-                first, decision = decision is None, plan.decide(room, objective, exploration)
+                first = decision is None
+                decision = yield from decided(attempts, plan, room, objective, exploration)
                 if first:
                     self._explorer.learn(plan.quotes[decision.chosen].expected)
                 try:
                     answer = yield from self._try(attempts, plan, decision)
                 except ProviderError as error:
                     if cut is not None:
-                        return cut
+                        return plan, decision, cut
                     plan = plan.after(decision.arm, error)
+                except AtCapacity:
+                    continue  # another request was faster: decide on what there is now
                 except BudgetExceeded as full:
                     if full.on_exceed == "queue":
                         yield Wait(attempts.turn_after(full))
                         continue
                     # Another process took the room first: look again, at most once per arm.
                     lost_races += 1
-                    if not _seemed_to_fit(plan, decision, room) or lost_races > len(plan.quotes):
+                    if not seemed_to_fit(plan, decision, room) or lost_races > len(plan.quotes):
                         raise full from attempts.failure
                 else:
                     if cut is not None or not plan.is_cut(decision, answer):
-                        return answer
+                        return plan, decision, answer
                     cut, plan = answer, plan.in_full()
         except RouterError as error:
-            if cut is not None:
-                return cut  # it was paid for, and is all that there is
+            if cut is not None and decision is not None:
+                return plan, decision, cut  # it was paid for, and is all that there is
             if isinstance(error, LedgerError):
                 raise  # there is no store to write to
             yield Store(partial(attempts.close_with, plan, decision, error))
@@ -237,7 +293,7 @@ class Router:
                 except BaseException as error:
                     yield Store(partial(reserved.settle_failure, error))
                     raise
-                if attempts.request.stream:
+                if attempts.streams:
                     return reserved.stream(reply)
                 routing = yield Store(partial(reserved.settle_answer, reply.response))
                 return attach(reply.response, routing)
@@ -264,17 +320,15 @@ class Router:
 
     def preview(self, request: Request) -> Decision:
         """The decision for a request: nothing is reserved or sent."""
-        room = Room()
-        if self.policy.budgets:
-            room = self._room_without_a_trace(request)
-        plan = self._plan(request)
-        objective = self._paced(plan, room, new=False)
-        return plan.decide(room, objective, self._explorer.chances())
+        room = self._room_without_a_trace(request) if self.policy.budgets else Room()
+        plan = self._plan(self.conversations.recall(request))
+        objective, chances = self._paced(plan, room, new=False), self._explorer.chances()
+        return decide_now(self.capacity, plan, room, objective, chances)
 
     @property
-    def _streamed(self) -> Callable[[Request, Any], None] | None:
-        """Who looks at a stream's answer, whole at its end."""
-        return self.checks.submit if self.checks else None
+    def _told(self) -> tuple[Callable[..., None] | None, Callable[..., None]]:
+        """Who looks at a stream's answer, whole at its end, and who at every settled answer."""
+        return self.checks.submit if self.checks else None, self.conversations.answered
 
     def room(self, request: Request) -> Room:
         """What the budgets of a request still allow."""
@@ -289,7 +343,8 @@ class Router:
         refuse_size(shape.input_bytes, self.policy.limits.max_request_bytes)
         features = extract(request, self.predictor.embedder)
         ladder, _ = self._promised.at(request.now)
-        return make_plan(ladder, request, shape, features, self.predictor(features))
+        plan = make_plan(ladder, request, shape, features, self.predictor(features))
+        return self._cascades.looking(plan)
 
     def _sweep(self) -> Walk[None]:
         now = self._clock()
@@ -352,46 +407,4 @@ class Router:
             lease=options.lease,
             on_outage=options.on_outage,
             journal=options.journal,
-        )
-
-
-def _seemed_to_fit(plan: Plan, decision: Decision, room: Room) -> bool:
-    """Whether what was refused had had the room a moment before."""
-    quoted = decision.view.quote
-    tokens = plan.token_bound(decision.chosen, quoted)
-    return room.lacking(decision.arm, quoted.upper or 0, tokens) is None
-
-
-def _pacer_of(ladder: Ladder) -> Pacer | None:
-    asked = ladder.policy.pacing
-    if asked is None:
-        return None
-    return Pacer(
-        asked.budget,
-        [arm.name for arm in ladder.arms],
-        ladder.tier,
-        ladder.policy.objective.cost_weight or 0.0,
-        asked.expected_requests,
-        ladder.unit_costs(),
-    )
-
-
-def _predictor_of(policy: Policy) -> Predictor:
-    own = policy.predictor.embedder if policy.predictor else None
-    predictor = load_predictor(policy.predictor_path, own)
-    wanted = policy.predictor.sha256 if policy.predictor else None
-    if wanted is not None and predictor.hash != wanted:
-        raise ModelFileError(
-            str(policy.predictor_path), f"its sha256 is {predictor.hash}, the policy asks {wanted}"
-        )
-    return predictor
-
-
-def _refuse_unknown_tiers(policy: Policy, predictor: Predictor) -> None:
-    unknown = [tier for tier in policy.tiers.present if tier not in predictor.tiers]
-    if unknown:
-        raise ModelFileError(
-            str(policy.predictor_path or predictor.name),
-            f"it was trained on {', '.join(predictor.tiers)} and knows nothing of "
-            f"{', '.join(unknown)}: train it with outcomes of that tier, or leave the tier out",
         )

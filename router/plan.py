@@ -8,23 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from router.caps import predicted, with_quotes, within
+from router.conversations.words import place, remark
 from router.decide import (
     UNKNOWN,
     UNLIMITED,
     Bar,
     Choices,
     Exploration,
+    Look,
     Objective,
+    Obstacles,
     Options,
     cautious,
     choose,
     decision,
 )
+from router.decide.explain import UNOBSTRUCTED
 from router.dispatch.bounds import (
     asked_cap,
     input_bound,
@@ -67,8 +72,8 @@ if TYPE_CHECKING:
     from router.types import Ints
 
 LACKING = -2  # less than any amount of money, an unknown one (-1) too
-# A baseline that only a rule keeps from being chosen is still what savings are measured against.
-_ABLE = (Bar.FREE, Bar.RULE)
+# A baseline that only a rule, its load or the conversation bars is what savings are measured by.
+_ABLE = (Bar.FREE, Bar.RULE, Bar.AT_CAPACITY, Bar.CIRCUIT_OPEN, Bar.UNHEALTHY, Bar.HELD_ABOVE)
 # Another deployment may do better after these; after any other the same request fails again.
 _WORTH_ANOTHER_TIER = (RateLimited, ProviderUnavailable, ProviderTimeout, MalformedReply)
 
@@ -88,6 +93,9 @@ class Plan:
     rule: str | None
     failure: ProviderError | None = None
     full: tuple[Quote, ...] | None = None  # with the caps that were asked for, where these are less
+    obstacles: Obstacles | None = None  # what keeps arms from being called just now
+    spilled: str | None = None  # what kept the best arm from being called
+    look: Look | None = None  # how answers are looked at, None where the first is handed out
 
     def decide(
         self,
@@ -106,19 +114,29 @@ class Plan:
         kept = objective.pace.kept if objective.pace else 0
         if self.failure is not None:
             exploration = None
-        choices, left = self._choose(objective, room, kept, exploration), room.remaining()
+        choices, left = self.choose(objective, room, kept, exploration), room.remaining()
         if kept and choices.arm[0] < 0:  # for this request it was kept
-            choices = self._choose(objective, room)
+            choices = self.choose(objective, room)
         # A judge that is cut short says nothing: the router's own calls go in full or not at all.
         own = self.request.purpose != "serve"
         if left is not None and not own and not self._fits(choices, left):
             lowered = within(self, left)
-            again = lowered._choose(objective, room)
+            again = lowered.choose(objective, room)
             if lowered._fits(again, left):
-                return lowered._decision(again, objective)
+                return lowered.decision(again, objective)
+        # A fallback, or a way around what is full, goes sideways and up, never down.
+        first = self.failure is None and self.spilled is None
+        if choices.arm[0] < 0 and first and (self.options.barred == Bar.HELD_ABOVE).any():
+            return self._let_down().decide(room, objective, exploration)
         if choices.arm[0] < 0:
             raise refusal(self, choices, room) from self.failure
-        return self._decision(choices, objective)
+        return self.decision(choices, objective)
+
+    def _let_down(self) -> Plan:
+        """The plan without the tier that its conversation is kept at or above."""
+        barred = self.options.barred.copy()
+        barred[barred == Bar.HELD_ABOVE] = Bar.FREE
+        return replace(self, options=replace(self.options, barred=barred))
 
     def in_full(self) -> Plan:
         """The plan with the caps that were asked for."""
@@ -131,27 +149,33 @@ class Plan:
         cap, asked = decision.view.quote.output_cap, self.full[decision.chosen].output_cap
         return cap < asked and any(each.finish_reason == "length" for each in response.choices)
 
-    def _choose(
+    def choose(
         self,
         objective: Objective,
         room: Room,
         kept: int = 0,
         exploration: Exploration | None = None,
     ) -> Choices:
-        """`kept`: nano-USD of the room that are for later requests."""
+        """The bare choice. `kept`: nano-USD of the room that are for later requests."""
         return choose(
             self.options,
             objective,
             self._left(room) - kept,
             priced=self.ladder.must_be_priced,
             exploration=exploration,
+            look=self.look,
         )
 
     def _fits(self, choices: Choices, left: int) -> bool:
         arm = int(choices.arm[0])
         return arm >= 0 and int(self.options.upper[0, arm]) <= left
 
-    def _decision(self, choices: Choices, objective: Objective) -> Decision:
+    def decision(
+        self, choices: Choices, objective: Objective, looks: str | None = None
+    ) -> Decision:
+        """A choice as a decision. `looks`: what led to it, where an answer was looked at."""
+        if looks is None and self.look is not None:
+            looks = f"its answer is looked at, up to {self.look.steps} calls"
         return decision(
             self.ladder.arms,
             self.quotes,
@@ -160,8 +184,11 @@ class Plan:
             objective,
             rule=self.rule,
             baseline=self.baseline(),
-            failure=None if self.failure is None else type(self.failure).__name__,
+            failure=self.spilled or (type(self.failure).__name__ if self.failure else None),
             novel=bool(self.prediction.novel),
+            obstacles=self.obstacles or UNOBSTRUCTED,
+            looks=looks,
+            remark=partial(remark, self) if self.request.turn else None,
         )
 
     def after(self, arm: Arm, error: ProviderError) -> Plan:
@@ -201,6 +228,7 @@ class Plan:
             "images": shape.images,
             "needs": sorted(shape.needs),
             "novel": bool(self.prediction.novel),
+            **place(self.request.turn),
             **{  # a text embedder's vector, which comes after them, is not kept
                 name: round(float(value), 4)
                 for name, value in zip(DENSE_NAMES, self.features.dense, strict=False)
@@ -301,7 +329,7 @@ def make_plan(
         quality=quality.take(ladder.tier)[None],
         expected=expected,
         upper=upper,
-        barred=_bars(ladder, shape, rooms, rule),
+        barred=_bars(ladder, shape, rooms, rule, request.turn.floor if request.turn else -1),
         tier=ladder.tier,
         baseline=ladder.baseline,
     )
@@ -323,10 +351,11 @@ def make_plan(
 
 
 def _bars(
-    ladder: Ladder, shape: Shape, rooms: Sequence[int | None], rule: Rule | None
+    ladder: Ladder, shape: Shape, rooms: Sequence[int | None], rule: Rule | None, floor: int
 ) -> NDArray[np.uint8]:
-    """Why each arm may not be chosen, whatever it costs: (1, A) codes of `Bar`."""
-    if not shape.needs and rule is None and 0 not in rooms:
+    """Why each arm may not be chosen, whatever it costs: (1, A) codes of `Bar`. `floor`: the tier
+    (index) that a conversation is kept at or above."""
+    if not shape.needs and rule is None and 0 not in rooms and floor < 0:
         return ladder.nothing_barred
     barred = ladder.nothing_barred.copy()
     for index, (arm, able) in enumerate(zip(ladder.arms, ladder.capabilities, strict=True)):
@@ -337,6 +366,8 @@ def _bars(
             barred[0, index] = Bar.WINDOW_TOO_SMALL
         elif rule is not None and arm.tier not in rule.tiers:
             barred[0, index] = Bar.RULE
+        elif TIERS.index(arm.tier) < floor:
+            barred[0, index] = Bar.HELD_ABOVE
     return barred
 
 

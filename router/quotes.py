@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from router.conversations.state import cache_use
 from router.dispatch.bounds import beyond_cap, least, samples, text_bound
 from router.errors import UnknownPrice
 from router.ladder import asked_service_tier
@@ -28,6 +29,7 @@ def quoter(ladder: Ladder, request: Request, shape: Shape) -> Quoter:
     count, tier = samples(params), asked_service_tier(params)
     audio = bool(shape.audio_parts or params.get("audio"))
     text, beyond = text_bound(shape), beyond_cap(params)
+    turn, arms = request.turn, ladder.arms
 
     def quote_arm(index: int, output_tokens: float, cap: int) -> Quote:
         able = ladder.capabilities[index]
@@ -35,6 +37,7 @@ def quoter(ladder: Ladder, request: Request, shape: Shape) -> Quoter:
         price = ladder.prices[index].at(now)
         if price is None or bound is None:
             return Quote(None, None, cap)
+        read, write = (0, 0) if turn is None else cache_use(turn, arms[index], price, tokens)
         try:
             return quote(
                 price,
@@ -44,6 +47,8 @@ def quoter(ladder: Ladder, request: Request, shape: Shape) -> Quoter:
                 output_cap=cap,
                 beyond_cap=beyond + able.reasoning_beyond_cap,
                 repeated_tokens=shape.prefix_tokens,
+                read_tokens=read,
+                write_tokens=write,
                 images=shape.images,
                 samples=count,
                 audio=audio,

@@ -41,7 +41,7 @@ def refusal(plan: Plan, choices: Choices, room: Room) -> Exception:
         )
     if plan.failure is not None:
         return plan.failure
-    reasons = rejections(plan.ladder.arms, plan.quotes, choices, 0, plan.rule)
+    reasons = rejections(plan.ladder.arms, plan.quotes, choices, 0, plan.rule, plan.obstacles or {})
     names = [arm.name for arm in plan.ladder.arms]
     if (final == Bar.UNPRICED).any():
         unpriced = plan.ladder.arms[int(np.flatnonzero(final == Bar.UNPRICED)[0])]

@@ -22,6 +22,7 @@ from router.budgets import Purpose as Purpose
 from router.budgets import Room as Room
 from router.budgets import Window as Window
 from router.budgets import allowed as allowed
+from router.turns import Turn as Turn
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,6 +49,8 @@ class Request:
 
     `params` holds every other argument of the call (tools, temperature, …), untouched. `scopes`
     says whose budgets pay, e.g. {"user": "ann"}; `tags` and `metadata` are for rules and reports.
+    `turn` is its place in its conversation; where that was compacted, `messages` go out and
+    `original` came in.
     """
 
     request_id: str
@@ -60,6 +63,8 @@ class Request:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     conversation_id: str | None = None
     purpose: Purpose = "serve"  # whose budgets count it: a caller's, or the router's own
+    turn: Turn | None = None
+    original: Sequence[Mapping[str, Any]] | None = None
 
     def paid_by(self, *arms: Arm) -> Scopes:
         """Whose budgets pay for a call of these arms: the caller's scopes, the router's own."""

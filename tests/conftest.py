@@ -117,8 +117,10 @@ def make_router(provider: Provider, tmp_path: Path) -> Iterator[MakeRouter]:
     def make(**changes: Any) -> Router:
         store = changes.pop("store", f"sqlite:///{tmp_path / 'router.db'}")
         clock = {"clock": changes.pop("clock")} if "clock" in changes else {}
+        own = {name: changes.pop(name) for name in ("checks", "gates") if name in changes}
+        predictor = changes.pop("predictor", None) or steady_predictor()
         router = Router(
-            ladder(provider.url, **changes), store=store, predictor=steady_predictor(), **clock
+            ladder(provider.url, **changes), store=store, predictor=predictor, **clock, **own
         )
         routers.append(router)
         return router

@@ -19,6 +19,34 @@ TTL = 600.0
 
 processes = multiprocessing.get_context("fork" if hasattr(os, "fork") else "spawn")
 
+# Processes forked from one that has only what the ledger needs: a fork of a test run that has
+# litellm and scikit-learn takes ten times as long. Targets must be functions of a module.
+light = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
+light.set_forkserver_preload(
+    [
+        "tests.test_budget_changes",
+        "tests.test_ledger_concurrency",
+        "tests.test_ledger_lease",
+        "router.ledger.postgres.store",
+        "router.ledger.redis.store",
+        "router.ledger.outage",
+        "psycopg",
+        "redis.connection",
+    ]
+)
+_STATE = "XDG_STATE_HOME"
+
+
+def light_process(target: Any, arguments: tuple[Any, ...]) -> Any:
+    """A light process, not started yet, with this test's folder for journals."""
+    return light.Process(target=_run, args=(os.environ.get(_STATE), target, arguments))
+
+
+def _run(state: str | None, target: Any, arguments: tuple[Any, ...]) -> None:
+    if state is not None:
+        os.environ[_STATE] = state
+    target(*arguments)
+
 
 def url(path: Path) -> str:
     return f"sqlite:///{path}"
@@ -133,8 +161,8 @@ def counters(ledger: Ledger, now: float = NOW) -> dict[tuple[str, str], tuple[in
 
 def run_all(target: Any, arguments: list[tuple[Any, ...]]) -> list[Any]:
     """Run `target(*arguments, answer)` in a process each; return what each put into `answer`."""
-    answers = processes.Queue()
-    running = [processes.Process(target=target, args=(*each, answers)) for each in arguments]
+    answers = light.Queue()
+    running = [light_process(target, (*each, answers)) for each in arguments]
     for process in running:
         process.start()
     results = [answers.get(timeout=100) for _ in running]
@@ -151,16 +179,22 @@ def kill_at_random(
     at_once: int,
     pause: tuple[float, float],
     seed: int,
+    bills: Path,
 ) -> None:
     """Run `target` in a process for each of the arguments, `at_once` side by side, and kill each at
-    a random moment."""
-    chance = random.Random(seed)
+    a random moment: `pause` seconds after some of them have written to `bills`."""
+    chance, before = random.Random(seed), 0
     running: list[Any] = []
     for each in arguments:
-        process = processes.Process(target=target, args=each)
+        process = light_process(target, each)
         process.start()
         running.append(process)
         if len(running) == at_once:
+            deadline = time.monotonic() + 60
+            while not bills.exists() or bills.stat().st_size <= before:
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
+            before = bills.stat().st_size
             time.sleep(chance.uniform(*pause))
             victim = running.pop(chance.randrange(at_once))
             victim.kill()

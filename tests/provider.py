@@ -37,6 +37,7 @@ class Behaviour:
     chunks: int = 3
     cut: bool = False  # close the connection: before the answer, or in the middle of a stream
     tool_calls: Any = None
+    finish_reason: str = "stop"  # of an answer that is no stream and calls no tool
 
 
 def ok(**changes: Any) -> Behaviour:
@@ -85,7 +86,8 @@ class Provider:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        # Looks for its end every 20 ms, since each test ends one.
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def _next(self, path: str, headers: dict[str, str], body: dict[str, Any]) -> Behaviour:
         with self._lock:
@@ -137,7 +139,7 @@ def _completion(body: dict[str, Any], behaviour: Behaviour) -> bytes:
             {
                 "index": index,
                 "message": message,
-                "finish_reason": "tool_calls" if behaviour.tool_calls else "stop",
+                "finish_reason": "tool_calls" if behaviour.tool_calls else behaviour.finish_reason,
             }
             for index in range(body.get("n") or 1)
         ],
@@ -149,6 +151,8 @@ def _completion(body: dict[str, Any], behaviour: Behaviour) -> bytes:
 
 def _stream(handler: Any, body: dict[str, Any], behaviour: Behaviour) -> None:
     handler.send_response(200)
+    for name, value in behaviour.headers.items():
+        handler.send_header(name, value)
     handler.send_header("content-type", "text/event-stream")
     handler.send_header("connection", "close")
     handler.end_headers()

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.demo.charts import ticks
 from router.demo.page import examples, page
 from router.demo.result import DemoResult, DemoRow, ProviderBooks
 from router.log.savings import Line, Savings
+from router.replay.drawing import ticks
 from router.types import TIERS
 
 CENT = 10_000_000

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import warm
 from tests.provider import Provider, ok
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -21,6 +22,7 @@ SAYS = {
     "feedback.py": "answers judged good: 50%",
     "judge_a_sample.py": "2 of 2 at least as good",
 }
+COLD = "wrap_a_client.py"  # this one imports litellm itself, which takes seconds
 
 
 def test_every_example_is_run_here() -> None:
@@ -39,15 +41,23 @@ def test_the_example_runs(name: str, provider: Provider, tmp_path: Path) -> None
         "OPENAI_BASE_URL": provider.url,
         "PYTHONPATH": str(EXAMPLES.parent),
     }
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLES / name)],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert done.returncode == 0, done.stderr
-    assert SAYS[name] in done.stdout
+    file = EXAMPLES / name
+    if name == COLD:
+        done = subprocess.run(
+            [sys.executable, str(file)],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+        code, said, error = done.returncode, done.stdout, done.stderr
+    else:
+        program = warm.start(
+            file.read_text("utf-8"), name=str(file), folder=tmp_path, environment=environment
+        )
+        code, said, error = program.communicate()
+    assert code == 0, error
+    assert SAYS[name] in said
     assert {path for path, _, _ in provider.wire} == {"/v1/chat/completions"}
     assert all(headers["authorization"] == "Bearer sk-example" for _, headers, _ in provider.wire)

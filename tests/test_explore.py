@@ -183,6 +183,9 @@ def test_the_log_has_every_arms_chance_and_says_when_one_was_drawn(make_router: 
         drawn += explored
     assert 0 < drawn < 60
     assert router.ledger.verify() == []
+    report = router.report()
+    assert report.explored == drawn
+    assert report.explored_extra > 0
 
 
 def test_a_fallback_after_a_failure_is_not_drawn(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from router import Router
@@ -68,9 +70,14 @@ def test_f15_a_cache_of_litellm_s_never_stands_in_for_a_call_that_is_charged(
         assert Router.decision(router.completion(messages=HELLO)).cost == NANO_BILL
     for chunk in router.completion(messages=HELLO, stream=True):
         assert chunk
-    assert len(provider.wire) == 3
+
+    async def call() -> int | None:
+        return Router.decision(await router.acompletion(messages=HELLO)).cost
+
+    assert [asyncio.run(call()) for _ in range(2)] == [NANO_BILL] * 2
+    assert len(provider.wire) == 5
     assert not any("caching" in body for _, _, body in provider.wire)
-    assert router.report().total.baseline == 3 * (requests(router)[0].baseline or 0) > 0
+    assert router.report().total.baseline == 5 * (requests(router)[0].baseline or 0) > 0
     assert_books_agree(router, provider)
     with pytest.raises(InvalidRequest, match="caching"):
         router.completion(messages=HELLO, caching=True)

@@ -44,8 +44,9 @@ def opened(place: str, *budgets: Budget, **options) -> Ledger:
 
 @pytest.fixture(params=["valkey", "redis"])
 def own(request):
-    """A server of this test's own, to be broken."""
-    started = RedisServer(request.param)
+    """A server of this test's own, to be broken. It waits for the disk: one that does not may lose
+    its last moments when it is killed while the disk is busy, and that is another test's matter."""
+    started = RedisServer(request.param, durable=True)
     yield started
     started.stop()
 
@@ -355,6 +356,21 @@ def test_f38_a_server_without_memory_denies_and_leaves_no_half_a_step(own, tmp_p
     ledger.expire(NOW)  # the journal is replayed
     assert counters(ledger) == {ALL: (180, 0)}
     assert ledger.verify() == []
+
+
+def test_f41_a_ledger_of_another_version_is_refused_also_by_who_had_it_open(own, tmp_path):
+    place = place_of(own, tmp_path)
+    ledger = opened(place)
+    reserve(ledger, "a", 100)
+    list(ledger.log().requests())
+    own.ask("HSET", f"{{router:{parse(place).ledger}}}:meta", "version", "2")
+    with pytest.raises(ConfigurationError, match="version 2"):
+        opened(place)
+    own.restart()
+    for _ in range(2):  # one that was open before notices when it meets the server anew
+        with pytest.raises((ConfigurationError, LedgerUnavailable), match="version 2"):
+            reserve(ledger, "b", 100)
+    assert own.ask("HGET", f"{{router:{parse(place).ledger}}}:a:3:all:|total", "h") == "$3"
 
 
 def test_f44_a_copier_that_dies_between_commit_and_removal_makes_no_duplicate(

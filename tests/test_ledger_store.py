@@ -209,7 +209,7 @@ def test_f37_a_store_kept_busy_by_another_program_denies_at_the_deadline(path):
 
 
 def test_f37_a_thread_waits_for_other_threads_no_longer_than_the_deadline(path):
-    ledger = open_ledger(url(path), BUDGETS, busy_seconds=0.4)
+    ledger = open_ledger(url(path), BUDGETS, busy_seconds=1.0)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     waited = []
@@ -227,7 +227,7 @@ def test_f37_a_thread_waits_for_other_threads_no_longer_than_the_deadline(path):
         thread.join()
     other.close()
     assert len(waited) == 6
-    assert max(waited) < 3
+    assert max(waited) < 4  # one after another they would have waited for six seconds
 
 
 def _fill_the_disk(place: str) -> str:

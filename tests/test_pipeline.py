@@ -25,6 +25,7 @@ from router.errors import (
     RequestRejected,
     UnknownPrice,
 )
+from router.ledger.sqlite.store import SqliteStore
 from tests.conftest import HELLO, MakeRouter, ladder, only, usd
 from tests.provider import Behaviour, Provider, ok, status
 
@@ -532,8 +533,9 @@ def test_explain_sends_and_reserves_nothing(make_router: MakeRouter, provider: P
 
 
 def test_a_store_that_cannot_be_written_refuses_and_sends_nothing(
-    make_router: MakeRouter, provider: Provider, tmp_path: Path
+    make_router: MakeRouter, provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(SqliteStore.__init__.__kwdefaults__, "busy_seconds", 0.5)  # not ten
     store = tmp_path / "router.db"
     make_router(store=f"sqlite:///{store}").completion(messages=HELLO)
     sent = len(provider.wire)

@@ -162,3 +162,11 @@ def test_an_own_price_is_used_instead_of_the_books():
     assert any(key == "baseline" for _, key, _ in findings(tiers, book))
     tiers["mid"] = [deployment("a", 1, 1)]
     assert not any(key == "baseline" for _, key, _ in findings(tiers, book))
+
+
+def test_what_compaction_and_cache_lifetimes_cannot_do_is_said():
+    tiers = {"frontier": [deployment("a", 1, 4, cache_seconds=60)]}
+    found = findings(tiers, compaction={})
+    assert [key for _, key, _ in found] == ["tiers.frontier.0.cache_seconds", "compaction"]
+    kept = findings(tiers, compaction={}, log={"content": True}, conversations={"remember": 0})
+    assert kept[-1][:2] == ("warning", "conversations.remember")

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import textwrap
 import time
 from pathlib import Path
@@ -18,6 +15,7 @@ from router import Router
 from router.errors import BudgetExceeded, LedgerUnavailable, PolicyError
 from router.ledger import open_ledger
 from router.policy import load_policy
+from tests import warm
 from tests.conftest import HELLO, MakeRouter, ladder
 from tests.outage_kit import store_of
 from tests.provider import Provider, ok, status
@@ -180,20 +178,14 @@ def test_f55_a_process_that_ends_in_the_middle_of_a_stream_is_charged(
         provider.url, budgets=BUDGET, rules=[PIN_NANO], streams={"on_abandon": "abort"}, **options
     )
     store = f"sqlite:///{tmp_path / 'router.db'}"
-    child = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(CHILD), json.dumps(policy), store, how],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-        text=True,
-    )
-    assert child.stdout is not None
+    child = warm.start(textwrap.dedent(CHILD), json.dumps(policy), store, how)
     if how != "loop":
         assert child.stdout.readline() == "streaming\n"
         sent = {"term": signal.SIGTERM, "interrupt": signal.SIGINT, "kill": signal.SIGKILL}
         child.send_signal(sent[how])
-    child.wait(timeout=60)
-    child.stdout.close()
+    code = child.wait()
+    if how in ("term", "kill"):
+        assert code == -sent[how]
     ledger = open_ledger(store, create=False)
     ledger.expire(time.time() + 3600)
     (row,) = ledger.log().attempts()

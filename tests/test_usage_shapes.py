@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from decimal import ROUND_CEILING, Decimal
+from inspect import isgenerator
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,9 @@ def test_every_shape_of_report_is_charged_as_worked_out_by_hand_and_capped_as_re
     )
     if stream:
         said = "".join(part.choices[0].delta.content or "" for part in reply if part.choices)
+        # Left open, it would be closed by the garbage collector, which httpcore's pool hangs on.
+        wire_lines = getattr(reply.completion_stream, "streaming_response", None)
+        assert not isgenerator(wire_lines) or wire_lines.gi_frame is None
     else:
         said = reply.choices[0].message.content
     assert said == ANSWER

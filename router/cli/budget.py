@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from router.cli.budget_table import amount_text, facts, limit_text, render, render_audit
+from router.cli.budget_table import facts, render, render_audit
 from router.cli.output import emit, json_option
 from router.errors import ConfigurationError
 from router.ledger import open_ledger
 from router.ledger.url import store_url
+from router.ledger.wording import amount_text, limit_text
 from router.money import InvalidAmount, parse_usd
 from router.types import Budget, BudgetState, Meter
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any
 
@@ -11,25 +10,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from router.ledger.windows import window_start
-from router.money import format_usd, usd_text
+from router.ledger.wording import (
+    amount_text,
+    forecast,
+    limit_text,
+    moment,
+    whose,
+    window_text,
+)
+from router.money import usd_text
 from router.types import Budget, BudgetState, Change, Meter, allowed
 
 _ROWS_EACH = 20  # scope values shown of one budget: there may be one for each request
-
-
-def forecast(state: BudgetState, now: float) -> int | None:
-    """What is used at the window's end if it goes on at this window's pace so far.
-
-    None where the window has no end or no beginning: rolling ones, total ones, shares.
-    """
-    budget = state.budget
-    if budget.window in ("rolling", "total") or budget.meter == "share" or state.resets_at is None:
-        return None
-    start = window_start(budget, state.resets_at)
-    if now <= start:
-        return None
-    return round((state.settled + state.held) * (state.resets_at - start) / (now - start))
 
 
 def facts(state: BudgetState, now: float) -> dict[str, Any]:
@@ -97,7 +89,7 @@ def _row(state: BudgetState, now: float) -> tuple[str, ...]:
     return (
         escape(budget.name),
         escape(whose(budget, state.scope_value)),
-        _lasting(budget.seconds) if budget.seconds else state.window_id,
+        window_text(state),
         amount_text(budget.meter, state.settled) + of,
         amount_text(budget.meter, state.held),
         limit_text(budget.meter, state.limit) + (" (set)" if state.limit != budget.limit else ""),
@@ -136,38 +128,3 @@ def done(meter: Meter, kind: str, given: int | None) -> str:
     if given is None:
         return "limit taken back"
     return f"limit {limit_text(meter, None if given < 0 else given)}"
-
-
-def amount_text(meter: Meter, number: int) -> str:
-    """An amount of what a meter counts."""
-    return format_usd(number) if meter == "usd" else f"{number:,}"
-
-
-def limit_text(meter: Meter, limit: int | None) -> str:
-    """A limit with its unit."""
-    if limit is None:
-        return "unlimited"
-    if meter == "share":
-        return f"{limit / 10_000:g}%"
-    return amount_text(meter, limit) + ("" if meter == "usd" else f" {meter}")
-
-
-def whose(budget: Budget, value: str) -> str:
-    """Whose calls a budget counts, and which."""
-    who = "all" if budget.scope == "global" else f"{budget.scope} {value or '(none named)'}"
-    which = [f"{name} {wanted}" for name, wanted in budget.when if wanted != "*"]
-    if budget.purpose not in ("serve", "any"):
-        which.append(f"{budget.purpose} calls")
-    return ", ".join([who, *which])
-
-
-def moment(seconds: float) -> str:
-    """A time in UTC, to the minute."""
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M}"
-
-
-def _lasting(seconds: int) -> str:
-    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds % length == 0:
-            return f"last {seconds // length} {unit}"
-    return f"last {seconds} s"

@@ -83,6 +83,17 @@ def _plot_file(ctx: click.Context, param: click.Parameter, value: Path | None) -
     help="Bootstrap resamples of the intervals.",
 )
 @click.option(
+    "--cascade",
+    type=click.IntRange(2, 4),
+    metavar="STEPS",
+    help="Look at recorded answers, and call up to so many tiers for a query (2 to 4).",
+)
+@click.option(
+    "--gate",
+    metavar="DIR",
+    help="A trained verifier of answers, instead of one trained on the other folds; cascades.",
+)
+@click.option(
     "--compare",
     metavar="NAME,…",
     help="Only these comparisons: singles, random_mix, length, shuffled_labels, task_table, knn, "
@@ -110,6 +121,8 @@ def command(
     sweep: int,
     seed: int,
     draws: int,
+    cascade: int | None,
+    gate: str | None,
     compare: str | None,
     decisions: Path | None,
     plot: Path | None,
@@ -121,6 +134,7 @@ def command(
     Without --model a router is trained on the other folds of each query. Scores train and judge;
     no decision reads one.
     """
+    from router.gates.verifier import load_verifier
     from router.predict import load_predictor
     from router.predict.embedder import load_embedder
     from router.prices.book import load_book
@@ -147,6 +161,8 @@ def command(
             model=predictor,
             embedder=None if embedder is None or model else load_embedder(embedder),
             compare=names,
+            max_steps=cascade or (1 if gate is None else 2),
+            verifier=None if gate is None else load_verifier(gate),
             draws=draws,
             book=book,
             now=now,

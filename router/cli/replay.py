@@ -29,8 +29,13 @@ until_option = click.option(
 
 @click.command("replay")
 @click.argument("log")
-@click.option("--policy", "policies", multiple=True, required=True, metavar="POLICY",
+@click.option("--policy", "policies", multiple=True, required=False, metavar="POLICY",
               help="A policy's file or shipped name; may be given several times.")  # fmt: skip
+@click.option(
+    "--ladder",
+    metavar="TIER=MODEL,…",
+    help="LOG is an outcome file in which every one of these models answered every query.",
+)
 @since_option
 @until_option
 @click.option(
@@ -45,6 +50,7 @@ until_option = click.option(
 def command(
     log: str,
     policies: tuple[str, ...],
+    ladder: str | None,
     since: datetime | None,
     until: datetime | None,
     model_only: bool,
@@ -56,8 +62,12 @@ def command(
 
     LOG is a store (a URL or a SQLite file), or what `router export` wrote. Every figure has a 95%
     interval, by conversations. What the log cannot support is refused, with the reason; the exit
-    code is then 1.
+    code is then 1. With --ladder every outcome was recorded, and figures are exact.
     """
+    if ladder is not None:
+        data = _observed(Path(log), policies, ladder)
+        emit(data, as_json, lambda console: console.print(figures(_plain(data))))
+        return
     from router.replay.off_policy.ask import ask
     from router.replay.off_policy.replay import conclude
     from router.replay.off_policy.run import run
@@ -78,6 +88,27 @@ def command(
     emit(data, as_json, lambda console: _render(data, console))
     if any(each["refused"] for each in data["policies"]):
         sys.exit(1)
+
+
+def _observed(outcomes: Path, policies: tuple[str, ...], ladder: str) -> dict[str, Any]:
+    from router.policy import load_policy
+    from router.predict import load_predictor
+    from router.prices import load_book
+    from router.replay.ladder import parse_ladder
+    from router.replay.off_policy.ask import ladder_of
+    from router.replay.off_policy.observed import replay_outcomes
+    from router.replay.outcomes import read_outcomes
+
+    now, book = time.time(), load_book()
+    ladders = [ladder_of(load_policy(each), now) for each in policies]
+    read = read_outcomes(outcomes, parse_ladder(ladder), book=book, now=now)
+    return replay_outcomes(read, ladders, load_predictor(None), book, now)
+
+
+def _plain(data: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {**each, "against_log": {}, "support": {}} for each in [*data["policies"], *data["singles"]]
+    ]
 
 
 def unix(day: datetime | None) -> float | None:
@@ -102,6 +133,12 @@ def _render(data: dict[str, Any], console: Console) -> None:
         f"[bold]{log['rows']:,} requests[/] of {', '.join(log['policies'])}: "
         f"{usd(baseline['spent_usd'])} spent, {log['labelled']:,} labels"
     )
+    if log["explored"]:
+        share = log["explored_extra_usd"] / baseline["spent_usd"] if baseline["spent_usd"] else 0
+        console.print(
+            f"{log['explored']:,} of them were drawn to explore, which was expected to cost "
+            f"{usd(log['explored_extra_usd'])} ({share:.1%} of the spend) more"
+        )
     console.print()
     console.print(figures([_as_policy(log), *data["policies"], *data["singles"]]))
     for each in data["policies"]:
@@ -117,8 +154,9 @@ def _render(data: dict[str, Any], console: Console) -> None:
     for note in data["notes"]:
         console.print(f"[dim]{note}[/]")
     console.print(
-        "[dim]95% intervals, doubly robust, clustered by conversation; differences are to the "
-        "log's own choices.[/]"
+        "[dim]95% intervals, doubly robust, clustered by conversation. vs log: the difference to "
+        "the log's own choices; vs mix: quality beyond the best random mix of tiers at that cost; "
+        "agree: rows that speak for the policy.[/]"
     )
 
 
@@ -126,7 +164,9 @@ def _as_policy(log: dict[str, Any]) -> dict[str, Any]:
     best = {"cost": log["cost_per_request_usd"], "latency": log["latency_seconds"]}
     if log["quality"] is not None:
         best["quality"] = log["quality"]
-    return {"name": "as logged", "best": best, "against_log": {}, "support": {}}
+    mix = log["over_random_mix"]
+    return {"name": "as logged", "best": best, "against_log": {}, "support": {},
+            "over_random_mix": mix}  # fmt: skip
 
 
 def figures(rows: list[dict[str, Any]]) -> Table:
@@ -135,7 +175,8 @@ def figures(rows: list[dict[str, Any]]) -> Table:
 
     table = Table(box=None, pad_edge=False)
     table.add_column("policy", style="bold")
-    for name in ("cost / 1,000", "95%", "vs log", "quality", "95%", "vs log", "latency", "agree"):
+    for name in ("cost / 1,000", "95%", "vs log", "quality", "95%", "vs log", "vs mix", "latency",
+                 "agree"):  # fmt: skip
         table.add_column(name, justify="right")
     for row in rows:
         cost, quality = row["best"].get("cost"), row["best"].get("quality")
@@ -146,6 +187,7 @@ def figures(rows: list[dict[str, Any]]) -> Table:
             usd(1000 * change["cost"]["value"], sign=True) if "cost" in change else "",
             *(_share(quality) if quality else ("-", "")),
             f"{change['quality']['value']:+.3f}" if "quality" in change else "",
+            f"{mix['value']:+.3f}" if (mix := row.get("over_random_mix")) else "",
             f"{latency['value']:.2f} s" if latency else "-",
             f"{row['support']['effective']:,.0f}" if row["support"] else "",
         )

@@ -2,32 +2,99 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from router.cli.output import emit, json_option
+from router.cli.output import console, emit, json_option
+from router.errors import ConfigurationError
 from router.ledger import open_ledger
 from router.ledger.url import store_url
-from router.log.savings import Line, Savings, savings
+from router.log.savings import Line, Savings, notes, savings
 from router.money import format_usd
+from router.policy import load_policy
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from router.replay.break_even import BreakEven
+    from router.replay.report_data import ReportData
 
 
 @click.command("report")
 @click.argument("store")
 @click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="First day (UTC).")
 @click.option("--until", type=click.DateTime(["%Y-%m-%d"]), help="Day after the last (UTC).")
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page too.")
+@click.option(
+    "--policy",
+    "policies",
+    multiple=True,
+    metavar="P",
+    help="Show from what volume on its own hardware is cheaper than its APIs, or another P's.",
+)
 @json_option
-def command(store: str, since: datetime | None, until: datetime | None, as_json: bool) -> None:
-    """Report realized spend and savings from STORE (a URL, or a SQLite file)."""
+def command(
+    store: str,
+    since: datetime | None,
+    until: datetime | None,
+    html: Path | None,
+    policies: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Report realized spend and savings from STORE (a URL, or a SQLite file).
+
+    The page of --html is one file that needs nothing else; beside the sums it shows spend and tiers
+    over time, predicted cost and quality, calibration, budgets, and what changed.
+    """
+    if html is not None and not html.parent.is_dir():
+        raise click.BadParameter(f"there is no folder {html.parent}", param_hint="--html")
+    loaded = [load_policy(policy) for policy in policies]
     ledger = open_ledger(store_url(store), create=False)
     try:
-        report = savings(ledger.log(), _unix(since), _unix(until))
+        if html is None and not as_json and not policies:
+            report = savings(ledger.log(), _unix(since), _unix(until))
+            render(report, console())
+            return
+        from router.replay.report_data import report_data
+
+        now = time.time()
+        data = report_data(
+            ledger.log(),
+            ledger.states(now),
+            now=now,
+            since=_unix(since),
+            until=_unix(until),
+            policies=loaded,
+        )
     finally:
         ledger.close()
-    emit(report.as_dict(), as_json, lambda console: render(report, console))
+    if html is not None:
+        _write(data, html, now)
+    facts = data.as_dict() | ({} if html is None else {"html": str(html)})
+
+    def show(out: Console) -> None:
+        render(data.savings, out)
+        if policies:
+            render_break_even(data.break_even, out)
+        if html is not None:
+            out.print(f"Page: {html}", markup=False)
+
+    emit(facts, as_json, show)
+
+
+def _write(data: ReportData, html: Path, now: float) -> None:
+    from router.replay.report_page import page
+
+    try:
+        html.write_text(page(data, made=now), encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise ConfigurationError(f"{html} cannot be written: {error.strerror or error}") from None
 
 
 def render(report: Savings, console: Console) -> None:
@@ -58,39 +125,27 @@ def render(report: Savings, console: Console) -> None:
         console.print(f"[dim]{note}[/]")
 
 
-def notes(report: Savings) -> list[str]:
-    """What a careful reader should know about the figures."""
-    said = []
-    if report.wasted:
-        said.append(
-            f"{format_usd(report.wasted)} of the spend bought no accepted answer "
-            "(retries, failures, abandoned streams); it is included."
+def render_break_even(found: Sequence[BreakEven], console: Console) -> None:
+    """Print from what volume on own hardware is cheaper."""
+    if not found:
+        console.print(
+            "No deployment has a price by GPU-hours, with another one to hold it against."
         )
-    if report.failed or report.refused:
-        said.append(
-            f"{report.failed} requests failed and {report.refused} were refused; "
-            "neither counts in the baseline."
-        )
-    if report.assumed:
-        said.append(
-            f"{report.assumed} attempts had no usable usage report and are charged by assumption, "
-            "at most what was reserved."
-        )
-    if report.unknown_cost or report.unknown_baseline:
-        said.append(
-            f"{report.unknown_cost} attempts and {report.unknown_baseline} baselines have no known "
-            "price and are in no sum."
-        )
-    if report.unaccounted:
-        said.append(
-            f"{report.unaccounted} calls were sent while the ledger was away, without asking any "
-            "budget; they are booked as overruns once it is back."
-        )
-    said.append(
-        "The baseline is predicted (the baseline model's own expected tokens at its own price) "
-        "except where that tier answered. `bill/quote` shows how good such forecasts were."
+        return
+    assumed = "" if found[0].mix_measured else ", which is assumed"
+    console.print(
+        f"\n[bold]Own hardware[/] against APIs, where {found[0].prompt_share:.0%} of the tokens "
+        f"are prompts{assumed}:"
     )
-    return said
+    for each in found:
+        busy = each.measured_utilisation
+        seen = (
+            ""
+            if busy is None
+            else f" Busy {busy:.1%} of the time; {each.utilisation:.0%} is assumed."
+        )
+        text = f"{each.own_model} is cheaper than {each.api_model} {each.verdict}.{seen}"
+        console.print(text, markup=False, highlight=False)
 
 
 def _table(title: str, lines: dict[str, Line]) -> Table:

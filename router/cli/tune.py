@@ -22,30 +22,76 @@ if TYPE_CHECKING:
 
 @click.command("tune")
 @click.option("--log", "log", required=True, help="A store, or what `router export` wrote.")
-@click.option("--policy", "base", required=True, metavar="BASE",
-              help="The policy to begin with, a file or a shipped name.")  # fmt: skip
-@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False),
-              metavar="NEW.yaml", help="Where the tuned policy is written.")  # fmt: skip
-@click.option("--trials", type=click.IntRange(1, 100_000), default=100, show_default=True,
-              help="How many candidates are tried.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True,
-              help="The same seed and log give the same policy.")  # fmt: skip
-@click.option("--holdout-days", type=click.IntRange(1), metavar="K",
-              help="Judge on the last K days (UTC).")  # fmt: skip
-@click.option("--holdout-share", type=click.FloatRange(0, 1, min_open=True, max_open=True),
-              metavar="SHARE", help="Judge on the last days that have this share of the requests; "
-              "0.3 without either option.")  # fmt: skip
-@click.option("--pick", type=click.Choice(["cheapest", "best", "value"]), default="cheapest",
-              show_default=True, help="cheapest: the least cost without loss of quality; best: the "
-              "most quality without more cost; value: the most P(good) - the base's cost_weight * "
-              "USD. All by the ends of 95% intervals.")  # fmt: skip
-@click.option("--max-quality-loss", type=click.FloatRange(0, 1), default=0.0, show_default=True,
-              metavar="X", help="With cheapest: how much lower quality may be.")  # fmt: skip
-@click.option("--max-cost-increase", type=click.FloatRange(0), default=0.0, show_default=True,
-              metavar="PCT", help="With best: how many percent dearer it may be.")  # fmt: skip
+@click.option(
+    "--policy",
+    "base",
+    required=True,
+    metavar="BASE",
+    help="The policy to begin with, a file or a shipped name.",
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="NEW.yaml",
+    help="Where the tuned policy is written.",
+)
+@click.option(
+    "--trials",
+    type=click.IntRange(1, 100_000),
+    default=100,
+    show_default=True,
+    help="How many candidates are tried.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    help="The same seed and log give the same policy.",
+)
+@click.option(
+    "--holdout-days", type=click.IntRange(1), metavar="K", help="Judge on the last K days (UTC)."
+)
+@click.option(
+    "--holdout-share",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="SHARE",
+    help="Judge on the last days that have this share of the requests; 0.3 without either option.",
+)
+@click.option(
+    "--pick",
+    type=click.Choice(["cheapest", "best", "value"]),
+    default="cheapest",
+    show_default=True,
+    help="cheapest: the least cost without loss of quality; best: the "
+    "most quality without more cost; value: the most P(good) - the base's cost_weight * "
+    "USD. All by the ends of 95% intervals.",
+)
+@click.option(
+    "--max-quality-loss",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    metavar="X",
+    help="With cheapest: how much lower quality may be.",
+)
+@click.option(
+    "--max-cost-increase",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    metavar="PCT",
+    help="With best: how many percent dearer it may be.",
+)
 @click.option("--sampler", type=click.Choice(["tpe", "nsga2"]), default="tpe", show_default=True)
-@click.option("--rows", type=click.IntRange(1000), default=250_000, show_default=True,
-              help="The most rows in memory; of a longer log, some conversations.")  # fmt: skip
+@click.option(
+    "--rows",
+    type=click.IntRange(1000),
+    default=250_000,
+    show_default=True,
+    help="The most rows in memory; of a longer log, some conversations.",
+)
 @click.option("--force", is_flag=True, help="Write the policy even if it does not beat BASE.")
 @json_option
 def command(
@@ -80,9 +126,14 @@ def command(
     policy = Base.read(base, time.time())
     rule = rule_of(pick, max_quality_loss, max_cost_increase, policy.settings.cost_weight)
     options = Options(
-        rule, trials=trials, seed=seed, sampler=sampler, days=holdout_days, share=holdout_share,
+        rule,
+        trials=trials,
+        seed=seed,
+        sampler=sampler,
+        days=holdout_days,
+        share=holdout_share,
         most_rows=rows,
-    )  # fmt: skip
+    )
     with _watching() as progress:
         found = tune(log, policy, out, options, force=force, progress=progress)
     data = found.as_dict()
@@ -98,8 +149,10 @@ def _watching() -> Iterator[Progress]:
     from rich.progress import Progress as Bars
 
     columns = [
-        TextColumn("{task.completed:,.0f} {task.description}"), BarColumn(), TimeElapsedColumn(),
-    ]  # fmt: skip
+        TextColumn("{task.completed:,.0f} {task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+    ]
     with Bars(*columns, console=progress_console(), disable=not sys.stderr.isatty()) as bars:
         stages: dict[str, TaskID] = {}
 

@@ -1,8 +1,10 @@
 """Deciding: predictions, quotes and room in; a choice with reasons and propensities out. Pure."""
 
+from router.decide.cascade import Look, Signals, best_answer, dearer, goes_on
 from router.decide.choose import Choices, choose
 from router.decide.explain import decision, rejections
 from router.decide.explore import Exploration
+from router.decide.obstacles import Obstacle, Obstacles
 from router.decide.options import UNKNOWN, UNLIMITED, Bar, Objective, Options, cautious
 
 __all__ = [
@@ -11,10 +13,17 @@ __all__ = [
     "Bar",
     "Choices",
     "Exploration",
+    "Look",
     "Objective",
+    "Obstacle",
+    "Obstacles",
     "Options",
+    "Signals",
+    "best_answer",
     "cautious",
     "choose",
+    "dearer",
     "decision",
+    "goes_on",
     "rejections",
 ]

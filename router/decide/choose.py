@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from router.decide.cascade import Look, followers, values
 from router.decide.explore import Exploration, chances_of, drawn
 from router.decide.options import SHORT, UNKNOWN, Bar, Objective, Options
 from router.money import NANO_PER_USD
@@ -54,12 +55,15 @@ def choose(
     *,
     priced: bool,
     exploration: Exploration | None = None,
+    look: Look | None = None,
 ) -> Choices:
     """Choose one arm for each request.
 
     Parameters: `room`, nano-USD left in the budgets that ask for a downgrade (UNLIMITED where none
     does), (N,), or (N, A) where arms differ; `priced`, whether an arm without a known price is
-    barred, as it is under a budget; `exploration`, how much is left to chance.
+    barred, as it is under a budget; `exploration`, how much is left to chance; `look`, where
+    answers are looked at before they are handed out: an arm's utility is then what its call is
+    worth with all that may follow (`router.decide.cascade`), under a cost weight or a ceiling.
     Returns `Choices`. The first of equals wins, which is the lower tier.
     """
     # A live request is one row, for which each array operation costs a microsecond whatever it
@@ -76,9 +80,11 @@ def choose(
     free = np.logical_not(barred)  # Bar.FREE is 0
     utility = _utility(options, objective, free, unknown)
     leaders = leaders_of(free, options.tier)
+    left = room[:, None] if room.ndim == 1 else room
+    if look is not None:
+        utility = _with_looks(options, objective, leaders, left, look, unknown)
     arm = best_without_budget = _best(utility, leaders)
 
-    left = room[:, None] if room.ndim == 1 else room
     if _bar(barred, options.upper > left, Bar.OVER_BUDGET):
         free = np.logical_not(barred)
         leaders = leaders_of(free, options.tier)
@@ -116,6 +122,24 @@ def _utility(
     # Good enough arms compete on price; the others only on quality, and always behind them.
     cost = _known_cost(options.expected, free, unknown)
     return np.where(good_enough, -cost, options.quality - SHORT)
+
+
+def _with_looks(
+    options: Options,
+    objective: Objective,
+    free: NDArray[np.bool_],
+    left: Ints,
+    look: Look,
+    unknown: NDArray[np.bool_] | None,
+) -> Floats:
+    """What each call is worth with what may follow it, in units of quality."""
+    assert objective.keep_quality is None  # a policy with both is refused
+    price = np.zeros(options.quality.shape)
+    if objective.cost_weight:
+        price = objective.cost_weight * _known_cost(options.expected, free, unknown)
+    if objective.max_cost_per_request is not None:
+        left = np.minimum(left, objective.max_cost_per_request)
+    return values(options.quality, price, followers(options, free, left), look)
 
 
 def _known_cost(

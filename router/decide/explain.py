@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from router.decide.choose import Choices
+from router.decide.obstacles import Obstacles
 from router.decide.options import UNKNOWN, Bar, Objective, Options
 from router.money import NANO_PER_USD, format_usd
 from router.types import Arm, ArmView, Decision, Quote
@@ -23,18 +24,43 @@ BAR_TEXT = {
     Bar.OVER_REQUEST_CEILING: "may cost {upper}, above max_cost_per_request",
     Bar.OVER_BUDGET: "may cost {upper}, more than a budget has left",
     Bar.NOT_NEXT: "is not the next step of a fallback",
+    Bar.ANSWERED: "has answered this request already",
+    Bar.NOT_DEARER: "is no dearer than what has answered",
+    Bar.HELD_ABOVE: "is below the tier that the conversation was escalated to",
     Bar.STANDBY: "stands by: a preferred deployment of its tier is free",
+    Bar.AT_CAPACITY: "is at capacity: {why}",
+    Bar.CIRCUIT_OPEN: "its circuit is open: {why}",
+    Bar.UNHEALTHY: "is out of order: {why}",
 }
+UNOBSTRUCTED: Obstacles = {}
+
+# Bars that money sets or a neighbour lifts; the others say that an arm cannot answer at all.
+_PASSING = (Bar.OVER_REQUEST_CEILING, Bar.OVER_BUDGET, Bar.STANDBY, Bar.HELD_ABOVE)
+_UNABLE = tuple(text.partition("{")[0] for bar, text in BAR_TEXT.items() if bar not in _PASSING)
+
+
+def able(rejected: str | None) -> bool:
+    """Whether an arm that was rejected for this reason could have answered, money aside."""
+    return rejected is None or not rejected.startswith(_UNABLE)
 
 
 def rejections(
-    arms: Sequence[Arm], quotes: Sequence[Quote], choices: Choices, row: int, rule: str | None
+    arms: Sequence[Arm],
+    quotes: Sequence[Quote],
+    choices: Choices,
+    row: int,
+    rule: str | None,
+    obstacles: Obstacles = UNOBSTRUCTED,
 ) -> list[str | None]:
     """Return, for each arm, why it may not be chosen, or None where it may."""
     return [
         None
         if (bar := int(choices.barred[row, index])) == Bar.FREE
-        else BAR_TEXT[bar].format(rule=rule, upper=format_usd(quotes[index].upper))
+        else BAR_TEXT[bar].format(
+            rule=rule,
+            upper=format_usd(quotes[index].upper),
+            why=obstacles[index].why if index in obstacles else "",
+        )
         for index in range(len(arms))
     ]
 
@@ -51,17 +77,25 @@ def decision(
     baseline: int | None = None,
     failure: str | None = None,
     novel: bool = False,
+    obstacles: Obstacles = UNOBSTRUCTED,
+    looks: str | None = None,
+    remark: Callable[[int], str] | None = None,
 ) -> Decision:
     """Return one row of `choices`, which must have chosen an arm, as a `Decision`.
 
     Parameters: `quotes`, one for each arm; `rule`, the name of the rule that bound the choice;
-    `baseline`, expected nano-USD of the baseline tier's own answer; `failure`, the name of the
-    provider's error that this decision is a fallback after; `novel`, whether the request is unlike
-    anything in training, so that `options` hold lower bounds below the baseline.
+    `baseline`, expected nano-USD of the baseline tier's own answer; `failure`, what this decision
+    is a fallback after (a provider's error, or what kept the best arm from being called);
+    `novel`, whether the request is unlike anything in training, so that `options` hold lower bounds
+    below the baseline; `obstacles`, why arms could not be called just then; `looks`, what is done
+    about answers before they are handed out; `remark` says what else the choice of an arm had to
+    do with.
     """
     chosen = int(choices.arm[row])
     explain = partial(
-        _explain, arms, quotes, options, choices, objective, row, rule, failure, novel
+        _explain,
+        *(arms, quotes, options, choices, objective, row, rule, failure, novel),
+        *(obstacles, looks, remark),
     )
     return Decision(chosen, arms[chosen], baseline, rule, explain)
 
@@ -76,10 +110,13 @@ def _explain(
     rule: str | None,
     failure: str | None,
     novel: bool,
+    obstacles: Obstacles,
+    looks: str | None,
+    remark: Callable[[int], str] | None,
 ) -> tuple[str, tuple[ArmView, ...]]:
     """The reason of a decision, and how each arm looked to it."""
     chosen, best = int(choices.arm[row]), int(choices.best[row])
-    barred = rejections(arms, quotes, choices, row, rule)
+    barred = rejections(arms, quotes, choices, row, rule, obstacles)
     propensity = choices.propensity[row]
     views = []
     for index, arm in enumerate(arms):
@@ -88,6 +125,9 @@ def _explain(
             why = "the best, but the draw fell on exploring"
         elif why is None and index not in (best, chosen):
             why = _less_useful(options, choices, objective, row, index, best)
+            if looks is not None:
+                lead = choices.utility[row, index] - choices.utility[row, best]
+                why = f"a call and what may follow it, less their cost: {lead:+.4f}"
         views.append(
             ArmView(
                 arm=arm,
@@ -106,6 +146,10 @@ def _explain(
         )
     if novel:
         reason += "; unlike anything in training, so cheaper tiers count by a lower bound"
+    if looks is not None:
+        reason += f"; {looks}"
+    if remark is not None and (said := remark(chosen)):
+        reason += f"; {said}"
     if failure is not None:
         reason += f"; fallback after {failure}"
     return reason, tuple(views)

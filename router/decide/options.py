@@ -39,6 +39,12 @@ class Bar:
     OVER_BUDGET = 11
     STANDBY = 12
     NOT_NEXT = 13
+    AT_CAPACITY = 14
+    CIRCUIT_OPEN = 15
+    UNHEALTHY = 16
+    ANSWERED = 17
+    NOT_DEARER = 18
+    HELD_ABOVE = 19
 
 
 @dataclass(frozen=True, slots=True)

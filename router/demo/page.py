@@ -7,11 +7,12 @@ from html import escape
 from importlib.resources import files
 from string import Template
 
-from router.demo.charts import bar, mix_chart, quality_chart, spend_chart
+from router.demo.charts import mix_chart, quality_chart, spend_chart
 from router.demo.result import DemoResult, DemoRow
 from router.demo.simulation import curves
 from router.log.savings import Line
 from router.money import format_usd, usd_text
+from router.replay.drawing import bar, key, style
 from router.types import TIERS
 
 LANGUAGES = {"en": "English", "es": "Spanish", "zh": "Chinese"}
@@ -42,6 +43,7 @@ def page(result: DemoResult) -> str:
     verb = "less" if share >= 0 else "more"
     template = Template(files("router.demo").joinpath("page.html").read_text(encoding="utf-8"))
     return template.substitute(
+        style=style(),
         title=f"router demo: {abs(share):.0%} {verb} than always frontier",
         notice="live run: real models, real money"
         if result.live
@@ -137,16 +139,11 @@ def _tier_rows(result: DemoResult) -> Iterator[str]:
 
 
 def _difficulty(result: DemoResult) -> str:
-    key = "".join(
-        f'<span><svg viewBox="0 0 11 11" aria-hidden="true"><rect class="fill-{tier}" width="11" '
-        f'height="11" rx="2"/></svg>{tier}</span>'
-        for tier in TIERS
-    )
     return f"""
 <h2>Easy prompts, hard prompts</h2>
 <p class="soft">The difficulty is the prompt authors' judgement. The simulated provider draws from
 it; the router never sees it.</p>
-<div class="key">{key}</div>
+{key(*((f"fill-{tier}", tier) for tier in TIERS))}
 <div class="pair">
 <figure>{mix_chart(result.answered)}<figcaption>Which tier answered.</figcaption></figure>
 <figure>{quality_chart(result.answered)}<figcaption>Answers judged good. Lines: curves fitted on

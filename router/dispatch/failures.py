@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -164,7 +164,18 @@ def _retry_after(error: Exception) -> float | None:
     return None
 
 
-def _response_headers(error: Exception) -> Any:
+def headers_of(outcome: Any) -> Mapping[str, Any] | None:
+    """The HTTP headers that came with an answer or a stream of litellm's, or with the failure that
+    a `ProviderError` was made of; None where there are none."""
+    if isinstance(outcome, BaseException):
+        cause = outcome.__cause__
+        found = getattr(cause, "litellm_response_headers", None) or _response_headers(cause)
+    else:
+        found = (getattr(outcome, "_hidden_params", None) or {}).get("additional_headers")
+    return found if isinstance(found, Mapping) else None
+
+
+def _response_headers(error: BaseException | None) -> Any:
     return getattr(getattr(error, "response", None), "headers", None)
 
 

@@ -14,7 +14,7 @@ from tenacity import (
 )
 
 from router.errors import ProviderTimeout, ProviderUnavailable, RateLimited
-from router.policy.schema import Retry
+from router.policy.calling import Retry
 
 TRANSIENT = (RateLimited, ProviderUnavailable, ProviderTimeout)
 

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -23,6 +24,7 @@ from router.dispatch.usage import report_of
 from router.errors import MalformedReply, ProviderError, ProviderTimeout
 
 _END = object()
+_READ_FROM = ("streaming_response", "response_iterator")  # what litellm's readers read
 _background: set[asyncio.Task[None]] = set()  # keeps draining tasks from being collected
 # Keeps open streams alive when the reader's own object is collected: a stream that was collected
 # with it would be closed under the drain that its finalizer starts.
@@ -195,6 +197,7 @@ def _stream_class() -> Any:
                         raise
                 if chunk is _END:
                     error = self._meter.broken_off()
+                    _hang_up(self._inner)
                     self._meter.end(error=error)
                     if error is not None:
                         raise error
@@ -332,6 +335,15 @@ async def _off_loop_abandoned(inner: Any, meter: _Meter) -> None:
 
 
 def _hang_up(inner: Any) -> None:
-    close = getattr(inner.completion_stream, "close", None)
-    if close is not None:
-        close()
+    """Close a stream's connection here and now.
+
+    litellm stops reading at an answer's last event, a little before the end of the wire's. Left to
+    the garbage collector, such a stream may be closed while its thread is inside httpcore's pool,
+    whose lock it then waits for without end.
+    """
+    reader = getattr(inner, "completion_stream", None)
+    for each in (reader, *(getattr(reader, name, None) for name in _READ_FROM)):
+        close = getattr(each, "close", None)
+        if callable(close):
+            with suppress(Exception):  # it has ended, or is being read elsewhere
+                close()

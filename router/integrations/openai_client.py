@@ -21,12 +21,12 @@ from openai.lib._parsing import parse_chat_completion, type_to_response_format_p
 from openai.resources.chat import AsyncChat, AsyncCompletions, Chat, Completions
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from router.attempts import Routing
 from router.effects import arun, run
 from router.errors import ConfigurationError, InvalidRequest
 from router.intake import AUTO
 from router.pipeline import Router
 from router.policy import Policy
+from router.routing import Routing
 
 Client = TypeVar("Client", OpenAI, AsyncOpenAI)
 

@@ -17,8 +17,9 @@ from router.money import usd_text
 from router.pipeline import Router
 from router.policy import Policy
 from router.policy.budgets import BudgetLimit
+from router.policy.calling import Limits
 from router.policy.deployment import Deployment
-from router.policy.schema import Limits, Objective, Tiers
+from router.policy.schema import Objective, Tiers
 from router.policy.storage import LedgerOptions
 from router.predict import Predictor
 from router.prices import PriceBook

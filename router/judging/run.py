@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
 
 from router.errors import (
+    AtCapacity,
     AuthenticationFailed,
     BudgetExceeded,
     ContentRejected,
@@ -38,7 +39,7 @@ from router.prices import PriceBook
 from router.types import Purpose, Request, Tier
 
 # A provider that is away now is away for the next request too.
-_OUTAGES = (AuthenticationFailed, RateLimited, ProviderUnavailable, ProviderTimeout)
+_OUTAGES = (AtCapacity, AuthenticationFailed, RateLimited, ProviderUnavailable, ProviderTimeout)
 _IN_A_ROW = 3  # requests that a provider refuses one after another end a run
 
 
@@ -142,7 +143,7 @@ class _Bench:
                 progress(report)
         except (_NoRoom, BudgetExceeded) as full:
             report.stopped = str(full)
-        except (_Stop, LedgerError, ProviderError) as away:
+        except (_Stop, LedgerError, ProviderError, AtCapacity) as away:
             report.stopped, report.outage = str(away), True
 
     def _look_first(self) -> None:

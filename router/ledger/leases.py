@@ -118,7 +118,7 @@ def new_lease_hold(
     lease_id: str, accounts: Sequence[Account], amounts: Amounts, now: float, expires_at: float
 ) -> NewHold:
     """The reservation that a lease is: it expires like any other, in full."""
-    takes = tuple([account.take(replace(amounts, requests=0), now) for account in accounts])
+    takes = tuple([account.take(amounts._replace(requests=0), now) for account in accounts])
     return NewHold(
         lease_id,
         lease_id,

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import astuple
 from typing import Any
 
 from router.ledger.matching import Amounts, Take
@@ -56,7 +55,7 @@ def open_line(new: NewHold) -> str:
             [new.amounts.usd, new.amounts.tokens],
             new.now,
             new.expires_at,
-            [astuple(take) for take in new.takes],
+            new.takes,
             new.worst_case,
             new.request,
         ]

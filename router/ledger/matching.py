@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import get_args
+from typing import NamedTuple, get_args
 
 from router.errors import ConfigurationError, InvalidRequest
 from router.ledger.windows import span, time_zone
@@ -21,8 +20,7 @@ _KINDS = {
 _WHOLE = 1_000_000  # a share is in millionths
 
 
-@dataclass(frozen=True, slots=True)
-class Amounts:
+class Amounts(NamedTuple):
     """What one attempt may take, or took: nano-USD, tokens, and 1 or 0 requests."""
 
     usd: int = 0
@@ -36,8 +34,7 @@ class Amounts:
         return self.tokens if meter == "tokens" else self.requests
 
 
-@dataclass(frozen=True, slots=True)
-class Take:
+class Take(NamedTuple):
     """One budget's part in a reservation, in plain values.
 
     It is admitted if the `amount` is 0, or the limit in force (None for unlimited) allows what is
@@ -65,8 +62,7 @@ class Take:
         return self.since if self.rolls else window_id
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(NamedTuple):
     """The counters that one budget keeps for one scope value. `counts` is False where a share only
     sees an attempt, which is not of the value whose share it limits."""
 
@@ -76,17 +72,15 @@ class Account:
 
     def take(self, amounts: Amounts, now: float) -> Take:
         """What a store has to do for this account when `amounts` are reserved at `now`."""
-        budget, found = self.budget, span(self.budget, now)
+        budget, value, counts = self
         return Take(
-            budget=budget.name,
-            scope_value=self.value,
-            meter=budget.meter,
-            kind=f"{budget.window}/{budget.zone if budget.window != 'rolling' else budget.seconds}",
-            window_id=found.window_id,
-            since=found.since,
-            resets_at=found.resets_at,
-            amount=amounts.of(budget.meter) if self.counts else 0,
-            limit=budget.limit,
+            budget.name,
+            value,
+            budget.meter,
+            f"{budget.window}/{budget.zone if budget.window != 'rolling' else budget.seconds}",
+            *span(budget, now),
+            amounts.of(budget.meter) if counts else 0,
+            budget.limit,
         )
 
 

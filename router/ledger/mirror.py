@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from router.ledger import lines
@@ -197,4 +197,4 @@ def read_draw(values: Sequence[Any]) -> Draw:
 
 def credited(take: Take, amount: int, now: float, note: str) -> str:
     """A credit, to which is added how much was given."""
-    return to_json([astuple(take), amount, now, note])
+    return to_json([take, amount, now, note])

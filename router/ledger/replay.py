@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,18 +80,17 @@ def book(store: Store, new: NewHold, ending: Ending) -> None:
     Where a budget of requests has no room left, the call is not counted there: there is no overrun
     of requests.
     """
-    bare = replace(
-        new,
+    bare = new._replace(
         amounts=Amounts(0, 0),
         takes=tuple(_nothing(take) for take in new.takes),
         worst_case=_costing(new.worst_case, 0),
     )
     found = store.hold(bare)
     if isinstance(found, Denied):
-        bare = replace(bare, takes=tuple(take for take in bare.takes if not take.amount))
+        bare = bare._replace(takes=tuple(take for take in bare.takes if not take.amount))
         found = store.hold(bare)
     if isinstance(found, Invalid):
-        found = store.hold(replace(bare, request=None))  # its request is in the log
+        found = store.hold(bare._replace(request=None))  # its request is in the log
     if isinstance(found, Denied | Invalid):
         _log.error("call %s cannot be booked: %s", new.reservation_id, found)
         return
@@ -139,7 +137,7 @@ def _lost(new: NewHold, now: float) -> Ending:
 
 def _nothing(take: Take) -> Take:
     """The same account, of which no money and no tokens are asked."""
-    return replace(take, amount=take.amount if take.meter in ("requests", "share") else 0)
+    return take._replace(amount=take.amount if take.meter in ("requests", "share") else 0)
 
 
 def _costing(worst_case: list[Any], cost: int) -> list[Any]:

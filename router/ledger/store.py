@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from router.ledger.matching import Amounts, Take
 from router.types import Budget, Change, RequestEnd
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from router.log.base import Log
 
 
-@dataclass(frozen=True, slots=True)
-class NewHold:
+class NewHold(NamedTuple):
     """A reservation to make. Rows are lists in the order of the log's columns."""
 
     reservation_id: str
@@ -64,8 +63,7 @@ class Invalid:
     problem: str
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(NamedTuple):
     """How a reservation ends: at `amounts` (`tokens` None: as many as were reserved)."""
 
     reservation_id: str

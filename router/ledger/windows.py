@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from router.errors import ConfigurationError, InvalidRequest
@@ -15,10 +16,10 @@ _HOUR = 3600
 # in full until all of it is out of the window: never too little is counted.
 ROLLING_BUCKETS = 60
 _MOST_SECONDS = 10 * 366 * 86400
+_WHOLE_MINUTES = 1e8  # from 1973 on no zone is whole minutes and a part of one from UTC
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """The windows that count now: ids from `since` to `window_id`, which new amounts go to.
 
     `since` is `window_id` but for a rolling window. `resets_at`: when `window_id` ends, unix
@@ -36,8 +37,9 @@ def span(budget: Budget, now: float) -> Span:
     Raises what `window` raises.
     """
     if budget.window != "rolling":
-        identity, resets_at = window(budget, now)
-        return Span(identity, identity, resets_at)
+        if _WHOLE_MINUTES <= now < 1e12:  # windows begin and end with minutes
+            return _span(budget.window, budget.zone, now // 60 * 60)
+        return _span.__wrapped__(budget.window, budget.zone, now)
     if not math.isfinite(now) or not 0 <= now < 1e12:
         raise InvalidRequest("now", f"{now!r} is not a time", value=now)
     seconds = rolling_seconds(budget)
@@ -75,18 +77,26 @@ def window(budget: Budget, now: float) -> tuple[str, float | None]:
     twice when summer time ends.
     Raises `ConfigurationError` for an unknown zone, `InvalidRequest` for an impossible time.
     """
-    if budget.window == "total":
-        return "total", None
-    zone = time_zone(budget.zone)
+    identity, _, resets_at = _span.__wrapped__(budget.window, budget.zone, now)
+    return identity, resets_at
+
+
+@lru_cache(maxsize=1024)  # every attempt asks, of each of its budgets
+def _span(kind: str, zone_name: str, now: float) -> Span:
+    if kind == "total":
+        return Span("total", "total", None)
+    zone = time_zone(zone_name)
     try:
         local = datetime.fromtimestamp(now, zone)
-        if budget.window == "hour":
+        if kind == "hour":
             offset = local.utcoffset() or timedelta(0)
             shift = int(offset.total_seconds())
             start = int((now + shift) // _HOUR) * _HOUR - shift
-            return f"{datetime.fromtimestamp(start, UTC):%Y-%m-%dT%H:%MZ}", float(start + _HOUR)
-        identity, following = _calendar(budget.window, local.date())
-        return identity, datetime.combine(following, time.min, tzinfo=zone).timestamp()
+            identity = f"{datetime.fromtimestamp(start, UTC):%Y-%m-%dT%H:%MZ}"
+            return Span(identity, identity, float(start + _HOUR))
+        identity, following = _calendar(kind, local.date())
+        midnight = datetime.combine(following, time.min, tzinfo=zone)
+        return Span(identity, identity, midnight.timestamp())
     except (OverflowError, ValueError, OSError) as error:
         raise InvalidRequest("now", f"{now!r} is not a time: {error}", value=now) from None
 

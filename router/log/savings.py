@@ -8,17 +8,20 @@ answer has no baseline, since an answer that was not given saves nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 from router.log.base import Log, LoggedRequest
-from router.money import NANO_PER_USD
+from router.money import NANO_PER_USD, format_usd
 from router.types import TIERS, AttemptRow
 
 SERVED = ("answered", "abandoned")
 _BILLED = ("computed", "reported")  # costs that rest on what a provider said
+_PAGE = 1000  # requests
 UNACCOUNTED = "sent while the ledger was away"  # how the note of such an attempt begins
 
 
@@ -91,11 +94,22 @@ class Savings:
     unknown_cost: int = 0
     unknown_baseline: int = 0
     unaccounted: int = 0
+    explored: int = 0  # requests whose arm was drawn, and not the best
+    explored_extra: int = 0  # nano-USD that they were expected to cost beyond the best arm
 
     @property
     def net_saved(self) -> int:
         """Saved against the baseline, less what the router itself spent."""
         return self.total.saved - self.overhead
+
+    def add(self, request: LoggedRequest, attempts: list[AttemptRow]) -> None:
+        """Count a request with all its attempts."""
+        _add(self, request, attempts)
+
+    def finished(self) -> Savings:
+        """Itself, with the tiers in their order."""
+        self.by_tier = {tier: self.by_tier[tier] for tier in TIERS if tier in self.by_tier}
+        return self
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON: money as numbers of US dollars, and exact in `*_nano`."""
@@ -112,6 +126,8 @@ class Savings:
             "unknown_costs": self.unknown_cost,
             "unknown_baselines": self.unknown_baseline,
             "unaccounted": self.unaccounted,
+            "explored": self.explored,
+            "explored_extra_usd": self.explored_extra / NANO_PER_USD,
             "by_tier": {key: line.as_dict() for key, line in self.by_tier.items()},
             "by_model": {key: line.as_dict() for key, line in self.by_model.items()},
             "by_day": {key: line.as_dict() for key, line in self.by_day.items()},
@@ -121,14 +137,69 @@ class Savings:
 
 def savings(log: Log, since: float | None = None, until: float | None = None) -> Savings:
     """Sum up a log. `since` and `until` bound the requests' times, unix seconds; days are UTC."""
-    attempts: dict[str, list[AttemptRow]] = {}
-    for attempt in log.attempts(since, until):
-        attempts.setdefault(attempt.request_id, []).append(attempt)
     report = Savings()
-    for request in log.requests(since, until):
-        _add(report, request, attempts.get(request.request_id, []))
-    report.by_tier = {tier: report.by_tier[tier] for tier in TIERS if tier in report.by_tier}
-    return report
+    for request, attempts in joined(log, since, until):
+        report.add(request, attempts)
+    return report.finished()
+
+
+def joined(
+    log: Log, since: float | None = None, until: float | None = None
+) -> Iterator[tuple[LoggedRequest, list[AttemptRow]]]:
+    """Each request of a period with its ended wire attempts, holding one page of them at a time.
+
+    The attempts are read after their requests, so an answered request is never without the attempt
+    that answered it.
+    """
+    requests = log.requests(since, until)
+    while page := list(islice(requests, _PAGE)):
+        attempts: dict[str, list[AttemptRow]] = {request.request_id: [] for request in page}
+        for attempt in log.attempts(page[0].time, math.nextafter(page[-1].time, math.inf)):
+            # Others asked at the very same moment belong to the page before or after.
+            if attempt.request_id in attempts:
+                attempts[attempt.request_id].append(attempt)
+        for request in page:
+            yield request, attempts[request.request_id]
+
+
+def notes(report: Savings) -> list[str]:
+    """What a careful reader should know about the figures."""
+    said = []
+    if report.wasted:
+        said.append(
+            f"{format_usd(report.wasted)} of the spend bought no accepted answer "
+            "(retries, failures, abandoned streams); it is included."
+        )
+    if report.failed or report.refused:
+        said.append(
+            f"{report.failed} requests failed and {report.refused} were refused; "
+            "neither counts in the baseline."
+        )
+    if report.assumed:
+        said.append(
+            f"{report.assumed} attempts had no usable usage report and are charged by assumption, "
+            "at most what was reserved."
+        )
+    if report.unknown_cost or report.unknown_baseline:
+        said.append(
+            f"{report.unknown_cost} attempts and {report.unknown_baseline} baselines have no known "
+            "price and are in no sum."
+        )
+    if report.explored:
+        said.append(
+            f"{report.explored} requests were drawn to explore, which was expected to cost "
+            f"{format_usd(report.explored_extra)} more; `router replay` reads what they taught."
+        )
+    if report.unaccounted:
+        said.append(
+            f"{report.unaccounted} calls were sent while the ledger was away, without asking any "
+            "budget; they are booked as overruns once it is back."
+        )
+    said.append(
+        "The baseline is predicted (the baseline model's own expected tokens at its own price) "
+        "except where that tier answered. `bill/quote` shows how good such forecasts were."
+    )
+    return said
 
 
 def _add(report: Savings, request: LoggedRequest, attempts: list[AttemptRow]) -> None:
@@ -164,9 +235,23 @@ def _add(report: Savings, request: LoggedRequest, attempts: list[AttemptRow]) ->
         _count(lines, baseline=request.baseline)
     if request.label is not None:
         _count(lines, labels=1, label_sum=request.label)
+    _add_explored(report, request)
     quoted = _quoted(request.decision, accepted.arm)
     if quoted is not None and accepted.cost is not None and accepted.cost_source in _BILLED:
         _count(lines, predicted=quoted, billed=accepted.cost)
+
+
+def _add_explored(report: Savings, request: LoggedRequest) -> None:
+    """A request whose arm had a smaller chance than another was drawn."""
+    views = {view["arm"]: view for view in request.decision if view.get("propensity")}
+    chosen = views.get(request.chosen)
+    if chosen is None:
+        return
+    best = max(views.values(), key=lambda view: float(view["propensity"]))
+    if chosen["propensity"] < best["propensity"]:
+        report.explored += 1
+        if chosen["expected"] is not None and best["expected"] is not None:
+            report.explored_extra += chosen["expected"] - best["expected"]
 
 
 def _add_overhead(report: Savings, attempts: list[AttemptRow]) -> None:

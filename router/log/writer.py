@@ -35,7 +35,10 @@ class _Table:
         for place in self._json:
             if values[place] is not None:
                 values[place] = to_json(values[place])
-        return [_text(value) if isinstance(value, str) else value for value in values]
+        return [
+            _text(value) if isinstance(value, str) and not value.isascii() else value
+            for value in values
+        ]
 
 
 _REQUEST = _Table("request", RequestRow, "INSERT")
@@ -99,7 +102,8 @@ def to_json(value: object) -> str:
         return _encode(_plain(value, depth=16))
 
 
-_encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+# What contains itself is found by its depth, at less cost than by remembering what was seen.
+_encode = json.JSONEncoder(check_circular=False, allow_nan=False, separators=(",", ":")).encode
 
 
 def _plain(value: object, depth: int) -> object:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
-from router.policy.fields import Part, Tokens, wrong
+from router.policy.capacity import CapacityLimits, HealthCheck
+from router.policy.fields import Part, Real, Tokens, http_url, wrong
 from router.prices.schema import PriceEntry, to_price
 from router.types import Effort
 
 if TYPE_CHECKING:
     from router.prices.book import PriceBook
     from router.prices.price import Price
-
-if TYPE_CHECKING:
-    pass
 
 # What a deployment's `params` may not hold, and what says it instead. These decide what a call
 # costs, where it goes, or how often it is sent, which the router itself must know.
@@ -94,20 +91,6 @@ def _json_value(value: object) -> object:
     return value
 
 
-def _http_url(url: str) -> str:
-    allowed = "a URL such as http://127.0.0.1:8000/v1"
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise wrong(f"not a URL: {error}", allowed) from None
-    if parts.scheme not in ("http", "https") or not host or not url.isprintable() or " " in url:
-        raise wrong("not an http or https URL", allowed)
-    if parts.username is not None or parts.password is not None:
-        raise wrong("it holds a user name or a password", "a URL without them, and `api_key_env`")
-    return url
-
-
 class Deployment(Part):
     """One model behind one provider, called in one way."""
 
@@ -119,7 +102,7 @@ class Deployment(Part):
         description="Arguments sent with each call, such as temperature; the request's own win.",
     )
     effort: Effort | None = Field(default=None, description="The reasoning effort asked for.")
-    api_base: Annotated[str, AfterValidator(_http_url)] | None = Field(
+    api_base: Annotated[str, AfterValidator(http_url)] | None = Field(
         default=None, description="Where the provider answers, if not at its usual address."
     )
     api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = Field(
@@ -133,6 +116,11 @@ class Deployment(Part):
         default=None,
         description="The longest answer asked of this deployment; the limits' one otherwise.",
     )
+    cache_seconds: Annotated[Real, Field(ge=0, le=604_800)] | None = Field(
+        default=None,
+        description="How long its prompt cache keeps a conversation after its last call; what the "
+        "provider documents otherwise. 0: it has none.",
+    )
     capabilities: CapabilityOverrides = Field(
         default=CapabilityOverrides(),
         description="What it can take, over what the price book says.",
@@ -140,6 +128,21 @@ class Deployment(Part):
     price: PriceEntry | None = Field(
         default=None, description="Its own price, in USD per million tokens or by GPU-hour."
     )
+
+    limits: CapacityLimits | None = Field(
+        default=None, description="How much may be sent to it by one process."
+    )
+    health: HealthCheck | None = Field(
+        default=None, description="How to ask a server of one's own for its health and queue."
+    )
+
+    @model_validator(mode="after")
+    def _askable(self) -> Self:
+        if self.health is not None and self.health.url is None and self.api_base is None:
+            raise wrong(
+                "there is no address to ask", "with api_base, or a url of its own", "health"
+            )
+        return self
 
     def price_at(self, book: PriceBook, now: float) -> Price | None:
         """Return its own price or else the book's, at `now` in unix seconds.

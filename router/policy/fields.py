@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from decimal import Decimal
 from difflib import get_close_matches
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -53,6 +54,21 @@ def _text(value: str) -> str:
     if not value.strip() or not value.isprintable():
         raise wrong(f"{value!r} is not a name", "printable text that is not blank")
     return value
+
+
+def http_url(url: str) -> str:
+    """Check an address that a policy names."""
+    allowed = "a URL such as http://127.0.0.1:8000/v1"
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise wrong(f"not a URL: {error}", allowed) from None
+    if parts.scheme not in ("http", "https") or not host or not url.isprintable() or " " in url:
+        raise wrong("not an http or https URL", allowed)
+    if parts.username is not None or parts.password is not None:
+        raise wrong("it holds a user name or a password", "a URL without them, and `api_key_env`")
+    return url
 
 
 Usd = Annotated[

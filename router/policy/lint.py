@@ -87,6 +87,8 @@ def lint(policy: Policy, book: PriceBook, now: float) -> list[Finding]:
         *_baseline(options, policy),
         *_promises(policy),
         *_paced(options, policy),
+        *_cascades(policy),
+        *_conversations(options, policy),
     ]
 
 
@@ -220,6 +222,52 @@ def _paced(options: Sequence[_Option], policy: Policy) -> Iterator[Finding]:
             "smaller max_output_tokens reserves less"
         )
         yield Finding("note", "pacing.budget", message)
+
+
+def _cascades(policy: Policy) -> Iterator[Finding]:
+    """What a cascade costs that its author may not think of."""
+    asked = policy.cascade
+    if asked is None:
+        return
+    tiers = len(policy.tiers.present)
+    if tiers < asked.max_steps:
+        message = f"{asked.max_steps} calls, but there are {tiers} tiers to go up by"
+        yield Finding("note", "cascade.max_steps", message)
+    if policy.objective.cost_weight == 0:
+        message = "at cost_weight 0 nearly every request calls max_steps tiers"
+        yield Finding("warning", "cascade", message)
+    if asked.stream == "buffer":
+        message = "a stream's first chunk comes when its last answer is complete, and no sooner"
+        yield Finding("note", "cascade.stream", message)
+    if asked.gate == "structural":
+        message = (
+            "by form alone few bad answers are told from good ones, so little is gained where "
+            "requests have neither tools nor a response schema; a verifier learns from recorded "
+            "answers"
+        )
+        yield Finding("note", "cascade.gate", message)
+
+
+def _conversations(options: Sequence[_Option], policy: Policy) -> Iterator[Finding]:
+    """What is said of conversations and can have no effect, or one that is not expected."""
+    for option in options:
+        rates = option.price.rates if option.price is not None else None
+        said = option.deployment.cache_seconds
+        if said and rates is not None and rates.cache_read >= rates.input:
+            message = f"the price of {option.arm.model} has no cheaper rate for cached tokens"
+            yield Finding("note", f"{option.key}.cache_seconds", message)
+    compaction = policy.compaction
+    if compaction is None:
+        return
+    if not policy.conversations.remember:
+        message = "without conversations that are remembered nothing is compacted"
+        yield Finding("warning", "conversations.remember", message)
+    if not policy.log.content:
+        message = (
+            "the log keeps no text, so what compaction leaves out is only in the caller's own "
+            "messages; log: {content: true} keeps the original"
+        )
+        yield Finding("note", "compaction", message)
 
 
 def _tier_cost(options: Sequence[_Option], tier: Tier) -> Cost:

@@ -14,7 +14,7 @@ from router.policy.fields import similar
 from router.policy.schema import Policy
 
 # Keys whose value may be a secret by mistake: a message must not repeat it.
-SECRET = {"api_base", "api_key", "api_key_env", "params", "store"}
+SECRET = {"api_base", "api_key", "api_key_env", "params", "store", "url"}
 _PLAIN = (str, int, Decimal, bool)
 
 _TYPES = {

@@ -11,18 +11,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    model_validator,
-)
+from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from router.policy.budgets import BudgetLimit
+from router.policy.calling import Limits, Retry, Streams, Timeout
+from router.policy.capacity import BreakerOptions, check_limits
+from router.policy.cascade import Cascade
+from router.policy.conversations import CompactionOptions, ConversationOptions
 from router.policy.deployment import Deployment
 from router.policy.document import show
-from router.policy.fields import Name, Part, Real, Seconds, Tokens, Usd, similar, wrong
+from router.policy.fields import Name, Part, Real, Usd, similar, wrong
 from router.policy.judging import JudgeOptions
 from router.policy.rules import Rule
 from router.policy.storage import LedgerOptions, Log
@@ -158,70 +156,6 @@ class Explore(Part):
         return self
 
 
-class Limits(Part):
-    """What one request may ask for."""
-
-    max_output_tokens: Tokens = Field(default=4096, description="The longest answer, in tokens.")
-    max_request_bytes: Annotated[int, Field(ge=1, le=100_000_000)] = Field(
-        default=4_000_000, description="The largest request, in bytes of its text."
-    )
-    max_messages: Annotated[int, Field(ge=1, le=100_000)] = Field(
-        default=2000, description="The most messages in one request."
-    )
-
-
-class Retry(Part):
-    """What happens after a failure that may pass."""
-
-    attempts: Annotated[int, Field(ge=1, le=10)] = Field(
-        default=3, description="The most calls to one deployment for one request."
-    )
-    initial_wait: Annotated[Real, Field(ge=0, le=3600)] = Field(
-        default=0.5, description="Seconds before the second call; doubles from call to call."
-    )
-    max_wait: Annotated[Real, Field(ge=0, le=3600)] = Field(
-        default=20, description="The longest wait, in seconds."
-    )
-    fallback: bool = Field(
-        default=True,
-        description="Whether other deployments of the tier, then higher tiers, are tried.",
-    )
-
-    @model_validator(mode="after")
-    def _sound(self) -> Self:
-        if self.max_wait < self.initial_wait:
-            raise wrong(f"{self.max_wait:g} is less than initial_wait ({self.initial_wait:g})",
-                        f"{self.initial_wait:g} or more", "max_wait")  # fmt: skip
-        return self
-
-
-class Timeout(Part):
-    """How long to wait for a provider, in seconds."""
-
-    connect: Seconds = Field(default=10, description="For the connection.")
-    read: Seconds = Field(default=120, description="For the next bytes of the answer.")
-    total: Seconds = Field(default=300, description="For the whole request, retries included.")
-
-    @model_validator(mode="after")
-    def _sound(self) -> Self:
-        least = max(self.connect, self.read)
-        if self.total < least:
-            raise wrong(f"{self.total:g} is less than connect or read", f"{least:g} or more",
-                        "total")  # fmt: skip
-        return self
-
-
-class Streams(Part):
-    """What happens when the caller leaves a stream before its end."""
-
-    on_abandon: Literal["drain", "abort"] = Field(
-        default="drain", description="drain reads on, to learn the true usage; abort hangs up."
-    )
-    drain_seconds: Annotated[Real, Field(ge=0, le=3600)] = Field(
-        default=30, description="How long to read on, in seconds."
-    )
-
-
 class Predictor(Part):
     """A predictor of one's own instead of the one that is shipped."""
 
@@ -276,12 +210,19 @@ class Policy(Part):
     explore: Explore | None = Field(
         default=None, description="What is left to chance. Nothing otherwise."
     )
+    cascade: Cascade | None = Field(
+        default=None, description="Whether answers are looked at. One call a request otherwise."
+    )
     rules: tuple[Rule, ...] = Field(
         default=(), description="Ahead of the classifier; the first wins."
     )
     limits: Limits = Field(default=Limits(), description="What one request may ask for.")
     retry: Retry = Field(default=Retry(), description="After a failure that may pass.")
     timeout: Timeout = Field(default=Timeout(), description="How long to wait, in seconds.")
+    breaker: BreakerOptions | None = Field(
+        default=None,
+        description="When deployments that keep failing are left alone; never if none.",
+    )
     streams: Streams = Field(default=Streams(), description="When a caller leaves a stream.")
     log: Log = Field(default=Log(), description="Where calls and budgets are recorded.")
     ledger: LedgerOptions = Field(
@@ -292,6 +233,12 @@ class Policy(Part):
     )
     judge: JudgeOptions = Field(
         default=JudgeOptions(), description="Who judges logged answers: `router judge`."
+    )
+    conversations: ConversationOptions = Field(
+        default=ConversationOptions(), description="How a conversation keeps its model."
+    )
+    compaction: CompactionOptions | None = Field(
+        default=None, description="How a long conversation is shortened. It is not, otherwise."
     )
 
     _file: Path | None = PrivateAttr(None)
@@ -309,6 +256,13 @@ class Policy(Part):
                     raise wrong(f"{name!r} is used twice", "each name once", key, at, "name")
         self._check_pacing()
         self._check_judge()
+        check_limits((arm.tier, arm.deployment, self.deployment(arm)) for arm in self.arms())
+        if self.cascade is not None and self.objective.keep_quality is not None:
+            raise wrong("keep_quality speaks of one call, and a cascade makes several",
+                        "only with cost_weight or max_cost_per_request", "cascade")  # fmt: skip
+        if self.compaction is not None and self.compaction.summary not in (None, *present):
+            raise wrong(f"the tier {self.compaction.summary} has no deployment",
+                        ", ".join(present), "compaction", "summary")  # fmt: skip
         for at, rule in enumerate(self.rules):
             if not set(rule.tiers) & set(present):
                 key = next(key for key in ("tier", "at_least", "at_most") if getattr(rule, key))
@@ -402,6 +356,13 @@ class Policy(Part):
     @property
     def predictor_path(self) -> Path | None:
         """Where the policy's own predictor lies: beside its file unless the path is absolute."""
-        if self.predictor is None:
-            return None
-        return (self._file.parent if self._file else Path()) / self.predictor.path
+        return self._beside(self.predictor.path if self.predictor else None)
+
+    @property
+    def verifier_path(self) -> Path | None:
+        """Where the policy's verifier of answers lies."""
+        verifier = self.cascade.verifier if self.cascade else None
+        return self._beside(verifier.path if verifier else None)
+
+    def _beside(self, path: str | None) -> Path | None:
+        return None if path is None else (self._file.parent if self._file else Path()) / path

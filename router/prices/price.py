@@ -113,22 +113,31 @@ class OffPeak:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What tokens cost at one time of day: `input`, `output` and `repeated` nano-USD per `per`
-    tokens, the last for what every prompt begins with."""
+    """What tokens cost at one time of day: nano-USD per `per` tokens. `repeated` is for what every
+    prompt begins with, `read` and `write` for what is known to be read from the cache or written
+    to it."""
 
     input: int
     output: int
     repeated: int
+    read: int
+    write: int
     per: int
 
     @classmethod
-    def of(cls, input: int, output: int, factor: Fraction, repeated: int | None = None) -> Line:
-        """Multiply rates per million tokens out, and cancel: small whole numbers are left."""
+    def of(cls, input: int, output: int, factor: Fraction, cache: Rates | None = None) -> Line:
+        """Multiply rates per million tokens out, and cancel: small whole numbers are left.
+
+        `cache`: the rates of cached tokens; they cost what others do without it.
+        """
         numerator, denominator = factor.as_integer_ratio()
-        input, output, per = input * numerator, output * numerator, TOKENS_PER_PRICE * denominator
-        repeated = input if repeated is None else repeated * numerator
-        common = math.gcd(input, output, repeated, per)
-        return cls(input // common, output // common, repeated // common, per // common)
+        cached = (input, input, input)
+        if cache is not None:
+            cached = (cache.repeated_input(), cache.cache_read, cache.cache_write_5m)
+        amounts = [amount * numerator for amount in (input, output, *cached)]
+        amounts.append(TOKENS_PER_PRICE * denominator)
+        common = math.gcd(*amounts)
+        return cls(*[amount // common for amount in amounts])
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +162,7 @@ class Band:
             more_than,
             most,
             text=tuple(
-                Line.of(rates.input, rates.output, factor, rates.repeated_input())
-                for rates, factor in times
+                Line.of(rates.input, rates.output, factor, rates) for rates, factor in times
             ),
             dearest=tuple(
                 Line.of(rates.dearest_input(), rates.dearest_output(), factor)
@@ -246,6 +254,8 @@ def quote(
     output_cap: int,
     beyond_cap: int = 0,
     repeated_tokens: int = 0,
+    read_tokens: int = 0,
+    write_tokens: int = 0,
     images: int = 0,
     samples: int = 1,
     audio: bool = False,
@@ -257,7 +267,9 @@ def quote(
     Parameters: `input_tokens` and `output_tokens` (of all samples), expected; `input_bound`: the
     prompt tokenizes to no more; `output_cap`, what goes on the wire for one sample; `beyond_cap`,
     output tokens of one sample that a provider may bill on top of it; `repeated_tokens` of the
-    prompt, expected in the provider's cache, which `upper` never counts on; `images` in the prompt;
+    prompt, expected in the provider's cache, which `upper` never counts on; in their place, where
+    either is given, `read_tokens`, known to be in it, and `write_tokens`, which this call is to
+    write to it; `images` in the prompt;
     `samples` asked of one prompt (`n`); `audio`, whether tokens may be billed as audio;
     `service_tier` and `now` as for `cost`.
     Returns a `Quote`; both amounts are None where `price` is None. `upper` bounds `cost` at any
@@ -285,7 +297,13 @@ def quote(
             tokens = band.most
         if expected is None and prompt <= tokens:
             line = band.text[hour]
-            tokens_cost = (prompt - repeated) * line.input + repeated * line.repeated
+            if read_tokens or write_tokens:
+                read = min(read_tokens, prompt)
+                written = min(write_tokens, prompt - read)
+                tokens_cost = read * line.read + written * line.write
+                tokens_cost += (prompt - read - written) * line.input
+            else:
+                tokens_cost = (prompt - repeated) * line.input + repeated * line.repeated
             expected = -(-(tokens_cost + answer * line.output) // line.per)
         # Within one band and one time of day a bill only grows with each count, and each token
         # costs no more than the band's dearest bucket: its largest corner bounds it.

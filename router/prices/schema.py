@@ -132,18 +132,51 @@ class GpuEntry(_Written):
     `hour_usd` is the price of one GPU for an hour, `count` how many serve one copy of the model.
     Tokens per second are of all requests together, reading (`input`) or writing (`output`) at full
     load; `utilisation` is the share of paid time that the hardware is so loaded.
+
+    `regime` says which part of that a token is charged. amortised: the hours are paid, busy or not,
+    and all of them are spread over the tokens served: hour / (tokens an hour * utilisation). So
+    budgets see the whole bill, and a token on idle hardware costs as much as any. marginal: only
+    what is not paid without the token: busy hour / tokens an hour, where `busy_hour_usd`, the part
+    of `hour_usd` that arises only under load (power; all of it where seconds of work are billed, as
+    by default), has no idle time to carry. Idle hours are then in no budget.
     """
 
+    regime: Literal["amortised", "marginal"] = "amortised"
+    busy_hour_usd: Usd | None = None
     hour_usd: Usd
     count: int = Field(default=1, gt=0, le=10_000, strict=True)
     input_tokens_per_second: Speed
     output_tokens_per_second: Speed
     utilisation: Share
 
+    @model_validator(mode="after")
+    def _check_regime(self) -> GpuEntry:
+        if self.busy_hour_usd is not None:
+            if self.regime != "marginal":
+                raise ValueError("`busy_hour_usd` goes with `regime: marginal`")
+            if self.busy_hour_usd > self.hour_usd:
+                raise ValueError("`busy_hour_usd` is a part of `hour_usd`, and not more")
+        return self
+
+    @property
+    def whole_hour(self) -> Fraction:
+        """Nano-USD of an hour of one GPU under load."""
+        return Fraction(self.hour_usd) * NANO_PER_USD
+
+    @property
+    def busy_hour(self) -> Fraction:
+        """Nano-USD of that which arise only under load: none where the hours are paid anyhow."""
+        if self.regime == "amortised":
+            return Fraction(0)
+        part = self.hour_usd if self.busy_hour_usd is None else self.busy_hour_usd
+        return Fraction(part) * NANO_PER_USD
+
     def rate(self, tokens_per_second: Decimal) -> int:
         """Return nano-USD per million tokens, rounded up: hourly price over tokens an hour."""
-        hour = Fraction(self.hour_usd) * NANO_PER_USD * self.count
-        tokens = Fraction(tokens_per_second) * _SECONDS_PER_HOUR * Fraction(self.utilisation)
+        marginal = self.regime == "marginal"
+        hour = (self.busy_hour if marginal else self.whole_hour) * self.count
+        share = Fraction(1) if marginal else Fraction(self.utilisation)
+        tokens = Fraction(tokens_per_second) * _SECONDS_PER_HOUR * share
         exact = hour * TOKENS_PER_PRICE / tokens
         return ceil_div(exact.numerator, exact.denominator)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def write_decisions(evaluation: Evaluation, path: str | Path) -> int:
     """Write the decisions as Parquet; return the number of rows.
 
-    Columns: `query_id`, `fold`, `sweep_point`, `step` (0: a decision before any call makes one),
+    Columns: `query_id`, `fold`, `sweep_point`, `step` (of a chain of calls, from 0),
     `arm` (the tier), `model`, `accepted` (exactly one row of each query and sweep point),
     `predicted_quality`, and `predicted_cost` (dollars, or relative to the frontier where no price
     is known: `cost_unit` in the file's metadata says which). Rows go by sweep point, then in the
@@ -32,20 +32,25 @@ def write_decisions(evaluation: Evaluation, path: str | Path) -> int:
     except ImportError:
         raise ConfigurationError(f"writing decisions needs pyarrow: {TRAIN_EXTRA}") from None
     outcomes, chosen = evaluation.outcomes, evaluation.chosen
-    points, n = len(chosen), len(outcomes)
-    at, flat = np.tile(np.arange(n), points), chosen.ravel()
+    called = evaluation.called
+    steps = chosen[:, :, None] if called is None else called.steps.astype(np.int64)
+    point, at, step = np.nonzero(steps >= 0)  # in the order of points, queries and steps
+    flat = steps[point, at, step].astype(np.int32)
+    quality = evaluation.prediction.quality[at, flat]
+    if called is not None:
+        quality = called.predicted[point, at, step]
     models = [outcomes.ladder.get(tier, "") for tier in TIERS]
-    tier = pa.array(flat.astype(np.int32))
+    tier = pa.array(flat)
     table = pa.table(
         {
             "query_id": pa.array(outcomes.query_id[at].tolist(), pa.string()),
             "fold": pa.array(evaluation.fold[at].astype(np.int32)),
-            "sweep_point": pa.array(np.repeat(np.arange(points, dtype=np.int32), n)),
-            "step": pa.array(np.zeros(points * n, dtype=np.int32)),
+            "sweep_point": pa.array(point.astype(np.int32)),
+            "step": pa.array(step.astype(np.int32)),
             "arm": pa.DictionaryArray.from_arrays(tier, pa.array(list(TIERS))).cast(pa.string()),
             "model": pa.DictionaryArray.from_arrays(tier, pa.array(models)).cast(pa.string()),
-            "accepted": pa.array(np.ones(points * n, dtype=bool)),
-            "predicted_quality": pa.array(evaluation.prediction.quality[at, flat]),
+            "accepted": pa.array(flat == chosen[point, at]),
+            "predicted_quality": pa.array(quality),
             "predicted_cost": pa.array(evaluation.expected.usd[at, flat]),
         }
     )
@@ -54,4 +59,4 @@ def write_decisions(evaluation: Evaluation, path: str | Path) -> int:
         pq.write_table(table, path)
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be written: {error}") from error
-    return points * n
+    return len(flat)

@@ -17,6 +17,8 @@ from router.errors import ConfigurationError, OutcomeFileError
 from router.predict import Predictor
 from router.prices.book import PriceBook
 from router.replay import comparisons
+from router.replay.cascading import OF_CASCADES, Cascading
+from router.replay.chains import paid
 from router.replay.costs import Expected, constant_prices, estimate_input
 from router.replay.featurise import features_of
 from router.replay.figures import (
@@ -35,7 +37,9 @@ from router.replay.sweep import Sweep, choose_tiers, cost_weights
 from router.types import Prediction
 
 if TYPE_CHECKING:
+    from router.gates.verifier import Verifier
     from router.predict.embedder import TextEmbedder
+    from router.replay.chains import Called
     from router.types import Floats, Ints
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
@@ -54,7 +58,7 @@ class Evaluation:
 
     `fold` (N,); `prediction` and `expected` cost of every query before its decision; `weights`
     (F, L), the cost weights of each fold's sweep; `chosen` (L, N), positions among `TIERS`;
-    `report`, JSON-ready.
+    `report`, JSON-ready; `called`, the chains of calls of a cascade.
     """
 
     outcomes: Outcomes
@@ -64,6 +68,7 @@ class Evaluation:
     weights: Floats
     chosen: Ints
     report: dict[str, Any]
+    called: Called | None = None
 
 
 def evaluate(
@@ -76,6 +81,8 @@ def evaluate(
     model: Predictor | None = None,
     embedder: TextEmbedder | None = None,
     compare: Sequence[str] = comparisons.NAMES,
+    max_steps: int = 1,
+    verifier: Verifier | None = None,
     draws: int = DRAWS,
     splits: int = SPLITS,
     book: PriceBook | None = None,
@@ -100,6 +107,11 @@ def evaluate(
         Number of cost weights, at least 2. The grid depends on expected costs alone.
     compare
         Which of `comparisons.NAMES` to run; those that train are left out with `model`.
+    max_steps
+        The most calls of a query: above 1, recorded answers are looked at, by a verifier that is
+        trained on the other folds. Of an answer nothing is read before its call is made.
+    verifier
+        A trained one, which `model` needs above one step.
     draws, splits
         Bootstrap resamples of the intervals, and splits of the figures with a chosen cost weight.
     progress
@@ -108,9 +120,14 @@ def evaluate(
     Raises
     ------
     OutcomeFileError
-        If there is no score and no model, or too little to train on.
+        If there is no score and no model, or too little to train on; above one step, no response.
+    ConfigurationError
+        Above one step, with `model` and no `verifier`, or fewer than three folds.
     """
     notes: list[str] = []
+    if max_steps > 1 and model is not None and verifier is None:
+        raise ConfigurationError("a cascade with a trained model needs a trained gate (--gate)")
+    cascading = Cascading(outcomes, sweep, max_steps, verifier) if max_steps > 1 else None
     if model is None:
         if not outcomes.has_score:
             raise OutcomeFileError(
@@ -119,10 +136,10 @@ def evaluate(
                 "trained model (--model), which needs no scores",
             )
         decided = _cross_validated(
-            outcomes, folds, sweep, seed, learner, embedder, compare, progress
+            outcomes, folds, sweep, seed, learner, embedder, compare, progress, cascading
         )
     else:
-        decided = _with_model(outcomes, model, sweep, book, now, compare, progress)
+        decided = _with_model(outcomes, model, sweep, book, now, compare, progress, cascading)
         if outcomes.has_score:
             notes.append(
                 "if the model was trained on these queries, its figures show memory, not skill"
@@ -163,6 +180,7 @@ def evaluate(
         decided.weights,
         router.chosen,
         report,
+        router.called,
     )
 
 
@@ -175,6 +193,7 @@ def _cross_validated(
     embedder: TextEmbedder | None,
     compare: Sequence[str],
     progress: Progress,
+    cascading: Cascading | None,
 ) -> Decided:
     run = CrossValidation(
         outcomes,
@@ -185,6 +204,7 @@ def _cross_validated(
         seed,
         compare,
         lambda done: progress("folds", done, 4 * folds),
+        cascading,
     )
     _ = run.fold  # what cannot be dealt is refused before the long work
     progress("features", 0, 1)
@@ -206,6 +226,7 @@ def _with_model(
     now: float,
     compare: Sequence[str],
     progress: Progress,
+    cascading: Cascading | None,
 ) -> Decided:
     n, columns = len(outcomes), outcomes.columns
     progress("features", 0, 1)
@@ -224,6 +245,10 @@ def _with_model(
     chosen = choose_tiers(quality, expected.usd, grid, columns)
     gain = quality[:, columns[-1]] - quality[:, columns[0]]
     sweeps = {"router": Sweep(chosen, gain, f"the router with {model.name}")}
+    if cascading is not None:
+        assert cascading.verifier is not None
+        cascading.decide(np.arange(n), cascading.verifier, quality, expected.usd, grid)
+        sweeps |= cascading.sweeps(sweeps["router"])
     if "length" in compare:
         lengths = np.array([len(last_user_text(m)) for m in outcomes.messages], dtype=np.float64)
         everyone = np.arange(n)
@@ -239,7 +264,7 @@ def _other_sweeps(
     progress: Progress,
 ) -> dict[str, Sweep]:
     """Every comparison, in the order of `comparisons.NAMES`; those without scores to read last."""
-    found: dict[str, Sweep] = {}
+    found = {name: decided.sweeps[name] for name in OF_CASCADES if name in decided.sweeps}
     n = len(outcomes)
     for name in (name for name in comparisons.NAMES if name in compare):
         if name == "singles":
@@ -317,10 +342,20 @@ def _curve(
                 },
                 "expected_usd": None
                 if decided.expected.relative
-                else float(decided.expected.usd[n, chosen].mean()),
+                else float(_expected_usd(router, decided, at).mean()),
                 "predicted_quality": float(decided.prediction.quality[n, chosen].mean()),
                 "cost_pct": None if cost is None else cost[at],
                 "quality": None if quality is None else quality[at],
             }
         )
     return points
+
+
+def _expected_usd(router: Sweep, decided: Decided, point: int) -> Floats:
+    """What each query's calls were expected to cost, (N,)."""
+    usd = decided.expected.usd
+    steps = router.chosen[point : point + 1, :, None]
+    if router.called is not None:
+        steps = router.called.steps[point : point + 1].astype(np.int64)
+    found: Floats = paid(steps, usd)[0]
+    return found

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from router.replay.calibration import calibrate
 from router.replay.calibration import intervals as calibration_intervals
+from router.replay.chains import paid
 from router.replay.curves import (
     QUALITY_LEVELS,
     Singles,
@@ -61,6 +62,8 @@ class Measured:
     def routed(self, sweep: Sweep) -> tuple[Floats | None, Floats]:
         """Recorded cost and score of what each policy of a sweep chose, (L, n)."""
         chosen, at = sweep.chosen[:, self.rows], np.arange(len(self.rows))
+        if sweep.called is not None and self.cost is not None:
+            return paid(sweep.called.steps[:, self.rows], self.cost), self.score[at, chosen]
         return None if self.cost is None else self.cost[at, chosen], self.score[at, chosen]
 
     def singles(self, weights: NDArray[np.floating[Any]] | None = None) -> list[Singles]:

@@ -17,6 +17,7 @@ from router.predict.examples import Examples
 from router.predict.model_file import ModelFile
 from router.predict.scorer import Predictor
 from router.replay import comparisons
+from router.replay.cascading import Cascading, outer_predictions
 from router.replay.costs import Expected, estimate_input, learnt_costs
 from router.replay.featurise import examples_of
 from router.replay.outcomes import Outcomes
@@ -83,6 +84,8 @@ class CrossValidation:
         Number of folds and of sweep points, and the seed of folds, training and shuffling.
     compare
         Names of `comparisons.NAMES`; those that train here are run, the others left alone.
+    cascading
+        Chains of calls beside single ones, None for single ones alone.
 
     Raises
     ------
@@ -98,6 +101,7 @@ class CrossValidation:
     seed: int
     compare: Sequence[str] = ()
     tick: Tick = field(default=lambda done: None)
+    cascading: Cascading | None = None
 
     @cached_property
     def fold(self) -> Ints:
@@ -142,6 +146,10 @@ class CrossValidation:
             predictions.append(prediction)
             usd[at], how = expected.usd, expected.how
             found["router"].fill(at, prediction.quality, expected.usd, grid, columns)
+            if self.cascading is not None:
+                predict = outer_predictions(self.learner, examples, self.features, self.seed)
+                verifier = self.cascading.learn(fold, number, predict)
+                self.cascading.decide(at, verifier, prediction.quality, expected.usd, grid)
             self.tick(4 * number + 1)
             if "shuffled_labels" in found:
                 blind = _predictor(self.learner(self._shuffled(examples, train), seed=self.seed))
@@ -162,6 +170,8 @@ class CrossValidation:
                 found["length"].gain[at] = mine.gain
             self.tick(4 * number + 4)
         sweeps = {name: method.sweep(_ABOUT[name]) for name, method in found.items()}
+        if self.cascading is not None:
+            sweeps |= self.cascading.sweeps(sweeps["router"])
         return Decided(fold, _join(predictions, fold), Expected(usd, how), weights, sweeps)
 
     def _trained(self) -> list[str]:

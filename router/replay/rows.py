@@ -1,6 +1,7 @@
 """An outcome file's rows, as columns: Parquet or JSONL in, checked numbers and text out.
 
-The column `response` is never read: an answer cannot influence what is not told of it.
+The column `response` is read by `read_responses` alone, for gates: an answer cannot influence what
+is not told of it.
 """
 
 from __future__ import annotations
@@ -96,6 +97,23 @@ def read_rows(path: str | Path, ladder: Mapping[Tier, str]) -> RawRows:
     )
 
 
+def read_responses(path: Path, ladder: Mapping[Tier, str]) -> dict[tuple[str, str], str]:
+    """The recorded answers of a ladder's models: (query, model) → text, the first of several."""
+    wanted = ("query_id", "model", "response")
+    jsonl = path.suffix.lower() in (".jsonl", ".ndjson", ".json")
+    if jsonl:
+        columns, _ = _read_jsonl(path, wanted)
+    else:
+        columns, _ = _read_parquet(path, ladder, wanted)
+    found: dict[tuple[str, str], str] = {}
+    if "response" in columns:
+        rows = zip(*(columns[name] for name in wanted), strict=True)
+        for query, model, text in rows:
+            if isinstance(text, str):
+                found.setdefault((str(query), str(model)), text)
+    return found
+
+
 def _empty(values: Sequence[Any]) -> int:
     return next(at for at, value in enumerate(values) if value is None or value == "")
 
@@ -104,7 +122,9 @@ def _columns_are() -> str:
     return f"an outcome file has one row per (query, model) with {', '.join(_TEXTS)}, score, …"
 
 
-def _read_parquet(file: Path, ladder: Mapping[Tier, str]) -> tuple[dict[str, list[Any]], int]:
+def _read_parquet(
+    file: Path, ladder: Mapping[Tier, str], wanted: Sequence[str] = _WANTED
+) -> tuple[dict[str, list[Any]], int]:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -112,7 +132,7 @@ def _read_parquet(file: Path, ladder: Mapping[Tier, str]) -> tuple[dict[str, lis
         raise OutcomeFileError(str(file), f"reading Parquet needs pyarrow: {TRAIN_EXTRA}") from None
     try:
         opened = pq.ParquetFile(file)
-        present = [name for name in _WANTED if name in opened.schema_arrow.names]
+        present = [name for name in wanted if name in opened.schema_arrow.names]
         if "model" in present:
             names = opened.read(columns=["model"]).column("model").unique().to_pylist()
             problem = missing_models(
@@ -133,7 +153,7 @@ def _read_parquet(file: Path, ladder: Mapping[Tier, str]) -> tuple[dict[str, lis
     return {name: table.column(name).to_pylist() for name in present}, table.num_rows
 
 
-def _read_jsonl(file: Path) -> tuple[dict[str, list[Any]], int]:
+def _read_jsonl(file: Path, wanted: Sequence[str] = _WANTED) -> tuple[dict[str, list[Any]], int]:
     rows: list[dict[str, Any]] = []
     try:
         text = file.read_text(encoding="utf-8")
@@ -154,7 +174,7 @@ def _read_jsonl(file: Path) -> tuple[dict[str, list[Any]], int]:
     if not rows:
         raise OutcomeFileError(str(file), "it has no rows")
     given = set().union(*rows)
-    return {name: [row.get(name) for row in rows] for name in _WANTED if name in given}, len(rows)
+    return {name: [row.get(name) for row in rows] for name in wanted if name in given}, len(rows)
 
 
 def _numbers(path: str | Path, name: str, values: Sequence[Any], where: Sequence[str]) -> Floats:

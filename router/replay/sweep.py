@@ -11,6 +11,7 @@ from router.decide import UNLIMITED, Objective, Options, choose
 from router.money import NANO_PER_USD
 
 if TYPE_CHECKING:
+    from router.replay.chains import Called
     from router.types import Floats, Ints
 
 _DECADES = 4.0
@@ -22,11 +23,13 @@ class Sweep:
 
     `gain` (N,) ranks queries by what the frontier is expected to gain over the other tier, for
     the figures of two tiers; None where the method ranks nothing. `about` says what it is.
+    `called`: the chains of calls, where it makes several; `chosen` is then whose answer counts.
     """
 
     chosen: Ints
     gain: Floats | None = None
     about: str = ""
+    called: Called | None = None
 
 
 def cost_weights(expected: Floats, points: int) -> Floats:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 from router.ledger.matching import Take
 from router.ledger.store import Counters
@@ -13,8 +12,8 @@ from router.ledger.store import Counters
 _CURRENT = """
 SELECT account.id, settled, held, seen, limit_n, override_n, account.window_id
 FROM account
-WHERE budget = :budget AND scope_value = :value AND account.window_id = max(:window, coalesce(
-  (SELECT window_id FROM clock WHERE budget = :budget AND kind = :kind), ''))
+WHERE budget = ?1 AND scope_value = ?2 AND account.window_id = max(?3, coalesce(
+  (SELECT window_id FROM clock WHERE budget = ?1 AND kind = ?4), ''))
 """
 _SUM = """
 SELECT coalesce(sum(settled), 0), coalesce(sum(held), 0), coalesce(sum(overrun), 0),
@@ -33,8 +32,7 @@ UPDATE account SET held = held - ?, settled = settled + ?, overrun = overrun + ?
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """The account of the latest window, `id` 0 where none was opened yet.
 
     `settled`, `held` and `seen` are of all windows that count.
@@ -60,7 +58,9 @@ class Found:
 
 def find(connection: sqlite3.Connection, take: Take) -> Found:
     """Return the account that a take's amount goes to, without opening its window."""
-    row = _current(connection, take)
+    row = connection.execute(
+        _CURRENT, (take.budget, take.scope_value, take.window_id, take.kind)
+    ).fetchone()
     if row is None:
         new = read(connection, take)
         return Found(
@@ -169,17 +169,6 @@ def _override(connection: sqlite3.Connection, take: Take) -> int | None:
     place = {"budget": take.budget, "value": take.scope_value}
     row = connection.execute(_OVERRIDE_OF, place).fetchone()
     return None if row is None else int(row[0])
-
-
-def _current(connection: sqlite3.Connection, take: Take) -> tuple[Any, ...] | None:
-    place = {
-        "budget": take.budget,
-        "value": take.scope_value,
-        "window": take.window_id,
-        "kind": take.kind,
-    }
-    row: tuple[Any, ...] | None = connection.execute(_CURRENT, place).fetchone()
-    return row
 
 
 def _sum(

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import random
 import sqlite3
-import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from router.errors import ConfigurationError, LedgerCorrupt, LedgerError, LedgerUnavailable
+from router.ledger.sqlite import forks
 from router.ledger.sqlite.files import check_schema, identity, prepare_file, write_schema
+from router.ledger.sqlite.forks import Slot
 
 T = TypeVar("T")
 
@@ -37,23 +37,19 @@ _WHY = {
     sqlite3.SQLITE_PERM: "permission is denied",
     sqlite3.SQLITE_NOTADB: "it is not a SQLite file",
 }
+_SWAPPED = "the file, its -wal or its -shm was deleted or replaced while in use"
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.020  # seconds, while another process writes
+# One commit in so many moves the write-ahead log into the file, by chance: about once in 16 MB,
+# however many processes write. Once in 4 MB, as SQLite does, is more than one call in a hundred.
+_COMMITS_A_CHECKPOINT = 450
+_LOG_BYTES = 64 * 2**20  # that it keeps of the disk
+_CHECKPOINT_WAIT = 50  # milliseconds for other processes' transactions to end
+_CHANCE = random.Random()  # of its own: an application's seed is not to be used up
+if hasattr(os, "register_at_fork"):  # or all children would do it at once, and late
+    os.register_at_fork(after_in_child=_CHANCE.seed)
 # SQLite itself refuses a file that was cut short. Flipped bits need a whole reading, which takes
 # about 4 ms a MiB: a small file gets it when it is opened, a large one by `router ledger verify`.
 _CHECK_AT_OPEN_BYTES = 4 * 2**20
-
-
-class _Slot:
-    """One connection and the lock that its users take in turn."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.connection: sqlite3.Connection | None = None
-        self.pid = 0
-        self.identity: tuple[int, ...] = ()
-
-    def __del__(self) -> None:
-        _close(self)  # a store that nobody closed: not in the middle of a fork either
 
 
 class Undo(Exception):
@@ -71,6 +67,61 @@ class _Job:
         self.done = False
         self.result: Any = None
         self.error: BaseException | None = None
+
+
+class _Turn:
+    """A slot's connection, for this thread alone, with SQLite's errors turned into ours.
+
+    Not a generator: those of a step take twice as long as the lock itself.
+    """
+
+    __slots__ = ("_database", "_deadline", "_slot")
+
+    def __init__(self, database: Database, slot: Slot, deadline: float):
+        self._database, self._slot, self._deadline = database, slot, deadline
+
+    def __enter__(self) -> sqlite3.Connection:
+        lock = self._slot.lock
+        if not lock.acquire(False) and not lock.acquire(
+            timeout=max(0.0, self._deadline - time.monotonic())
+        ):
+            raise LedgerUnavailable(self._database.name, "other threads kept it busy for too long")
+        try:
+            return self._database._connection(self._slot)
+        except BaseException as error:
+            self.__exit__(type(error), error)
+            raise
+
+    def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
+        self._slot.lock.release()
+        # A ProgrammingError is a mistake in this library, not in the store.
+        if isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.ProgrammingError):
+            raise self._database._named(error) from error
+
+
+class _Transaction:
+    """A transaction of the writer: committed at the end, undone by any exception."""
+
+    __slots__ = ("_connection", "_database", "_deadline")
+
+    def __init__(self, database: Database, connection: sqlite3.Connection, deadline: float):
+        self._database, self._connection, self._deadline = database, connection, deadline
+
+    def __enter__(self) -> None:
+        self._database._begin(self._connection, self._deadline)
+        try:
+            self._database._same_file()
+        except BaseException:
+            self._connection.rollback()
+            raise
+
+    def __exit__(self, failed: object, *_: object) -> None:
+        try:
+            if failed is None:
+                self._connection.execute("COMMIT")
+        finally:
+            if self._connection.in_transaction:
+                self._connection.rollback()
 
 
 class Database:
@@ -101,13 +152,13 @@ class Database:
         self._path = None if path is None else os.path.realpath(path)
         self._durability, self._busy_seconds = durability, busy_seconds
         self._closed = False
-        self._writer = _Slot()
-        self._reader = self._writer if path is None else _Slot()
+        self._writer = Slot()
+        self._reader = self._writer if path is None else Slot()
         self._jobs: deque[_Job] = deque()
-        with _OPENING:
+        with forks.OPENING:
             if self._path is not None:
                 prepare_file(self._path, create=create)
-            _LIVE.add(self)
+            forks.LIVE.add(self)
         try:
             with self.read() as connection:
                 self._check(connection)
@@ -119,22 +170,10 @@ class Database:
     def write(self) -> Iterator[sqlite3.Connection]:
         """A transaction that is alone in writing: committed at the end, undone by any exception."""
         deadline = time.monotonic() + self._busy_seconds
-        with (
-            self._turn(self._writer, deadline) as connection,
-            self._transaction(connection, deadline),
-        ):
-            yield connection
-
-    @contextmanager
-    def _transaction(self, connection: sqlite3.Connection, deadline: float) -> Iterator[None]:
-        self._begin(connection, deadline)
-        try:
-            self._same_file()
-            yield
-            connection.execute("COMMIT")
-        finally:
-            if connection.in_transaction:
-                connection.rollback()
+        with self._turn(self._writer, deadline) as connection:
+            with _Transaction(self, connection, deadline):
+                yield connection
+            self._checkpoint(connection)
 
     def submit(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Do `work` in a transaction that it may share with others' work; return its result.
@@ -149,6 +188,8 @@ class Database:
             with self._turn(self._writer, deadline) as connection:
                 while not job.done:
                     self._do_jobs(connection, deadline)
+                if job.error is None:
+                    self._checkpoint(connection)
         except BaseException:
             if not job.done and not self._is_under_way(job):
                 raise
@@ -175,7 +216,7 @@ class Database:
         jobs = [self._jobs.popleft() for _ in range(min(len(self._jobs), _JOBS_AT_ONCE))]
         if len(jobs) > 1:
             try:
-                with self._transaction(connection, deadline):
+                with _Transaction(self, connection, deadline):
                     for job in jobs:
                         job.result = job.work(connection)
             except Exception:
@@ -189,7 +230,7 @@ class Database:
                 return
         for at, job in enumerate(jobs):
             try:
-                with self._transaction(connection, deadline):
+                with _Transaction(self, connection, deadline):
                     job.result = job.work(connection)
             except Undo as undo:
                 job.result = undo.result
@@ -220,36 +261,44 @@ class Database:
         self._closed = True
         for slot in {self._writer, self._reader}:
             with slot.lock:
-                _close(slot)
-        _LIVE.discard(self)
+                slot.close()
+        forks.LIVE.discard(self)
 
-    @contextmanager
-    def _turn(self, slot: _Slot, deadline: float) -> Iterator[sqlite3.Connection]:
-        """The slot's connection, for this thread alone, with SQLite's errors turned into ours."""
-        if not slot.lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            raise LedgerUnavailable(self.name, "other threads kept it busy for too long")
-        try:
-            yield self._connection(slot)
-        except sqlite3.ProgrammingError:
-            raise  # a mistake in this library, not in the store
-        except sqlite3.Error as error:
-            raise self._named(error) from error
-        finally:
-            slot.lock.release()
+    def slots(self) -> tuple[Slot, Slot]:
+        """Both connections; of a store in memory they are one."""
+        return self._writer, self._reader
 
-    def _connection(self, slot: _Slot) -> sqlite3.Connection:
+    def pause(self) -> list[Slot]:
+        """Stop and close for a fork; return the slots whose locks are held until it is over."""
+        paused = []
+        for slot in {self._writer, self._reader}:
+            # One that stays busy is left open: the child's first use of it is then refused.
+            if slot.lock.acquire(timeout=self._busy_seconds):
+                paused.append(slot)
+                if self._path is not None:  # one in memory would be lost
+                    slot.close()
+        return paused
+
+    def begin_as_child(self) -> None:
+        """Forget the jobs of threads that a forked child does not have."""
+        self._jobs.clear()
+
+    def _turn(self, slot: Slot, deadline: float) -> _Turn:
+        return _Turn(self, slot, deadline)
+
+    def _connection(self, slot: Slot) -> sqlite3.Connection:
         if self._closed:
             raise LedgerUnavailable(self.name, "it was closed")
         if slot.connection is None:
-            with _OPENING:
+            with forks.OPENING:
                 slot.connection, slot.pid = self._connect(slot), os.getpid()
         elif slot.pid != os.getpid():
             # SQLite's locks do not pass through a fork. Python's own forks close the connection
-            # first (below); a copy of memory, or a fork that Python did not see, cannot be saved.
+            # first (`forks`); a copy of memory, or a fork that Python did not see, cannot be saved.
             raise LedgerUnavailable(self.name, "it was open across a fork; open it in the child")
         return slot.connection
 
-    def _connect(self, slot: _Slot) -> sqlite3.Connection:
+    def _connect(self, slot: Slot) -> sqlite3.Connection:
         if self._path is None:
             connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
             write_schema(connection)
@@ -271,11 +320,15 @@ class Database:
             connection.execute("PRAGMA cell_size_check = ON")
             connection.execute("PRAGMA trusted_schema = OFF")
             connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA wal_autocheckpoint = 0")  # `_checkpoint` does it
+            connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
             if slot is self._reader:
                 connection.execute("PRAGMA query_only = ON")
             else:
                 connection.execute("PRAGMA busy_timeout = 0")  # `_begin` waits, and more fairly
-                slot.identity = identity(self._path)
+            connection.execute("PRAGMA user_version").fetchone()  # which opens log and index
+            slot.path, slot.identity = self._path, identity(self._path)
+            self._refuse_two_logs(slot.identity)
         except OSError as error:
             connection.close()
             raise LedgerUnavailable(self.name, str(error)) from error
@@ -307,16 +360,29 @@ class Database:
 
     def _same_file(self) -> None:
         """Refuse to write into a file that was deleted or swapped: others would not see it."""
-        if self._path is None:
+        if not self._writer.unchanged:
+            raise LedgerCorrupt(self.name, _SWAPPED)
+
+    def _refuse_two_logs(self, found: tuple[int, ...]) -> None:
+        """Refuse a file whose log or index was swapped while this process had it open: SQLite gives
+        all connections of a process to one file the index that the first of them opened."""
+        if any(each[:2] == found[:2] and each != found for each in forks.in_use()):
+            raise LedgerCorrupt(self.name, f"{_SWAPPED}; end this process first")
+
+    def _checkpoint(self, connection: sqlite3.Connection) -> None:
+        """Now and then, move the write-ahead log into the file, so that it begins anew.
+
+        SQLite's own way, after every commit that finds the log long, hardly ever gets to the end
+        while other processes write, and pays for each try: 64 of them left a log of 400 MB. This
+        way holds the write lock. A reader of an old state stands in the way for `_CHECKPOINT_WAIT`;
+        the log then grows until a later try. Whether it fails or not, what is committed stays so.
+        """
+        if self._path is None or _CHANCE.random() * _COMMITS_A_CHECKPOINT > 1:
             return
-        try:
-            same = identity(self._path) == self._writer.identity
-        except OSError:
-            same = False
-        if not same:
-            raise LedgerCorrupt(
-                self.name, "the file or its -wal was deleted or replaced while in use"
-            )
+        with suppress(sqlite3.Error):
+            connection.execute(f"PRAGMA busy_timeout = {_CHECKPOINT_WAIT}")
+            connection.execute("PRAGMA wal_checkpoint(RESTART)")
+        connection.execute("PRAGMA busy_timeout = 0")
 
     def _check(self, connection: sqlite3.Connection) -> None:
         if self._path is None or os.path.getsize(self._path) > _CHECK_AT_OPEN_BYTES:
@@ -330,63 +396,3 @@ class Database:
         if code in _DAMAGED:
             return LedgerCorrupt(self.name, _WHY.get(code, str(error)))
         return LedgerUnavailable(self.name, _WHY.get(code, str(error)))
-
-
-def _close(slot: _Slot) -> None:
-    if slot.connection is not None and slot.pid == os.getpid():
-        with _OPENING:
-            slot.connection.close()
-        slot.connection = None
-
-
-# Forks: no open SQLite file may pass through one (https://sqlite.org/howtocorrupt.html, 2.6), so
-# connections are closed before a fork and opened again, by parent and child, when next needed. And
-# no thread may be inside SQLite: a lock of its own that is held during a fork stays held in the
-# child, whose first call then hangs. Opening and closing hold `_OPENING`, all else a slot's lock;
-# whoever takes both takes the slot's first.
-_LIVE: weakref.WeakSet[Database] = weakref.WeakSet()
-_OPENING = threading.RLock()
-_FORK = threading.Lock()
-_PAUSED: list[_Slot] = []
-
-
-def _before_fork() -> None:
-    _FORK.acquire()
-    paused: list[Database] = []
-    while True:
-        for database in list(_LIVE):
-            if database not in paused:
-                paused.append(database)
-                _pause(database)
-        _OPENING.acquire()
-        if all(database in paused for database in list(_LIVE)):
-            return
-        _OPENING.release()  # one was opened meanwhile
-
-
-def _pause(database: Database) -> None:
-    for slot in {database._writer, database._reader}:
-        # One that stays busy is left open: the child's first use of it is then refused.
-        if slot.lock.acquire(timeout=database._busy_seconds):
-            _PAUSED.append(slot)
-            if database._path is not None:  # one in memory would be lost
-                _close(slot)
-
-
-def _after_fork_in_child() -> None:
-    for database in list(_LIVE):
-        database._jobs.clear()  # of threads that the child does not have
-    _after_fork()
-
-
-def _after_fork() -> None:
-    _OPENING.release()
-    while _PAUSED:
-        _PAUSED.pop().lock.release()
-    _FORK.release()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child
-    )

@@ -34,6 +34,7 @@ def prepare_file(path: str, *, create: bool) -> None:
         if not file.exists():
             if not create:
                 raise ConfigurationError(f"ledger {path} does not exist; check the path")
+            _refuse_others_log(file)
             _publish(file)
         empty = file.stat().st_size == 0
     except OSError as error:
@@ -67,9 +68,10 @@ def check_schema(connection: sqlite3.Connection, path: str) -> None:
 
 
 def identity(path: str) -> tuple[int, ...]:
-    """The inodes of the file and its write-ahead log, to notice that they were swapped in use."""
-    main, log = os.stat(path), os.stat(path + "-wal")
-    return main.st_dev, main.st_ino, log.st_ino
+    """The inodes of the file, its write-ahead log and that log's index, to notice that they were
+    swapped in use. With two indexes, two processes overwrite each other's commits unnoticed."""
+    main, log, index = os.stat(path), os.stat(path + "-wal"), os.stat(path + "-shm")
+    return main.st_dev, main.st_ino, log.st_ino, index.st_ino
 
 
 def _publish(file: Path) -> None:
@@ -117,6 +119,18 @@ def _refuse_missing_log(path: str) -> None:
             return
         time.sleep(0.02)
     raise LedgerCorrupt(path, f"its write-ahead log {path}-wal is missing")
+
+
+def _refuse_others_log(file: Path) -> None:
+    """Refuse to begin a file beside the log of one that was deleted: SQLite would replay that log
+    into the new file."""
+    log = Path(f"{file}-wal")
+    if log.exists() and not file.exists():
+        raise LedgerCorrupt(
+            str(file),
+            f"the file is missing, and its write-ahead log {log} is not; bring the file back, or "
+            "delete the log too",
+        )
 
 
 def _refuse_network(file: Path) -> None:

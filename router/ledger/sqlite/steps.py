@@ -16,7 +16,7 @@ from router.ledger.matching import Amounts
 from router.ledger.sqlite.accounts import CHARGE, find, open_account
 from router.ledger.sqlite.database import Undo
 from router.ledger.store import Denied, Ending, Invalid, Known, NewHold, NotOpen
-from router.log.writer import has_request, write_attempt, write_end, write_request
+from router.log.writer import has_request, to_json, write_attempt, write_end, write_request
 from router.types import Budget, Change, Meter, allowed
 
 _HOLD = """
@@ -121,7 +121,7 @@ def hold(
                 new.amounts.tokens,
                 new.expires_at,
                 new.now,
-                json.dumps(paying, separators=(",", ":")),
+                to_json(paying),
                 fallback,
             ),
         )

@@ -13,10 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.decide import UNKNOWN
+from router.money import NANO_PER_USD
 from router.replay.off_policy.batch import LogBatch
 from router.replay.off_policy.sums import LOGGED, Tally
 
 _DAY = 86_400.0
+_ADDED = ("rows", "twice", "without_chances", "chains", "spent", "unpriced", "labelled", "naive",
+          "naive_rows", "predicted_baseline", "explored", "explored_extra")  # fmt: skip
 _L = {name: at for at, name in enumerate(LOGGED)}
 _IMPLAUSIBLE = 4.5  # standard errors; one honest log in 100,000 is as far off, for each arm
 _LEAST_CALLS = 30  # of an arm, in each half, before its bills are compared
@@ -58,6 +61,8 @@ class Facts:
     naive: float = 0.0  # nano-USD of the chosen models' own tokens at the baseline's price
     naive_rows: int = 0
     predicted_baseline: float = 0.0  # nano-USD, as it was logged
+    explored: int = 0  # rows whose arm was drawn, and not the best
+    explored_extra: float = 0.0  # nano-USD that they were expected to cost beyond the best arm
     first: float = math.inf
     last: float = -math.inf
     arms: dict[str, ArmFacts] = field(default_factory=dict)
@@ -104,6 +109,12 @@ class Facts:
             facts.rows += float(had.sum())
             facts.variance += float((1 / chance - 1).sum())
             facts.random += int((chance < 1).sum())
+        best = np.nan_to_num(batch.propensity, nan=-1.0).argmax(axis=1)
+        rows = np.arange(len(batch))
+        drawn = mine < batch.propensity[rows, best]
+        self.explored += int(drawn.sum())
+        money = np.where(batch.expected == UNKNOWN, 0, batch.expected)
+        self.explored_extra += float((money[rows, batch.chosen] - money[rows, best])[drawn].sum())
         impossible = np.isfinite(mine) & ~((mine > 0) & (mine <= 1 + 1e-9))
         if impossible.any():  # what was taken had no chance: as implausible as can be
             at = int(np.flatnonzero(impossible)[0])
@@ -126,8 +137,7 @@ class Facts:
 
     def merge(self, other: Facts) -> None:
         """Add the facts of a later part."""
-        for name in ("rows", "twice", "without_chances", "chains", "spent", "unpriced", "labelled",
-                     "naive", "naive_rows", "predicted_baseline"):  # fmt: skip
+        for name in _ADDED:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.first, self.last = min(self.first, other.first), max(self.last, other.last)
         for name, arm in other.arms.items():
@@ -241,6 +251,8 @@ def as_dict(facts: Facts) -> Mapping[str, Any]:
         "rows": facts.rows,
         "rows_twice": facts.twice,
         "labelled": facts.labelled,
+        "explored": facts.explored,
+        "explored_extra_usd": facts.explored_extra / NANO_PER_USD,
         "without_propensities": facts.without_chances,
         "unknown_costs": facts.unpriced,
         "since": facts.first if facts.rows else None,

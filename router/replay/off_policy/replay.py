@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import permutations
 from typing import Any
+
+import numpy as np
 
 from router.errors import ReplayError
 from router.money import NANO_PER_USD
@@ -24,6 +27,7 @@ LEAST_LABELS = 30  # of them with a label, below which quality is not estimated
 MOST_UNSUPPORTED = 0.01  # of requests or predicted cost; the interval is widened by what there is
 BEST = "doubly_robust"
 _ALWAYS = "always "
+Mix = Callable[[Replicates], Replicates]  # cost → quality
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +36,15 @@ class PolicyResult:
 
     `figures`: outcome → estimator → value and 95% interval; cost in US dollars a request, quality a
     share of good answers, latency in seconds. `against_log`: the difference to the log's own
-    choices. `saved_usd`: against always-baseline, over the whole log.
+    choices. `saved_usd`: against always-baseline, over the whole log. `over_random_mix`: quality
+    beyond the best random mix of single tiers at the same cost.
     """
 
     name: str
     figures: dict[str, dict[str, dict[str, float]]]
     against_log: dict[str, dict[str, float]]
     saved_usd: dict[str, float] | None
+    over_random_mix: dict[str, float] | None
     support: dict[str, Any]
     refused: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -93,17 +99,24 @@ def conclude(sums: Sums, baseline: Tier, *, model_only: bool = False) -> Replay:
     found = {name: estimate(sums.logged, each) for name, each in sums.policies.items()}
     logged = found[AS_LOGGED]
     against = found.get(f"{_ALWAYS}{baseline}")
-    results = []
-    for name, estimates in found.items():
-        if name != AS_LOGGED:
-            results.append(
-                _result(name, estimates, logged, against, facts, sums, model_only=model_only)
-            )
+    mix = random_mix(
+        [
+            (each.by_outcome["cost"][BEST], each.by_outcome["quality"][BEST])
+            for name, each in found.items()
+            if name.startswith(_ALWAYS) and each.rows and not refusals(each, facts)
+            and not no_quality(each, facts)
+        ]
+    )  # fmt: skip
+    results = [
+        _result(name, each, logged, against, mix, facts, sums,
+                model_only=model_only or name == AS_LOGGED)
+        for name, each in found.items()
+    ]  # fmt: skip
+    [own] = [each for each in results if each.name == AS_LOGGED]
     singles = tuple(each for each in results if each.name.startswith(_ALWAYS))
-    own = _result(AS_LOGGED, logged, logged, against, facts, sums, model_only=True)
     return Replay(
-        log={**as_dict(facts), "explored": facts.explores, **_of_log(own)},
-        policies=tuple(each for each in results if each not in singles),
+        log={**as_dict(facts), **_of_log(own)},
+        policies=tuple(each for each in results if each is not own and each not in singles),
         baseline=_baseline(facts, own, against, baseline),
         singles=singles,
         warnings=tuple(warnings),
@@ -132,6 +145,7 @@ def _result(
     found: Estimates,
     logged: Estimates,
     against: Estimates | None,
+    mix: Mix | None,
     facts: Facts,
     sums: Sums,
     *,
@@ -178,6 +192,10 @@ def _result(
     if "cost" in outcomes and against is not None and not refusals(against, facts, LEAST_HELD_OUT):
         change = against.by_outcome["cost"][BEST].minus(found.by_outcome["cost"][best])
         saved = shown(change, NANO_PER_USD / facts.rows, 0.0, (-math.inf, math.inf))
+    over_mix = None
+    if mix is not None and "quality" in outcomes and not name.startswith(_ALWAYS):
+        cost, quality = _costs_and_quality(name, found, best)
+        over_mix = shown(quality.minus(mix(cost)), 1, 0.0, (-math.inf, math.inf))
     support = {
         "rows": found.rows,
         "moved": policy.moved,
@@ -189,7 +207,40 @@ def _result(
         "switch_cut": found.cut,
         "refused_requests": policy.refused,
     }
-    return PolicyResult(name, figures, difference, saved, support, tuple(refused), tuple(warnings))
+    return PolicyResult(
+        name, figures, difference, saved, over_mix, support, tuple(refused), tuple(warnings)
+    )
+
+
+def _costs_and_quality(name: str, found: Estimates, best: str) -> tuple[Replicates, Replicates]:
+    """A policy's cost and quality; the log's own are known, not estimated."""
+    cost, quality = (best, best) if name != AS_LOGGED else ("ips", "snips")
+    return found.by_outcome["cost"][cost], found.by_outcome["quality"][quality]
+
+
+def random_mix(singles: Sequence[tuple[Replicates, Replicates]]) -> Mix | None:
+    """What the best random mix of single tiers achieves at a cost: their upper hull.
+
+    Parameters: cost and quality of each tier. Returns None for fewer than two tiers. Below the
+    cheapest tier's cost the mix is that tier, above the dearest's the best.
+    """
+    if len(singles) < 2:
+        return None
+    costs, qualities = (np.stack([each[i].values for each in singles]) for i in (0, 1))
+
+    def at(cost: Replicates) -> Replicates:
+        """Every mix of two tiers that costs as much, and every tier that costs no more."""
+        best = np.where(costs <= cost.values, qualities, -np.inf).max(axis=0)
+        for low, high in permutations(range(len(singles)), 2):
+            width = costs[high] - costs[low]
+            share = (cost.values - costs[low]) / np.where(width > 0, width, 1.0)
+            mixed = (1 - share) * qualities[low] + share * qualities[high]
+            inside = (width > 0) & (share >= 0) & (share <= 1)
+            best = np.where(inside, np.maximum(best, mixed), best)
+        cheapest = qualities[costs.argmin(axis=0), np.arange(costs.shape[1])]
+        return Replicates(np.where(np.isfinite(best), best, cheapest))
+
+    return at
 
 
 def refusals(found: Estimates, facts: Facts, least: int = LEAST_EFFECTIVE) -> list[str]:
@@ -252,6 +303,7 @@ def _of_log(own: PolicyResult) -> dict[str, Any]:
         "cost_per_request_usd": figures["cost"]["ips"],
         "quality": figures["quality"]["snips"] if "quality" in figures else None,
         "latency_seconds": figures["latency"]["snips"],
+        "over_random_mix": own.over_random_mix,
     }
 
 

@@ -38,6 +38,11 @@ _LACKS = {
         Bar.WINDOW_TOO_SMALL,
     )
 }
+# What kept an arm from being called at that moment would have kept any policy from calling it.
+_BUSY = {
+    BAR_TEXT[bar].partition("{")[0]: bar
+    for bar in (Bar.AT_CAPACITY, Bar.CIRCUIT_OPEN, Bar.UNHEALTHY)
+}
 
 
 def arrow() -> Any:
@@ -58,7 +63,7 @@ def schema() -> pa.Schema:
         ("request_id", pa.string()),
         ("request_hash", pa.uint64()),  # of the id: finds rows that stand twice
         ("cluster", pa.uint32()),  # of the conversation, or the request: what varies together
-        ("step", pa.int16()),  # of a chain of calls, from 0
+        ("step", pa.int16()),  # the last of the chain that the first decision began, from 0
         ("time", pa.float64()),
         ("policy", word),
         ("predictor", word),
@@ -129,7 +134,8 @@ def _row(request: LoggedRequest, attempts: list[AttemptRow]) -> dict[str, Any] |
         "request_id": request.request_id,
         "request_hash": _hash(request.request_id, 8),
         "cluster": _hash(request.conversation_id or request.request_id, 4),
-        "step": 0,
+        # One row for the whole chain, at its whole cost: above 0, no model of one call fits it.
+        "step": max(each.step for each in attempts),
         "time": request.time,
         "policy": request.policy,
         "predictor": request.predictor,
@@ -144,7 +150,7 @@ def _row(request: LoggedRequest, attempts: list[AttemptRow]) -> dict[str, Any] |
         "expected": [view["expected"] for view in views],
         "upper": [view["upper"] for view in views],
         "propensity": [view["propensity"] for view in views],
-        "barred": [_LACKS.get(view["rejected"], Bar.FREE) for view in views],
+        "barred": [_bar(view["rejected"]) for view in views],
         "chosen": names.index(request.chosen),
         "baseline": request.baseline,
         "cost": request.cost,
@@ -153,6 +159,12 @@ def _row(request: LoggedRequest, attempts: list[AttemptRow]) -> dict[str, Any] |
         "billed_output": accepted.output_tokens if accepted else None,
         "label": request.label,
     }
+
+
+def _bar(rejected: str | None) -> int:
+    if rejected is None or rejected in _LACKS:
+        return _LACKS.get(rejected or "", Bar.FREE)
+    return next((bar for text, bar in _BUSY.items() if rejected.startswith(text)), Bar.FREE)
 
 
 @lru_cache(maxsize=1024)

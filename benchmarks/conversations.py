@@ -1,0 +1,332 @@
+"""What it is worth that a decision knows its conversation: recorded conversations, simulated bills.
+
+    python benchmarks/conversations.py [--outcomes FOLDER] [--out FILE]
+
+A simulation. The turns, their prompts' and answers' tokens are those that tau2-bench recorded;
+which model answers each is decided by the router itself under shipped policies, and the bill
+follows the providers' documented caching at the price book's rates: a prefix of 1,024 tokens or
+more that the same model read at most five minutes before is read from its cache, in blocks of 128,
+and at Anthropic the rest is written to it. Every model is taken to answer in the recorded number of
+tokens, so quality is the predictor's own and no measurement. The recordings leave out the agent's
+instructions: text of the recorded size stands for them. A call comes every 20 seconds, and where it
+says so every 400.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from stamp import ROOT, commit, machine, rounded
+
+from router.conversations.memory import Conversations
+from router.decide import Objective
+from router.ladder import Ladder
+from router.money import NANO_PER_USD
+from router.plan import Plan, make_plan
+from router.policy import load_policy
+from router.policy.conversations import CompactionOptions
+from router.predict import Predictor, extract, load_predictor, shape_of
+from router.prices import load_book
+from router.prices.caching import lifetime, needs_marks
+from router.prices.price import cost
+from router.types import (
+    AttemptRow,
+    Decision,
+    Features,
+    Prediction,
+    Request,
+    Room,
+    Shape,
+    Usage,
+)
+
+NOW = 1_790_000_000.0  # a day on which every price of the shipped policies is known
+PER_CALL, SLOW = 20.0, 400.0  # seconds
+BLOCK, LEAST = 128, 1024  # tokens (OpenAI, "Prompt caching")
+WEIGHTS = (0.25, 1.0, 4.0)  # multiples of the policy's own cost weight
+WORDS = "The agent follows the airline's rules on baggage, refunds, upgrades and compensation. "
+
+
+@dataclass(frozen=True)
+class Call:
+    """One recorded call: the messages before it, its prompt's and its answer's tokens."""
+
+    messages: list[dict[str, Any]]
+    prompt: int
+    answer: int
+    seen: tuple[Shape, Features, Prediction] | None = None  # of it, the same under every policy
+
+
+def conversations(path: Path) -> Iterator[list[Call]]:
+    """The recorded conversations whose calls have their usage."""
+    for row in pq.read_table(path).to_pylist():
+        history: list[dict[str, Any]] = []
+        calls: list[Call] = []
+        number = 0
+        for message in json.loads(row["messages"]):
+            used = message.get("usage")
+            if used:
+                calls.append(Call(list(history), used["prompt_tokens"], used["completion_tokens"]))
+            plain = {"role": message["role"], "content": message.get("content") or ""}
+            if message.get("tool_calls"):
+                plain["tool_calls"] = [
+                    {
+                        "id": f"call_{number + at}",
+                        "type": "function",
+                        "function": {"name": c["name"], "arguments": json.dumps(c["arguments"])},
+                    }
+                    for at, c in enumerate(message["tool_calls"])
+                ]
+                number += len(plain["tool_calls"])
+                waiting = [call["id"] for call in plain["tool_calls"]]
+            if message["role"] == "tool":
+                plain["tool_call_id"] = waiting.pop(0) if waiting else f"call_{number}"
+            history.append(plain)
+        if calls:
+            yield calls
+
+
+def with_instructions(calls: Sequence[Call], predictor: Predictor) -> list[Call]:
+    """The calls with a system prompt of the size that was recorded, marked to be cached."""
+    lacking = calls[0].prompt - shape_of(calls[0].messages, {}).input_tokens
+    per_text = shape_of([{"role": "user", "content": WORDS * 50}], {}).input_tokens / 50
+    text = WORDS * max(1, round(lacking / per_text))
+    mark = {"cache_control": {"type": "ephemeral"}}
+    system = {"role": "system", "content": [{"type": "text", "text": text, **mark}]}
+    found = []
+    for call in calls:
+        messages = [system, *call.messages]
+        features = extract(Request("", messages, {}, now=NOW))
+        seen = shape_of(messages, {}), features, predictor(features)
+        found.append(Call(messages, call.prompt, call.answer, seen))
+    return found
+
+
+@dataclass
+class Provider:
+    """What each model's cache holds of one conversation: its tokens, and when they were read."""
+
+    held: dict[str, tuple[int, float]] = field(default_factory=dict)
+
+    def usage(self, model: str, call: Call, now: float) -> Usage:
+        tokens, read_at = self.held.get(model, (0, 0.0))
+        alive = tokens >= LEAST and now - read_at < lifetime(model)
+        read = min(tokens, call.prompt) // BLOCK * BLOCK if alive else 0
+        self.held[model] = (call.prompt, now)
+        written = call.prompt - read if needs_marks(model) and call.prompt >= LEAST else 0
+        return Usage(
+            input=call.prompt - read - written, cache_read=read, cache_write_5m=written,
+            output=call.answer,
+        )  # fmt: skip
+
+
+def row_of(plan: Plan, decision: Decision, usage: Usage, bill: int, now: float) -> AttemptRow:
+    arm = decision.arm
+    return AttemptRow(
+        plan.request.request_id, 1, now, 0, arm.name, arm.tier, arm.model, 1.0, "answered", 0,
+        bill, "computed", "", 0.0, None, usage.input_tokens, usage.output_tokens,
+    )  # fmt: skip
+
+
+class Simulation:
+    """One policy over all conversations, in one way of deciding."""
+
+    def __init__(self, policy: Any, predictor: Predictor, weight: float, seconds: float):
+        self._ladder = Ladder.of(policy, load_book(), predictor.effort_tokens)
+        self._policy = policy
+        self._objective, self._seconds = Objective(cost_weight=weight), seconds
+        self.spent, self.quality, self.calls, self.switches = 0, 0.0, 0, 0
+        self.tiers: dict[str, int] = {}
+
+    def run(self, calls: Sequence[Call], name: str, tier: str | None) -> None:
+        """Parameters: `name`, the conversation's, "" where none is told; `tier`, always taken."""
+        own: Any = None
+        memory = Conversations(self._policy, load_book(), own)
+        provider, last = Provider(), ""
+        for number, call in enumerate(calls):
+            now = NOW + number * self._seconds
+            request = Request(
+                f"{name}{number}", call.messages, {}, now=now, conversation_id=name or None
+            )
+            request = memory.recall(request)
+            assert call.seen is not None
+            plan = make_plan(self._ladder, request, *call.seen)
+            if tier is None:
+                decision = plan.decide(Room(), self._objective)
+            else:
+                at = next(i for i, arm in enumerate(self._ladder.arms) if arm.tier == tier)
+                arm = self._ladder.arms[at]
+                decision = Decision(at, arm, None, None, lambda: ("", ()))
+            arm = decision.arm
+            usage = provider.usage(arm.model, call, now)
+            price = self._ladder.price(arm, now)
+            assert price is not None
+            bill = cost(price, usage, service_tier=None, now=now)
+            if name:
+                memory.answered(plan, decision, row_of(plan, decision, usage, bill, now), usage)
+            self.spent += bill
+            self.quality += float(plan.options.quality[0, decision.chosen])
+            self.switches += bool(last) and last != arm.name
+            self.calls, last = self.calls + 1, arm.name
+            self.tiers[arm.tier] = self.tiers.get(arm.tier, 0) + 1
+
+    def figures(self) -> dict[str, Any]:
+        dollars, quality = self.spent / NANO_PER_USD, self.quality / self.calls
+        weight = self._objective.cost_weight or 0.0
+        return {
+            "usd": dollars,
+            "predicted_quality": quality,
+            "value_per_call": quality - weight * dollars / self.calls,
+            "switches_per_100_calls": 100 * self.switches / self.calls,
+            "calls_by_tier": dict(sorted(self.tiers.items())),
+        }
+
+
+def study(name: str, recorded: Sequence[Sequence[Call]], factor: float, seconds: float) -> Any:
+    """Dollars of one policy with and without what it is told of conversations."""
+    predictor = load_predictor()
+    base = load_policy(name).model_copy(update={"budgets": (), "pacing": None})
+    weight = factor * (base.objective.cost_weight or 0.0)
+    found: dict[str, Any] = {"cost_weight": weight}
+    ways: list[tuple[str, bool, int, str | None]] = [
+        ("each turn alone", False, 0, None),
+        ("cache priced", True, 0, None),
+        ("cache priced, escalation sticks for 2 turns", True, 2, None),
+        *((f"always {tier}", False, 0, tier) for tier in base.tiers.present),
+    ]
+    for label, told, sticky, tier in ways:
+        options = base.conversations.model_copy(update={"sticky_turns": sticky})
+        policy = base.model_copy(update={"conversations": options})
+        simulation = Simulation(policy, predictor, weight, seconds)
+        for number, calls in enumerate(recorded):
+            simulation.run(calls, f"c{number}" if told else "", tier)
+        found[label] = simulation.figures()
+    return found
+
+
+# ── compaction ─────────────────────────────────────────────────────────────────────────────────
+FILLER = "Standard conditions of carriage apply to this fare as published by the airline. " * 12
+
+
+def long_conversation(turns: int) -> list[dict[str, Any]]:
+    """A scripted conversation: a booking a turn, and every fifth turn asks for an earlier one."""
+    found = [{"role": "system", "content": WORDS * 150}]
+    for n in range(turns):
+        asked = f"What was the seat of booking B-{n // 2:04}?" if n % 5 == 4 else "Look it up."
+        found += [
+            {"role": "user", "content": f"Booking B-{n:04}. {asked}"},
+            {"role": "assistant", "content": "", "tool_calls": [{
+                "id": f"call_{n}", "type": "function",
+                "function": {"name": "booking", "arguments": json.dumps({"id": f"B-{n:04}"})},
+            }]},
+            {"role": "tool", "tool_call_id": f"call_{n}", "content":
+                f"{FILLER}\nbooking B-{n:04} {seat(n)} gate {n % 90}\n{FILLER}"},
+            {"role": "assistant", "content": f"Booking B-{n:04} is confirmed. {FILLER}"},
+        ]  # fmt: skip
+    return found
+
+
+def seat(n: int) -> str:
+    return f"seat {n % 40 + 1}{'ABCDEF'[n % 6]}"
+
+
+def compaction(policy_name: str, turns: int, options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A scripted conversation's bill at a policy's baseline, and what it lost for later turns."""
+    base = load_policy(policy_name)
+    policy = base.model_copy(
+        update={"compaction": None if options is None else CompactionOptions(**options)}
+    )
+    predictor, own = load_predictor(), None
+    ladder = Ladder.of(policy, load_book(), predictor.effort_tokens)
+    at = ladder.baseline_arms[0]
+    arm = ladder.arms[at]
+    memory: Any = Conversations(policy, load_book(), own)  # type: ignore[arg-type]
+    history, provider = long_conversation(turns), Provider()
+    spent, lost, longest, times, before = 0, 0, 0, 0, None
+    ends = [i for i, m in enumerate(history) if m["role"] == "user"]
+    for n, end in enumerate(ends):
+        now = NOW + n * PER_CALL
+        request = Request(f"r{n}", history[: end + 1], {}, now=now, conversation_id="c")
+        walk = memory.entering(request)
+        try:
+            next(walk)
+            raise AssertionError("an extraction calls nobody")
+        except StopIteration as stop:
+            request = stop.value
+        shape, features = shape_of(request.messages, {}), extract(request)
+        plan = make_plan(ladder, request, shape, features, predictor(features))
+        how = memory._compacted.get(("c", ()))
+        if how is not before:
+            times, before = times + 1, how
+            kept = shape_of(history[:1], {}).input_tokens
+            provider.held = {m: (kept, t) for m, (_, t) in provider.held.items()}
+        usage = provider.usage(arm.model, Call([], shape.input_tokens, 150), now)
+        price = ladder.price(arm, now)
+        assert price is not None
+        bill = cost(price, usage, service_tier=None, now=now)
+        decision = Decision(at, arm, None, None, lambda: ("", ()))
+        memory.answered(plan, decision, row_of(plan, decision, usage, bill, now), usage)
+        spent, longest = spent + bill, max(longest, shape.input_tokens)
+        if n % 5 == 4:
+            wanted = n // 2
+            fact = f"booking B-{wanted:04} {seat(wanted)}"
+            lost += fact not in json.dumps(request.messages)
+    return {
+        "model": arm.model, "usd": spent / NANO_PER_USD, "longest_prompt_tokens": longest,
+        "compactions": times, "asked_later": turns // 5, "lost": lost,
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--outcomes", type=Path, default=ROOT.parent / "shared/outcomes")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/conversations.json")
+    options = parser.parse_args()
+    results: dict[str, Any] = {"commit": commit(), "machine": machine(), "simulated": __doc__}
+    path = options.outcomes / "tau2_bench.parquet"
+    if path.exists():
+        predictor = load_predictor()
+        recorded = [with_instructions(calls, predictor) for calls in conversations(path)]
+        lengths = [len(calls) for calls in recorded]
+        results["tau2_bench"] = {
+            "conversations": len(recorded),
+            "calls": sum(lengths),
+            "calls_still_to_come": residual(lengths),
+        }
+        for name in ("openai", "anthropic", "mixed"):
+            for factor in WEIGHTS:
+                found = study(name, recorded, factor, PER_CALL)
+                results["tau2_bench"][f"{name}, cost weight times {factor:g}"] = found
+                usd = {k: v["usd"] for k, v in found.items() if k != "cost_weight"}
+                print(name, factor, usd, flush=True)
+        results["tau2_bench"]["mixed, slow"] = study("mixed", recorded, 1.0, SLOW)
+    else:
+        results["tau2_bench"] = f"skipped: {path} is absent"
+    rule = {"min_tokens": 8000, "keep_turns": 4, "target": 0.25}
+    for name in ("openai", "anthropic"):
+        results[f"compaction, 200 scripted turns, {name}"] = {
+            "without": compaction(name, 200, None),
+            "with": compaction(name, 200, rule),
+        }
+        print(results[f"compaction, 200 scripted turns, {name}"])
+    options.out.write_text(json.dumps(rounded(results), indent=1, ensure_ascii=False) + "\n")
+
+
+def residual(lengths: Sequence[int]) -> dict[str, float]:
+    """Mean number of calls still to come after so many, of the conversations that got there."""
+    found = {}
+    for n in (1, 3, 5, 8, 12, 16):
+        left = [length - n for length in lengths if length >= n]
+        if left:
+            found[str(n)] = sum(left) / len(left)
+    return found
+
+
+if __name__ == "__main__":
+    main()

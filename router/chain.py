@@ -1,0 +1,188 @@
+"""The chain of one request: answers so far, what they say of every arm, and whether to go on."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from router.attempts import Attempts
+from router.decide import Bar, Look, Objective, best_answer, dearer, goes_on
+from router.errors import AtCapacity, BudgetExceeded, ConfigurationError, ProviderError, RouterError
+from router.gates.answer import Answer, answers_of
+from router.gates.gate import Gate, GateCheck, Verdict, keeps_tool_calls
+from router.plan import Plan
+from router.routing import Step, attach, routing_of
+
+if TYPE_CHECKING:
+    from router.policy import Policy
+    from router.types import Decision, Ints, Request, Room
+
+
+_log = logging.getLogger("router")
+
+
+class Cascades:
+    """What one router's policy says about cascades, and its gate.
+
+    Parameters: `checks`, callers' own functions (`router.gates.gate.Gate`).
+    Raises `ConfigurationError` where there are checks but no cascade, or a check is none;
+    `ModelFileError` for a verifier that is not what the policy says.
+    """
+
+    def __init__(self, policy: Policy, checks: Mapping[str, GateCheck] | None):
+        self.asked = policy.cascade
+        if self.asked is None and checks:
+            raise ConfigurationError(
+                "gates look at answers of a cascade, and the policy has none; allowed: with "
+                "cascade: {max_steps: 2}, or as checks, which label answers afterwards"
+            )
+        verifier = None
+        if self.asked is not None and self.asked.verifier is not None:
+            from router.gates.verifier import load_verifier
+
+            path = policy.verifier_path
+            assert path is not None
+            verifier = load_verifier(path, self.asked.verifier.sha256)
+        self.gate = Gate(verifier, checks)
+
+    def buffers(self, request: Request) -> bool:
+        """Whether a stream is handed out only when its whole answer is known."""
+        buffered = self.asked is not None and self.asked.stream == "buffer"
+        return request.stream and buffered and request.purpose == "serve"
+
+    def looking(self, plan: Plan) -> Plan:
+        """The plan, looking at answers where the policy asks for it.
+
+        The router's own calls are not looked at, nor is a stream that begins at once.
+        """
+        request = plan.request
+        looked_at = not request.stream or self.buffers(request)
+        if self.asked is None or request.purpose != "serve" or not looked_at:
+            return plan
+        signals = self.gate.signals(request, plan.ladder.tier)
+        return replace(plan, look=Look(signals, self.asked.max_steps))
+
+
+@dataclass(slots=True)
+class _Answered:
+    number: int  # of its attempt
+    decision: Decision
+    response: Any
+    answers: tuple[Answer, ...]
+    why: str = ""
+
+
+class Chain:
+    """Answers of one request, in the order of their calls.
+
+    `plan` always holds what is known by now: the answers' P(good) in the place of predictions,
+    and bars for the arms that have answered or failed.
+    """
+
+    def __init__(self, gate: Gate, plan: Plan, attempts: Attempts):
+        self._gate, self._attempts, self.plan = gate, attempts, plan
+        self._answered: dict[int, _Answered] = {}
+        self._last = -1
+        self._final = False
+
+    def add(self, decision: Decision, response: Any) -> None:
+        """Look at an answer. A caller's own check may take its time here."""
+        index, request = decision.chosen, self.plan.request
+        answers = answers_of(response)
+        self._answered[index] = _Answered(self._attempts.count, decision, response, answers)
+        self._last = index
+        quality = self.plan.options.quality[0]
+        said = {arm: each.answers for arm, each in self._answered.items()}
+        try:
+            verdict = self._gate.look(
+                request, response, said, index, quality, self.plan.ladder.tier
+            )
+            self._final = keeps_tool_calls(request.params, answers)
+        except Exception:  # what was paid for is not lost to a gate that cannot read it
+            _log.exception("an answer of request %s could not be judged", request.request_id)
+            verdict, self._final = Verdict(quality, "not judged"), True
+        self._answered[index].why = verdict.why
+        self._know(verdict.quality)
+
+    def without(self, decision: Decision | None, error: RouterError) -> None:
+        """Go on without an arm that failed, or for which a budget has no room after all; without
+        any where the store is away."""
+        bars = {BudgetExceeded: Bar.OVER_BUDGET, AtCapacity: Bar.AT_CAPACITY}
+        if decision is None or not isinstance(error, (ProviderError, *bars)):
+            self._final = True
+            return
+        self._bar(np.array([decision.chosen]), bars.get(type(error), Bar.FAILED))
+
+    def onward(self, room: Room, objective: Objective | None) -> Decision | None:
+        """The next call, None to stop: what was paid is spent, what it said is known.
+
+        A ceiling on the request holds over its chain: what was spent is taken off it.
+        """
+        look = self.plan.look
+        late = time.monotonic() >= self._attempts.deadline
+        if self._final or late or look is None or look.steps < 1 or look.called is None:
+            return None
+        objective = objective or self.plan.ladder.objective
+        if objective.max_cost_per_request is not None:
+            left = objective.max_cost_per_request - self._attempts.spent
+            objective = replace(objective, max_cost_per_request=max(left, 0))
+        choices = self.plan.choose(objective, room)
+        arm, quality = choices.arm, self.plan.options.quality
+        if not goes_on(arm, choices.utility, quality, look.called)[0]:
+            return None
+        decision = self.plan.decision(choices, objective, self._said())
+        self._attempts.step = len(self._answered)
+        self._attempts.note = self._said()
+        return decision
+
+    def best(self) -> Any:
+        """The answer to hand out, with its routing; the log is told where it is not the latest."""
+        assert self.plan.look is not None
+        assert self.plan.look.called is not None
+        quality = self.plan.options.quality
+        index = int(best_answer(quality, self.plan.look.called, np.array([self._last]))[0])
+        chosen = self._answered[index]
+        if index != self._last:
+            self._attempts.accept(chosen.number, chosen.decision)
+        routing = routing_of(chosen.response)
+        assert routing is not None
+        steps = tuple(
+            Step(each.decision.arm.name, float(quality[0, arm]), each.why)
+            for arm, each in self._answered.items()
+        )
+        whole = replace(
+            routing, attempts=self._attempts.count, steps=steps, spent=self._attempts.spent
+        )
+        return attach(chosen.response, whole)
+
+    def _said(self) -> str:
+        """The latest answer and what was found of it, for the decision after it."""
+        last = self._answered[self._last]
+        found = float(self.plan.options.quality[0, self._last])
+        return f"after {last.decision.arm.tier}'s answer: P(good) {found:.2f} ({last.why})"
+
+    def _know(self, quality: Any) -> None:
+        look = self.plan.look
+        assert look is not None
+        called = np.zeros(self.plan.options.quality.shape, dtype=bool)
+        called[0, list(self._answered)] = True
+        options = replace(self.plan.options, quality=quality[None])
+        steps = look.steps - 1
+        self.plan = replace(
+            self.plan, options=options, look=replace(look, steps=steps, called=called), failure=None
+        )
+        mine = self.plan.ladder.tier == self.plan.ladder.tier[self._last]
+        self._bar(np.flatnonzero(mine), Bar.ANSWERED)  # a spare of its tier would say the same
+        may_follow = dearer(options.expected, self.plan.ladder.tier)[0, self._last]
+        self._bar(np.flatnonzero(~may_follow), Bar.NOT_DEARER)
+
+    def _bar(self, arms: Ints, bar: int) -> None:
+        barred = self.plan.options.barred.copy()
+        barred[barred == Bar.NOT_NEXT] = Bar.FREE  # of a fallback that has ended in an answer
+        barred[0, arms] = np.where(barred[0, arms] == Bar.FREE, bar, barred[0, arms])
+        self.plan = replace(self.plan, options=replace(self.plan.options, barred=barred))

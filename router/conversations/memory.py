@@ -1,0 +1,259 @@
+"""The conversations that one process remembers: bounded, the least recently used forgotten first.
+
+The rules are pure (`state`, `worth`, `shorten`); here is only the state itself, behind one lock.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from router.conversations.compaction import (
+    Summariser,
+    applied,
+    made,
+    offer,
+    outgoing,
+    summary_policy,
+    tokens_of,
+)
+from router.conversations.recovery import recovered
+from router.conversations.state import Answer, after, digests, fills_itself, shifted, turn_of
+from router.effects import Store
+from router.errors import RouterError
+from router.prices.caching import lifetime
+from router.turns import Compaction, Conversation
+from router.types import TIERS
+
+if TYPE_CHECKING:
+    from router.effects import Walk
+    from router.log import Log
+    from router.pipeline import Router
+    from router.plan import Plan
+    from router.policy import Policy
+    from router.prices import Price, PriceBook
+    from router.types import Arm, AttemptRow, Decision, Request, Usage
+
+Key = tuple[str, tuple[tuple[str, str], ...]]
+
+_logger = logging.getLogger("router")
+
+MOST_BYTES = 64_000_000  # of all compacted histories together
+
+
+class Conversations:
+    """What a router remembers of its conversations under one policy.
+
+    Parameters: `own`, makes a router for calls of the router's own, under another policy; `log`,
+    opens the log, which is read once to learn what a process before this one knew.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        prices: PriceBook,
+        own: Callable[[Policy], Router],
+        log: Callable[[], Log] | None = None,
+    ):
+        self._policy, self._prices, self._own, self._log = policy, prices, own, log
+        self._most = policy.conversations.remember
+        self._kept: OrderedDict[Key, Conversation] = OrderedDict()
+        self._compacted: OrderedDict[Key, Compaction] = OrderedDict()
+        self._size = 0
+        self._whole: OrderedDict[Key, None] = OrderedDict()  # whose compaction was undone
+        self._summariser: Summariser | None = None
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    # ── before a request is decided ────────────────────────────────────────────────────────────
+    def recall(self, request: Request) -> Request:
+        """The request with its place in its conversation, compacted where that was done before;
+        itself outside of one, and for the router's own calls."""
+        if request.conversation_id is None or not self._most or request.purpose != "serve":
+            return request
+        key = _key(request)
+        with self._lock:
+            known, kept = self._kept.get(key), self._compacted.get(key)
+            if kept is not None:
+                self._compacted.move_to_end(key)
+        messages = None if kept is None else applied(kept, request.messages)
+        if kept is None or messages is None:
+            turn = turn_of(known, request.messages, request.params, request.now)
+            return replace(request, turn=turn)
+        turn = turn_of(known, messages, request.params, request.now)
+        tokens = {
+            "before": tokens_of(request.messages, request.params),
+            "after": tokens_of(messages, request.params),
+        }
+        return outgoing(request, turn, kept, tokens)
+
+    def entering(self, request: Request) -> Walk[Request]:
+        """`recall`, and a compaction where one pays now."""
+        if self._log is not None and request.conversation_id is not None and self._most:
+            yield Store(partial(self._recover, request.now))
+        found = self.recall(request)
+        options, turn = self._policy.compaction, found.turn
+        if options is None or turn is None:
+            return found
+        key, price = _key(request), self._price(turn.arm, request.now)
+        tokens = tokens_of(found.messages, found.params)
+        best = None if key in self._whole else offer(request, turn, options, price, tokens)
+        if best is None or price is None:
+            return found
+        kept = None
+        if options.summary is not None:
+            summariser = self._summaries(options.summary)
+            kept = yield from summariser.better(request, turn, best, price, tokens)
+        if kept is None and best.pays:
+            kept = made(request, best, "extractive", best.messages)
+        if kept is None:
+            return found
+        self._replace(
+            key, kept, gone=len(found.messages) - len(applied(kept, request.messages) or ())
+        )
+        return self.recall(request)
+
+    def _recover(self, now: float) -> None:
+        """Read back once what was known before a restart; whatever goes wrong, nothing was."""
+        with self._lock:
+            open_log, self._log = self._log, None
+        if open_log is None:
+            return
+        arms = {arm.name: arm for arm in self._policy.arms()}
+        try:
+            found = recovered(
+                open_log(),
+                now,
+                sticky_turns=self._policy.conversations.sticky_turns,
+                seconds=lambda name: self._seconds(arms[name]) if name in arms else 0.0,
+                fills_itself=lambda name: (
+                    name in arms and fills_itself(arms[name].model, self._price(name, now))
+                ),
+            )
+            for key, conversation in found:
+                with self._lock:
+                    self._kept.setdefault(key, conversation)
+        except RouterError as error:
+            _logger.warning("conversations were not read back from the log: %s", error)
+        with self._lock:
+            while len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+
+    def undo(self, conversation_id: str, scopes: Mapping[str, str] | None = None) -> bool:
+        """Send a conversation whole again, and compact it no more in this process.
+
+        Parameters: `scopes`, as its requests give them. Returns whether it was compacted. The
+        caller's messages are the original; the log keeps them too where `log.content` is on.
+        """
+        key = (conversation_id, tuple(sorted((scopes or {}).items())))
+        with self._lock:
+            self._whole[key] = None
+            while len(self._whole) > max(self._most, 1):
+                self._whole.popitem(last=False)
+            kept = self._compacted.pop(key, None)
+            if kept is None:
+                return False
+            self._size -= kept.size
+            if key in self._kept:
+                self._kept[key] = shifted(self._kept[key], len(kept.messages) - kept.cut)
+            return True
+
+    def close(self) -> None:
+        """Close what was opened for summaries."""
+        with self._lock:
+            summariser, self._summariser = self._summariser, None
+        if summariser is not None:
+            summariser.close()
+
+    def _replace(self, key: Key, kept: Compaction, gone: int) -> None:
+        """Keep a compaction; `gone`: how many messages fewer go out than before."""
+        with self._lock:
+            before = self._compacted.pop(key, None)
+            self._size += kept.size - (0 if before is None else before.size)
+            self._compacted[key] = kept
+            while self._size > MOST_BYTES or len(self._compacted) > self._most:
+                _, dropped = self._compacted.popitem(last=False)
+                self._size -= dropped.size
+            if key in self._kept:
+                self._kept[key] = shifted(self._kept[key], gone)
+
+    def _summaries(self, tier: str) -> Summariser:
+        with self._lock:
+            if self._summariser is None:
+                options = self._policy.compaction
+                assert options is not None
+                assert options.summary is not None
+                own = self._own(summary_policy(self._policy, options.summary))
+                self._summariser = Summariser(own, options)
+            return self._summariser
+
+    def _price(self, name: str, now: float) -> Price | None:
+        """The price of an arm by name; where no answer was seen yet, of the first arm."""
+        arms = self._policy.arms()
+        arm = next((arm for arm in arms if arm.name == name), arms[0])
+        return self._policy.deployment(arm).price_at(self._prices, now)
+
+    # ── after an answer ────────────────────────────────────────────────────────────────────────
+    def answered(
+        self, plan: Plan, decision: Decision, row: AttemptRow, usage: Usage | None
+    ) -> None:
+        """Note an answer that was settled as `row`."""
+        request = plan.request
+        if request.turn is None:
+            return
+        key, arm, count = _key(request), decision.arm, len(request.messages)
+        answer = Answer(
+            request_id=request.request_id,
+            arm=arm.name,
+            model=arm.model,
+            tier=TIERS.index(arm.tier),
+            time=row.time,
+            tokens=plan.shape.input_tokens,
+            messages=count,
+            digest=digests(request.messages, request.params, (count,))[count],
+            usage=usage,
+            seconds=self._seconds(arm),
+            fills_itself=fills_itself(arm.model, plan.ladder.price(arm, request.now)),
+            expected=request.turn.warm.get(arm.name, 0),
+            # One drawn to explore, or that stood in for a failed one, says nothing of the need.
+            escalates=row.propensity >= 0.5 and plan.failure is None,
+        )
+        with self._lock:
+            known = self._kept.get(key)
+            self._kept[key] = after(known, answer, self._policy.conversations.sticky_turns)
+            self._kept.move_to_end(key)
+            while len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+
+    def handed_out(self, request: Request, arm: Arm) -> None:
+        """Note that of several answers to a request the caller gets this arm's, not the latest."""
+        if request.turn is None:
+            return
+        key = _key(request)
+        with self._lock:
+            known = self._kept.get(key)
+            if known is None or known.request_id != request.request_id or known.arm == arm.name:
+                return
+            self._kept[key] = replace(
+                known,
+                arm=arm.name,
+                model=arm.model,
+                tier=TIERS.index(arm.tier),
+                since=known.messages,
+            )
+
+    def _seconds(self, arm: Arm) -> float:
+        own = self._policy.deployment(arm).cache_seconds
+        return lifetime(arm.model) if own is None else float(own)
+
+
+def _key(request: Request) -> Key:
+    """Whose conversation it is: the same id of two users is two conversations."""
+    return request.conversation_id or "", tuple(sorted(request.scopes.items()))

@@ -1,0 +1,191 @@
+"""What looking at an answer is worth: the value of calling an arm, reading what it says, and then
+stopping or going on to another arm. Pure; one request and a million go through the same lines.
+
+The value of a chain is its expected best P(good) less what its calls cost, as in cascade routing
+(arXiv:2410.10347), but with the answers' evidence in it: an answer of arm b is a signal k that
+good answers give with probability G_k and bad ones with B_k (a gate's `Signals`), so that by Bayes
+
+    P(k) = q_b G_k + (1 - q_b) B_k        P(b good | k) = q_b G_k / P(k)
+
+and what is thought of every other arm c moves with it, by how far the two go together: with
+P(b and c good) = q_b q_c + r (min(q_b, q_c) - q_b q_c), which is independence at r = 0 and the most
+that the two chances allow at r = 1. Expectations stay what they were, whatever r is, so no arm
+gains or loses by being looked at; only what is done after the look can gain.
+
+    V(b) = -w c_b + sum_k P(k) max(best answer in hand | k, max of V(c | k) over arms c to follow)
+
+in units of quality, w being the cost weight. What was paid before is spent and appears nowhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from router.decide.options import Options
+    from router.types import Floats, Ints
+
+LEAST_GAIN = 1e-9  # of going on over stopping: below it is rounding
+DEEPEST = 2  # looks ahead that are weighed; a later step looks ahead again
+_ROWS_AT_ONCE = 4096
+_SURE = 1e-9  # no chance is quite 0 or 1, so that a division by it is one
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """How well a gate tells good answers from bad ones, for each arm.
+
+    `good`, `bad`: (A, K) chance of each signal from a good and from a bad answer; rows sum to 1.
+    `together`: (A, A) from 0 to 1, how far two arms are good on the same requests.
+    """
+
+    good: Floats
+    bad: Floats
+    together: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a choice looks ahead. `steps`: the most calls from here on, 1 or more; `called`: (N, A),
+    which arms have answered already, None for none: their quality is what is known by now."""
+
+    signals: Signals
+    steps: int
+    called: NDArray[np.bool_] | None = None
+
+
+def values(
+    quality: Floats,
+    price: Floats,
+    follows: NDArray[np.bool_],
+    look: Look,
+) -> Floats:
+    """The value (N, A) of calling each arm, looking at its answer, and stopping or going on.
+
+    Parameters
+    ----------
+    quality
+        (N, A): P(good answer); of arms that have answered, of the answer in hand.
+    price
+        (N, A): expected cost times the cost weight, so in units of quality.
+    follows
+        (N, A, A): whether arm c may be called after b, at [n, b, c].
+    look
+        What looking tells, and how many calls there may be.
+
+    Returns
+    -------
+    Values that are at least `quality - price` where nothing was called. Those of arms that were
+    called already mean nothing.
+    """
+    n, arms = quality.shape
+    called = np.zeros((n, arms), dtype=bool) if look.called is None else look.called
+    depth = min(look.steps - 1, DEEPEST)
+    found = np.empty((n, arms))
+    for start in range(0, n, _ROWS_AT_ONCE):
+        part = slice(start, start + _ROWS_AT_ONCE)
+        tree = _Tree(price[part], follows[part], look.signals)
+        clipped = np.clip(quality[part], _SURE, 1 - _SURE)
+        for arm in range(arms):
+            found[part, arm] = tree.call(arm, clipped, called[part], depth)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Tree:
+    """The tree of what may happen, one arm at a time; `price` and `follows` as in `values`."""
+
+    price: Floats
+    follows: NDArray[np.bool_]
+    signals: Signals
+
+    def call(self, arm: int, quality: Floats, called: NDArray[np.bool_], depth: int) -> Floats:
+        """V(arm), (M,); the rows of `quality` and `called` are those of `price`, each repeated as
+        often as signals have been seen."""
+        m, times = len(quality), len(quality) // len(self.price)
+        chance, after = seen(self.signals, arm, quality)
+        held = called.copy()
+        held[:, arm] = True
+        best = np.where(held[:, None, :], after, -np.inf).max(axis=2)
+        if depth:
+            k, arms = after.shape[1:]
+            wide, held = after.reshape(m * k, arms), np.repeat(held, k, axis=0)
+            for other in range(arms):
+                may = self.follows[:, arm, other]
+                if other == arm or not may.any():
+                    continue
+                onward = self.call(other, wide, held, depth - 1).reshape(m, k)
+                allowed = np.repeat(may, times) & ~called[:, other]
+                best = np.where(allowed[:, None], np.maximum(best, onward), best)
+        worth: Floats = (chance * best).sum(axis=1) - np.repeat(self.price[:, arm], times)
+        return worth
+
+
+def seen(signals: Signals, arm: int, quality: Floats) -> tuple[Floats, Floats]:
+    """What each signal of an arm's answer would tell: its chance (M, K), and P(good) of every arm
+    after it, (M, K, A). Weighed by their chances the latter sum to `quality` (M, A)."""
+    mine = quality[:, arm, None]
+    of_good = mine * signals.good[arm]
+    chance = of_good + (1 - mine) * signals.bad[arm]
+    posterior = of_good / np.maximum(chance, 1e-300)
+    return chance, told(signals.together[arm], arm, quality, posterior)
+
+
+def told(together: Floats, arm: int, quality: Floats, posterior: Floats) -> Floats:
+    """P(good) of every arm once that of one arm's answer is known better: (M, K, A).
+
+    Parameters: `together` (A,), of this arm with each; `quality` (M, A) before; `posterior` (M, K).
+    """
+    mine = quality[:, arm, None]
+    independent = mine * quality
+    both = independent + together * (np.minimum(mine, quality) - independent)
+    if_good, if_bad = both / mine, (quality - both) / (1 - mine)
+    after: Floats = if_bad[:, None, :] + posterior[:, :, None] * (if_good - if_bad)[:, None, :]
+    after[:, :, arm] = posterior
+    return after
+
+
+def dearer(expected: Ints, tier: Ints) -> NDArray[np.bool_]:
+    """Whether arm c is dearer than b or of a higher tier, (N, A, A) at [n, b, c]: what may follow.
+
+    A ladder need not be monotone: a small model can be dearer than the one above it.
+    """
+    found: NDArray[np.bool_] = expected[:, None, :] > expected[:, :, None]
+    found |= tier[None, :] > tier[:, None]
+    return found
+
+
+def followers(options: Options, free: NDArray[np.bool_], left: Ints) -> NDArray[np.bool_]:
+    """Which arm may follow which, (N, A, A): a free one that is dearer or of a higher tier, where
+    the bounds of both fit what is `left` (N or 1, A or 1) together."""
+    upper, tier = options.upper, options.tier
+    # Compared by subtracting: a sum of bounds may overflow where nothing limits.
+    fits = upper[:, None, :] <= left[:, None, :] - np.maximum(upper, 0)[:, :, None]
+    apart: NDArray[np.bool_] = dearer(options.expected, tier) & fits & free[:, None, :]
+    apart &= ~np.eye(len(tier), dtype=bool)
+    return apart
+
+
+def goes_on(
+    arm: Ints, utility: Floats, quality: Floats, called: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Whether calling `arm` (N,), -1 for none, is worth more than the best answer in hand."""
+    held = np.where(called, quality, -np.inf).max(axis=1)
+    value = utility[np.arange(len(arm)), arm]
+    on: NDArray[np.bool_] = (arm >= 0) & (value > held + LEAST_GAIN)
+    return on
+
+
+def best_answer(quality: Floats, called: NDArray[np.bool_], last: Ints) -> Ints:
+    """The arm whose answer is handed out, (N,): the likeliest of those called, of equals the last
+    one called."""
+    known = np.where(called, quality, -np.inf)
+    best = known.argmax(axis=1)
+    rows = np.arange(len(best))
+    found: Ints = np.where(known[rows, last] >= known[rows, best], last, best)
+    return found

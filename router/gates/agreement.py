@@ -1,0 +1,116 @@
+"""Whether two answers to one request say the same: their final answers, else their wording.
+
+Agreement alone decides nothing. On recorded answers, escalating whatever two cheap models disagree
+on costs most of always-frontier's price; it is evidence, which a gate weighs with the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+
+_LONGEST_SHORT = 60  # characters of an answer that is all final answer
+_READ = 20_000  # characters at each end
+_GRAM = 4  # letters
+_BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
+# Within a lookahead, so that "the correct answer is:\nThe answer is B" is found at both.
+_SAID = re.compile(
+    r"\b(?=(?:answer|correct option)\b[^\n\w(\[$\\-]{0,8}"
+    r"(?:is|would be|:|=)?[\s:*$`\"'(\[{]*"
+    r"(?:option\s+)?([^\n]{1,60}))",
+    re.IGNORECASE,
+)
+_KEY = re.compile(r'"answer"\s*:\s*')
+_DECODER = json.JSONDecoder(strict=False)
+_MARKED = re.compile(r"^####\s*(.+)$", re.M)
+_LETTER = re.compile(r"^\(?([A-J])\)?(?![A-Za-z0-9'’])")
+_NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?")
+_EDGES = " \t\n.,;:!?*_`'\"$()[]{}\\"
+
+
+def final_answer(text: str) -> str | None:
+    """The normalised final answer of a text (a letter, a number or a short string), None where it
+    names none: the last box, the last "the answer is …", a `####` line, a JSON key "answer", or a
+    text that is no longer than an answer itself."""
+    text = text if len(text) <= 2 * _READ else text[:_READ] + text[-_READ:]
+    boxed = _BOXED.findall(text)
+    if boxed:
+        return normal(boxed[-1])
+    keyed = _keyed(text)
+    if keyed is not None:
+        return normal(keyed)
+    marked = _MARKED.findall(text)
+    if marked:
+        return normal(marked[-1])
+    said = [found for found in _SAID.findall(text) if found.strip(_EDGES)]
+    if said:
+        return _short(said[-1])
+    stripped = text.strip()
+    return normal(stripped) if 0 < len(stripped) <= _LONGEST_SHORT else None
+
+
+def normal(answer: str) -> str:
+    """An answer as it is compared: a choice's letter, a number's value, else folded words."""
+    plain = answer.strip().strip(_EDGES)
+    letter = _LETTER.match(answer.strip().lstrip("$*`\"'{[ ")) or _LETTER.match(plain)
+    if letter:
+        return letter[1].upper()
+    number = _NUMBER.fullmatch(plain.removeprefix("$").removesuffix("%").strip())
+    if number:
+        return f"{float(number[0].replace(',', '')):.10g}"
+    words = re.sub(r"\\(?:text|mathrm|mathbf)\s*\{([^}]*)\}|[\s\\$]+", r"\1", plain)
+    return words.casefold()[:200]
+
+
+def likeness(one: str, other: str) -> float:
+    """How far two answers agree, 0 to 1: equal final answers or not; where one has none, the
+    cosine of their letter n-grams (n = 4)."""
+    finals = final_answer(one), final_answer(other)
+    return likeness_of(finals, one, other)
+
+
+def likeness_of(finals: tuple[str | None, str | None], one: str, other: str) -> float:
+    """`likeness`, where the final answers are known."""
+    mine, its = finals
+    if mine is not None and its is not None:
+        return 1.0 if mine == its else 0.0
+    if mine != its:
+        return 0.0  # one of the two came to an answer
+    a, b = _grams(one), _grams(other)
+    if not a or not b:
+        return 1.0 if a == b else 0.0
+    shared = sum(count * b[gram] for gram, count in a.items())
+    return float(shared / (_length(a) * _length(b)))
+
+
+def _short(said: str) -> str:
+    """Of a sentence that names an answer, the answer: its letter, its first number or its words."""
+    letter = _LETTER.match(said.strip())
+    if letter:
+        return letter[1].upper()
+    first = re.split(r"(?<=\w)[.;](?:\s|$)|\*\*|\\\)", said)[0]
+    number = _NUMBER.search(first)
+    return normal(number[0]) if number else normal(first)
+
+
+def _keyed(text: str) -> str | None:
+    """The value of the last JSON key "answer"."""
+    keys = list(_KEY.finditer(text))
+    if not keys:
+        return None
+    try:
+        said, _ = _DECODER.raw_decode(text, keys[-1].end())
+    except (ValueError, RecursionError):
+        return text[keys[-1].end() :].split("\n")[0].strip(' ",}')
+    return said if isinstance(said, str) else json.dumps(said)
+
+
+def _grams(text: str) -> Counter[str]:
+    folded = re.sub(r"\W+", " ", text[:_READ].casefold()).strip()
+    return Counter(folded[at : at + _GRAM] for at in range(max(1, len(folded) - _GRAM + 1)))
+
+
+def _length(grams: Counter[str]) -> float:
+    return math.sqrt(sum(count * count for count in grams.values()))

@@ -1,0 +1,150 @@
+"""The gate of one router: a request and its answers in, what is known of every tier out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from router.decide.cascade import Signals, told
+from router.errors import ConfigurationError
+from router.gates import structural
+from router.gates.answer import Answer
+from router.types import Request
+
+if TYPE_CHECKING:
+    from router.gates.verifier import Verifier
+    from router.types import Floats, Ints
+
+_log = logging.getLogger("router")
+
+GateCheck = Callable[[Request, Any], "float | bool | None"]
+# How far two tiers are good on the same requests where nobody measured: about what the ladders of
+# benchmarks/results/cascade.json show.
+TOGETHER = 0.4
+# What a caller's own check is taken to tell before anything was learnt of it: nine in ten answers.
+_CHECK_GOOD: tuple[float, ...] = (0.9, 0.1)
+_CHECK_BAD: tuple[float, ...] = (0.1, 0.9)
+_SURE = 0.999  # the most that a check's True may say: it saw one answer
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is known once an answer was looked at: `quality` (A,), P(good) of every arm; `why`, in
+    words."""
+
+    quality: Floats
+    why: str
+
+
+class Gate:
+    """Judges answers.
+
+    Parameters: `verifier`, a learned one, None to go by form alone; `checks`, callers' own
+    functions by name, each taking (request, response) and returning P(good), True, False or None
+    for no verdict. Of several the lowest counts, and it counts before what form or a verifier
+    says: the caller knows what the answer is for. One that raises has no verdict.
+    Raises `ConfigurationError` for a check that is no function.
+    """
+
+    def __init__(
+        self, verifier: Verifier | None = None, checks: Mapping[str, GateCheck] | None = None
+    ):
+        self._verifier, self._checks = verifier, dict(checks or {})
+        for name, check in self._checks.items():
+            if not callable(check):
+                raise ConfigurationError(
+                    f"gates: {name!r} is {check!r}; allowed: a plain function(request, response)"
+                )
+
+    def signals(self, request: Request, tier: Ints) -> Signals:
+        """What looking at an answer to this request tells, for arms of tiers `tier` (A,)."""
+        if self._verifier is not None and not self._checks:
+            return self._verifier.signals(tier)
+        good, bad = _CHECK_GOOD, _CHECK_BAD
+        if not self._checks:
+            good, bad = structural.OF_GOOD, _of_bad(request)
+        rows = (len(tier), 1)
+        return Signals(np.tile(good, rows), np.tile(bad, rows), self._together(tier))
+
+    def look(
+        self,
+        request: Request,
+        response: Any,
+        answers: Mapping[int, tuple[Answer, ...]],
+        last: int,
+        quality: Floats,
+        tier: Ints,
+    ) -> Verdict:
+        """Judge the latest answer.
+
+        Parameters
+        ----------
+        answers
+            By arm, the choices of every answer so far, the latest among them.
+        last
+            The arm of the latest; `response` is its response.
+        quality
+            (A,): P(good) of every arm's answer as known before.
+        tier
+            (A,): index of each arm's tier.
+        """
+        found = [structural.faults(request.params, each) for each in answers[last]]
+        worst = max(found, key=structural.signal_of, default=("empty",))
+        word = self._verdict(request, response)
+        if word is not None:
+            name, score = word
+            posterior = min(max(score, 1 - _SURE), _SURE)
+            return Verdict(self._told(tier, last, quality, posterior), f"{name} says {score:g}")
+        why = ", ".join(worst) or "no fault of form"
+        if self._verifier is not None and not structural.HARD.intersection(worst):
+            return Verdict(self._verifier.judge(answers, last, worst, quality, tier), why)
+        signal = structural.signal_of(worst)
+        of_good = quality[last] * structural.OF_GOOD[signal]
+        of_bad = (1 - quality[last]) * _of_bad(request)[signal]
+        return Verdict(self._told(tier, last, quality, of_good / (of_good + of_bad)), why)
+
+    def _told(self, tier: Ints, last: int, quality: Floats, posterior: float) -> Floats:
+        """P(good) of every arm, once it is known of the last one."""
+        together = self._together(tier)[last]
+        found: Floats = told(together, last, quality[None], np.array([[posterior]]))[0, 0]
+        return found
+
+    def _together(self, tier: Ints) -> Floats:
+        if self._verifier is not None:
+            return self._verifier.together(tier)
+        return np.full((len(tier), len(tier)), TOGETHER)
+
+    def _verdict(self, request: Request, response: Any) -> tuple[str, float] | None:
+        """The lowest score of the caller's own checks, and whose it is; None for no verdict."""
+        scores = {}
+        for name, check in self._checks.items():
+            try:
+                said = check(request, response)
+                if said is None:
+                    continue
+                plain = said.item() if hasattr(said, "item") else said  # numpy's scalars
+                if not isinstance(plain, bool | int | float) or not 0 <= plain <= 1:
+                    raise ValueError(f"{said!r:.80} is no score: 0 to 1, True, False or None")
+                scores[name] = float(plain)
+            except Exception as error:
+                _log.warning("gate %r gave no verdict: %r", name, error)
+        if not scores:
+            return None
+        lowest = min(scores, key=lambda name: scores[name])
+        return lowest, scores[lowest]
+
+
+def _of_bad(request: Request) -> tuple[float, ...]:
+    checked = structural.is_checked(request.params)
+    return structural.OF_BAD_CHECKED if checked else structural.OF_BAD
+
+
+def keeps_tool_calls(params: Mapping[str, Any], answers: tuple[Answer, ...]) -> bool:
+    """Whether an answer calls tools as it may: then it is final. Another model's answer could call
+    them again, and a side effect that was promised once must not happen twice."""
+    calling = [each for each in answers if each.tool_calls]
+    return bool(calling) and not any(structural.faults(params, each) for each in calling)

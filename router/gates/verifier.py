@@ -1,0 +1,257 @@
+"""A learned verifier: P(good) of every tier once an answer was read, scored by numpy alone.
+
+It is a sheaf of logistic models. For the answer of tier l there is one for every tier t, which
+moves what was thought of t: its inputs are the log odds of all tiers as known before the answer
+(predictions at first, its own word on earlier answers later), what the answer looks like, and how
+far it agrees with the answers before it. So one step is like the next, and the state is (A,) odds.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from router.decide.cascade import Signals
+from router.errors import ModelFileError
+from router.gates.agreement import final_answer, likeness_of
+from router.gates.answer import Answer
+from router.predict.model_file import ModelFile, load_model
+from router.types import TIERS
+
+if TYPE_CHECKING:
+    from router.types import Floats, Ints
+
+SHAPE_NAMES = (
+    "log_characters",
+    "log_words",
+    "zlib_ratio",
+    "digit_share",
+    "lines",
+    "hedges",
+    "no_final_answer",
+    "answers_named",
+    "open_end",
+    "cut",
+    "refusal",
+    "other_fault",
+    "code",
+    "json",
+    "long",
+    "dense",
+    "formulas",
+    "equations",
+    "emphasis",
+    "none_of_these",
+    "decimals",
+    "approximations",
+    "paragraphs",
+    "bare",
+    "vocabulary",
+    "questions",
+)
+_T = len(TIERS)
+# Log odds of each tier, the answer's shape, and for each tier: whether it answered before, whether
+# it agrees (1) or not (-1) with this answer, both 0 where it did not; and how many of those that
+# answered agree with the target, with this answer, and among themselves.
+NAMES = (
+    *(f"odds_{tier}" for tier in TIERS),
+    *SHAPE_NAMES,
+    *(f"answered_{tier}" for tier in TIERS),
+    *(f"agrees_{tier}" for tier in TIERS),
+    "votes_of_target",
+    "votes_of_answer",
+)
+BINS = 5  # signals that a look ahead tells apart: a look ahead takes their number cubed
+_MOST_ODDS = 7.0
+_READ = 50_000  # characters
+_HEDGE = re.compile(
+    r"\b(?:however|wait|actually|not sure|unclear|cannot be determined|none of the|closest|might"
+    r"|perhaps|possibly|approximately|assum\w+|unfortunately|mistake|apolog\w+|sorry)\b",
+    re.IGNORECASE,
+)
+_DECIMAL = re.compile(r"\d+\.\d+")
+ARRAYS = ("weights", "intercept", "good", "bad", "together")
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What is kept of an answer: its text, its final answer, and its shape (S,)."""
+
+    text: str
+    final: str | None
+    shape: Floats
+
+
+def read(answer: Answer, faults: Sequence[str] = ()) -> Read:
+    """Read an answer. `faults`: what `router.gates.structural` found of it."""
+    text = answer.text[:_READ]
+    raw = text.encode("utf-8", "replace")
+    final, size = final_answer(text), max(len(text), 1)
+    shape = [
+        math.log1p(len(text)),
+        math.log1p(text.count(" ")),
+        len(zlib.compress(raw, 6)) / max(len(raw), 1) if len(raw) > 100 else 0.7,
+        sum(map(text.count, "0123456789")) / size,
+        math.log1p(text.count("\n")),
+        math.log1p(len(_HEDGE.findall(text))),
+        float(final is None),
+        math.log1p(text.lower().count("answer")),
+        float(not text.rstrip().endswith((".", "!", "?", "}", "`", ")", "*", "$", "]"))),
+        float("truncated" in faults),
+        float("refusal" in faults),
+        float(bool(set(faults) - {"truncated", "refusal"})),
+        float("```" in text),
+        float(text.lstrip().startswith(("{", "[", "```json"))),
+    ]
+    words = text.split()
+    # A logistic model is a line: what bends, or goes together, must be said.
+    shape += [
+        shape[0] ** 2 / 10,
+        shape[0] * shape[2],
+        math.log1p(text.count("\\") + text.count("$")),
+        math.log1p(text.count("=")),
+        math.log1p(text.count("*")),
+        float("none" in text.lower()),
+        math.log1p(len(_DECIMAL.findall(text))),
+        math.log1p(text.count("≈") + text.count("approx")),
+        math.log1p(text.count("\n\n")),
+        float(len(text) < 60),
+        len(set(words)) / max(len(words), 1),
+        math.log1p(text.count("?")),
+    ]
+    return Read(text, final, np.array(shape))
+
+
+def agreement(one: Read, other: Read) -> float:
+    """From -1 (other final answers) to 1 (the same)."""
+    return 2 * likeness_of((one.final, other.final), one.text, other.text) - 1
+
+
+def odds(quality: Floats) -> Floats:
+    """Log odds, bounded."""
+    clipped = np.clip(quality, 1e-6, 1 - 1e-6)
+    found: Floats = np.clip(np.log(clipped / (1 - clipped)), -_MOST_ODDS, _MOST_ODDS)
+    return found
+
+
+def inputs(
+    prior: Floats, shape: Floats, answered: Sequence[int], last: int, alike: Floats, target: int
+) -> Floats:
+    """The inputs (M, F) of the model of one target, in the order of `NAMES`.
+
+    Parameters
+    ----------
+    prior
+        (M, 4): log odds before the answer; 0 for tiers that are not there.
+    shape
+        (M, S): of the answer of tier `last`.
+    answered
+        Tiers that answered before it.
+    alike
+        (M, 4, 4): agreement of each two tiers' answers.
+    """
+    before, agrees = np.zeros((2, len(prior), _T))
+    for tier in answered:
+        before[:, tier] = 1.0
+        agrees[:, tier] = alike[:, last, tier]
+    everyone = [*answered, last]
+    votes = np.zeros((len(prior), 2))
+    if target in everyone:
+        votes[:, 0] = sum(alike[:, target, tier] for tier in everyone if tier != target)
+    votes[:, 1] = sum(alike[:, last, tier] for tier in answered) if answered else 0.0
+    return np.concatenate([prior, shape, before, agrees, votes], axis=1)
+
+
+class Verifier:
+    """Scores answers with the arrays of a model file.
+
+    Arrays: `weights` (8, 4, F) and `intercept` (8, 4), of [tier that answered, plus 4 where it was
+    not the first][target]; `good`, `bad` (4, K), chance of each signal of a first answer;
+    `together` (4, 4), how far tiers are good on the same requests.
+    Raises `ModelFileError` for a model of another shape.
+    """
+
+    def __init__(self, model: ModelFile, path: str = "(unsaved)"):
+        a = model.arrays
+        sizes = {"weights": (2 * _T, _T, len(NAMES)), "intercept": (2 * _T, _T)}
+        sizes |= {"together": (_T, _T)}
+        for name in ARRAYS:
+            if name not in a:
+                raise ModelFileError(path, f"it has no array {name}, so it is no verifier")
+            if name in sizes and a[name].shape != sizes[name]:
+                raise ModelFileError(path, f"{name} is {a[name].shape}, not {sizes[name]}")
+        if list(model.facts.get("inputs") or ()) != list(NAMES):
+            raise ModelFileError(path, "it reads other inputs than this version has")
+        good, bad = a["good"].astype(np.float64), a["bad"].astype(np.float64)
+        rows = good.ndim == 2 and good.shape == bad.shape and good.shape[0] == _T
+        if not rows or (good <= 0).any() or (bad <= 0).any():
+            raise ModelFileError(path, "good and bad must be (4, K) chances above 0")
+        self._good = good / good.sum(axis=1, keepdims=True)
+        self._bad = bad / bad.sum(axis=1, keepdims=True)
+        self._together = np.clip(a["together"].astype(np.float64), 0, 1)
+        self._weights = a["weights"].astype(np.float64)
+        self._intercept = a["intercept"].astype(np.float64)
+        self.hash = model.hash
+
+    def signals(self, tier: Ints) -> Signals:
+        """What a look at a first answer tells, for arms of these tiers."""
+        return Signals(self._good[tier], self._bad[tier], self.together(tier))
+
+    def together(self, tier: Ints) -> Floats:
+        """How far arms of these tiers are good on the same requests, (A, A)."""
+        return self._together[np.ix_(tier, tier)]
+
+    def posterior(
+        self, quality: Floats, shape: Floats, answered: Sequence[int], last: int, alike: Floats
+    ) -> Floats:
+        """P(good) of every tier, (M, 4), after the answer of tier `last`; as in `inputs`, but
+        `quality` (M, 4) are chances, NaN for tiers that are not there."""
+        prior = odds(np.where(np.isnan(quality), 0.5, quality))
+        way, found = last + _T * bool(answered), np.empty_like(prior)
+        for target in range(_T):
+            x = inputs(prior, shape, answered, last, alike, target)
+            z = x @ self._weights[way, target] + self._intercept[way, target]
+            found[:, target] = 1 / (1 + np.exp(-np.clip(z, -30, 30)))
+        return np.where(np.isnan(quality), np.nan, found)
+
+    def judge(
+        self,
+        answers: Mapping[int, tuple[Answer, ...]],
+        last: int,
+        faults: Sequence[str],
+        quality: Floats,
+        tier: Ints,
+    ) -> Floats:
+        """P(good) of every arm, (A,), after the answer of arm `last`, as in `Gate.look`.
+
+        Of an answer of several choices the first is read."""
+        of_tier = np.full(_T, np.nan)
+        for arm in range(len(tier) - 1, -1, -1):
+            of_tier[tier[arm]] = quality[arm]  # the first arm of a tier speaks for it
+        for arm in answers:
+            of_tier[tier[arm]] = quality[arm]
+        said = {int(tier[arm]): read(each[0], faults) for arm, each in answers.items()}
+        mine, alike = int(tier[last]), np.zeros((1, _T, _T))
+        for one, its in said.items():
+            for other, theirs in said.items():
+                if one < other:
+                    alike[0, one, other] = alike[0, other, one] = agreement(its, theirs)
+        before = [int(tier[arm]) for arm in answers if arm != last]
+        found = self.posterior(of_tier[None], said[mine].shape[None], before, mine, alike)[0]
+        after: Floats = found[tier]
+        return after
+
+
+def load_verifier(path: str | Path, sha256: str | None = None) -> Verifier:
+    """Load a verifier's folder. Raises `ModelFileError` for anything else, or another hash."""
+    model = load_model(path)
+    if sha256 is not None and model.hash != sha256:
+        raise ModelFileError(str(path), f"its sha256 is {model.hash}, the policy asks {sha256}")
+    return Verifier(model, str(path))

@@ -1,0 +1,391 @@
+"""The sections of a report's page: each a heading, a sentence, a figure and the table behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from html import escape
+
+from router.ledger.wording import amount_text, limit_text
+from router.log.savings import Line
+from router.money import format_usd
+from router.replay.drawing import bar, key
+from router.replay.report_budgets import BudgetPace
+from router.replay.report_charts import (
+    all_tiers,
+    calibration_chart,
+    change_bar,
+    curve_chart,
+    fill_of,
+    full_moment,
+    over_time,
+    pace_bar,
+    tier_mix,
+)
+from router.replay.report_data import Price, ReportData
+
+MOST_LINES = 50  # rows of a table; the JSON has all of them
+_KINDS = {"model": "models", "tag": "tags", "day": "days"}
+
+
+class Markup(str):
+    """Text that is HTML already; any other text is escaped where it enters the page."""
+
+    __slots__ = ()
+
+
+def sections(data: ReportData) -> Iterator[str]:
+    """The page's sections that there is something to say in."""
+    if data.period is not None:
+        if data.savings.total.attempts:
+            yield from _time(data)
+            yield _prices(data)
+            yield _curve(data)
+            yield _calibration(data)
+            yield _movers(data)
+        yield _failures(data)
+    yield _budgets(data)
+    yield _own_hardware(data)
+    if data.period is not None:
+        yield _lines(data)
+        items = "".join(f"<li>{escape(note)}</li>" for note in data.notes)
+        yield _section("Notes", f'<ul class="notes">{items}</ul>')
+
+
+def _time(data: ReportData) -> Iterator[str]:
+    assert data.period is not None
+    bins, unit = data.bins, data.period.bin_seconds
+    rows = [
+        (
+            full_moment(each.start, unit),
+            f"{each.requests:,}",
+            *_sums(each.spent, each.baseline, each.unknown, each.requests),
+        )
+        for each in bins
+    ]
+    body = "<p>No price is known, so there is no spend to draw.</p>"
+    if any(each.spent or each.baseline for each in bins):
+        legend = key(("was-spent", "spent"), ("was-baseline", "always the baseline tier"))
+        caption = "Spend counts retries and failures too; the baseline counts answered requests."
+        body = legend + _figure(over_time(bins, data.period), caption)
+    columns = ("from", "#answered", "#spent", "#baseline", "#saved", "#without a price")
+    yield _section("Spend over time", body + _behind(_table(columns, rows)))
+
+    tiers = all_tiers(bins)
+    if not tiers:
+        return
+    body = key(*((fill_of(tier), tier) for tier in tiers)) + _figure(
+        tier_mix(bins, data.period), "Which tier gave the answers that were accepted."
+    )
+    rows = [
+        (
+            full_moment(each.start, unit),
+            *(f"{each.tiers.get(tier, 0):,}" for tier in tiers),
+        )
+        for each in bins
+    ]
+    table = _table(("from", *(f"#{tier}" for tier in tiers)), rows)
+    yield _section("Tier mix over time", body + _behind(table))
+
+
+def _sums(spent: int, baseline: int, unknown: int, requests: int) -> tuple[str, ...]:
+    if unknown and not spent and not baseline:
+        return "unknown", "unknown", "unknown", f"{unknown:,}"
+    # Where a part is unknown, so is the difference: half a sum says nothing about savings.
+    saved = "unknown" if unknown else format_usd(baseline - spent)
+    return format_usd(spent), format_usd(baseline), saved, f"{unknown:,}" if unknown else "–"
+
+
+def _prices(data: ReportData) -> str:
+    labelled = any(price.labels for price in data.prices)
+    dearest = max((price.per_answer or 0.0 for price in data.prices), default=0.0)
+
+    def row(price: Price) -> tuple[str, ...]:
+        share = (price.per_answer or 0.0) / dearest if dearest else 0.0
+        kind = fill_of(price.name) if price.kind == "tier" else "was-spent"
+        cells: tuple[str, ...] = (
+            price.name,
+            f"{price.answers:,}",
+            _usd(price.spent if price.priced or price.spent else None),
+            _usd(price.per_answer),
+            "" if price.per_answer is None else Markup(bar(share, kind)),
+        )
+        if labelled:
+            judged = f"{share_text(price.quality)} of {price.labels:,}", _usd(price.per_good)
+            cells += judged if price.labels else ("–", "–")
+        return cells
+
+    body = (
+        '<p class="soft">All that was paid to a tier or model, failed attempts and answers not '
+        "taken included, over the answers of it that were accepted."
+    )
+    body += (
+        " Per good answer: over the share that labels call good.</p>"
+        if labelled
+        else " No answer has a label, so what a good answer costs is unknown.</p>"
+    )
+    for kind in ("tier", "model"):
+        columns = [kind, "#accepted", "#spent", "#per accepted answer", ""]
+        columns += ["#labelled good", "#per good answer"] if labelled else []
+        rows = [row(price) for price in data.prices if price.kind == kind]
+        body += _table(columns, rows)
+    return _section("What an accepted answer costs", body)
+
+
+def _curve(data: ReportData) -> str:
+    curve = data.curve
+    title = "Cost and quality, predicted"
+    if curve is None:
+        return _section(
+            title, "<p>No answered request has both a known prediction and a known price.</p>"
+        )
+    sample = (
+        f"a random {curve.requests:,} of {curve.answered:,} answered requests"
+        if curve.requests < curve.answered - curve.left_out
+        else f"{curve.requests:,} answered requests"
+    )
+    left_out = (
+        f" {curve.left_out:,} were left out: their prediction or price is unknown."
+        if curve.left_out
+        else ""
+    )
+    caption = (
+        f"Predicted, not measured: what the router expected of {sample} when it decided. The line "
+        "is every cost weight, budgets and promises aside; “this log” is what was really chosen."
+        + left_out
+    )
+    rows = [
+        ("this log", "–", f"{curve.operating.quality:.1%}", _usd(curve.operating.cost * 1000)),
+        *(
+            (f"always {tier}", "–", f"{point.quality:.1%}", _usd(point.cost * 1000))
+            for tier, point in curve.always.items()
+        ),
+        *(
+            ("cost weight", f"{point.cost_weight:.4g}", f"{point.quality:.1%}",
+             _usd(point.cost * 1000))
+            for point in curve.points
+        ),
+    ]  # fmt: skip
+    table = _table(("choice", "#cost weight", "#predicted good", "#per 1,000 requests"), rows)
+    return _section(title, _figure(curve_chart(curve), caption) + _behind(table))
+
+
+def _calibration(data: ReportData) -> str:
+    found, title = data.calibration, "Were the predictions right?"
+    if not found.labels:
+        why = (
+            f"The {found.unpredicted:,} labelled answers have no logged prediction, so"
+            if found.unpredicted
+            else "No answer of this period has a label, so"
+        )
+        return _section(
+            title,
+            f"<p>{why} nothing can be said. Label answers with <code>router.feedback(request_id, "
+            "score)</code>.</p>",
+        )
+    caption = (
+        f"{found.labels:,} labelled answers, by the P(good) that was predicted of the arm that "
+        "answered; bars are 95% Wilson intervals. On average a prediction is off by "
+        f"{found.error:.1%}."
+    )
+    if found.unpredicted:
+        caption += f" {found.unpredicted:,} labelled answers have no prediction."
+    rows = [
+        (
+            f"{100 * each.low:.0f}–{each.high:.0%}",
+            f"{each.count:,}",
+            f"{each.predicted:.1%}",
+            f"{each.observed:.1%}",
+            f"{100 * each.interval[0]:.1f}–{each.interval[1]:.1%}",
+        )
+        for each in found.bins
+    ]
+    table = _table(("predicted", "#answers", "#mean", "#good", "#95% interval"), rows)
+    figure = _figure(calibration_chart(found), caption)
+    return _section(title, f'<div class="pair">{figure}<div>{table}</div></div>')
+
+
+def _movers(data: ReportData) -> str:
+    title = "What changed most"
+    if not data.movers:
+        return _section(title, "<p>Nothing changed that could be told by this log.</p>")
+    body = (
+        '<p class="soft">Models and tags: the second half of the period against the first. Days: '
+        "each against the day before, of which the first and the last may not be whole.</p>"
+    )
+    for kind, plural in _KINDS.items():
+        most = max((abs(mover.change) for mover in data.movers if mover.kind == kind), default=0)
+        rows = [
+            (
+                mover.name,
+                format_usd(mover.before),
+                format_usd(mover.after),
+                f"{'+' if mover.change > 0 else ''}{format_usd(mover.change)}",
+                Markup(change_bar(mover.change / most)),
+            )
+            for mover in data.movers
+            if mover.kind == kind
+        ]
+        names = ("#day before", "#that day") if kind == "day" else ("#first half", "#second half")
+        if rows:
+            body += _table((plural, *names, "#change", ""), rows)
+    return _section(title, body)
+
+
+def _budgets(data: ReportData) -> str:
+    if not data.budgets:
+        return ""
+    rows: list[Sequence[str]] = []
+    for pace in data.budgets:
+        rows.append(_budget_row(pace))
+        if pace.left_out:
+            rows.append((f"{pace.name}: {pace.left_out:,} more that use less", *[""] * 5))
+    body = (
+        '<p class="soft">As they stand now, whatever period the report is about. The line in a bar '
+        "is the time: a bar that has not reached it spends slower than its window passes.</p>"
+        + key(("was-spent", "used"), ("was-held", "held for calls under way"))
+        + _table(
+            ("budget", "window", "#used", "#held", "#limit", "used, time gone"),
+            rows,
+        )
+    )
+    return _section("Budgets", body)
+
+
+def _budget_row(pace: BudgetPace) -> tuple[str, ...]:
+    marks: str = "no limit" if pace.limit is None else "nothing is allowed"
+    if pace.room:
+        drawn = pace_bar(pace.used / pace.room, pace.held / pace.room, pace.share_gone)
+        words = f"{pace.share_used:.0%} used"
+        if pace.share_gone is not None:
+            words += f", {pace.share_gone:.0%} of time"
+        marks = Markup(f"{drawn}<small>{escape(words)}</small>")
+    return (
+        _two_lines(pace.name, pace.whose),
+        _two_lines(pace.window, _until(pace)),
+        amount_text(pace.meter, pace.used),
+        amount_text(pace.meter, pace.held),
+        limit_text(pace.meter, pace.limit),
+        marks,
+    )
+
+
+def _until(pace: BudgetPace) -> str:
+    if pace.resets_at is None:
+        return "no end"
+    when = datetime.fromtimestamp(pace.resets_at, UTC)
+    word = "until" if pace.share_gone is not None else "falls"  # a rolling window has no end
+    return f"{word} {when.day} {when:%b %H:%M}"
+
+
+def _two_lines(first: str, second: str) -> Markup:
+    return Markup(f"{escape(first)}<small>{escape(second)}</small>")
+
+
+def _failures(data: ReportData) -> str:
+    if not data.failures:
+        return ""
+    rows = [(each.status, each.error, f"{each.requests:,}") for each in data.failures]
+    return _section("Requests without an answer", _table(("how", "why", "#requests"), rows))
+
+
+def _lines(data: ReportData) -> str:
+    """The terminal's tables, for who wants every sum."""
+    body = ""
+    for title, lines in (
+        ("tier", data.savings.by_tier),
+        ("model", data.savings.by_model),
+        ("day", data.savings.by_day),
+        ("tag", data.savings.by_tag),
+    ):
+        rows = [_line(name, line) for name, line in lines.items()]
+        columns = (title, "#requests", "#attempts", "#spent", "#baseline", "#saved", "#quality",
+                   "#bill/quote")  # fmt: skip
+        if rows:
+            body += _table(columns, rows)
+    return _section("All sums", _behind(body), on_paper=False) if body else ""
+
+
+def _line(name: str, line: Line) -> tuple[str, ...]:
+    return (
+        name,
+        f"{line.requests:,}",
+        f"{line.attempts:,}",
+        format_usd(line.spent),
+        format_usd(line.baseline),
+        share_text(line.saved_share),
+        share_text(line.quality),
+        "–" if line.bill_over_quote is None else f"{line.bill_over_quote:.2f}",
+    )
+
+
+def share_text(share: float | None) -> str:
+    """A share in percent; a dash for none."""
+    return "–" if share is None else f"{share:.1%}"
+
+
+def _usd(nano: float | None) -> str:
+    return format_usd(None if nano is None else round(nano))
+
+
+def _own_hardware(data: ReportData) -> str:
+    if not data.break_even:
+        return ""
+    first = data.break_even[0]
+    share = share_text(first.prompt_share)
+    mix = f"{share} of the tokens are prompts" + (
+        "" if first.mix_measured else ", which is assumed"
+    )
+    rows = [
+        (
+            each.own_model,
+            each.api_model,
+            each.verdict,
+            format_usd(each.own_full),
+            format_usd(each.api),
+            "–" if each.measured_utilisation is None else share_text(each.measured_utilisation),
+            share_text(each.utilisation),
+        )
+        for each in data.break_even
+    ]
+    columns = ("own", "against", "is cheaper", "#own, full load", "#API", "#busy", "#assumed")
+    soft = f'<p class="soft">Prices of a million tokens; {escape(mix)}.</p>'
+    return _section("Own hardware", soft + _table(columns, rows))
+
+
+def _section(title: str, body: str, *, on_paper: bool = True) -> str:
+    kind = "" if on_paper else ' class="on-screen"'
+    return f"<section{kind}><h2>{escape(title)}</h2>{body}</section>\n"
+
+
+def _figure(chart: str, caption: str) -> str:
+    return f"<figure>{chart}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def _behind(table: str) -> str:
+    return f"<details><summary>The figures as a table</summary>{table}</details>"
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table; columns that begin with # hold numbers. Cells are escaped but for `Markup`."""
+    every = list(rows)
+    kinds = [' class="number"' if name.startswith("#") else "" for name in columns]
+    head = "".join(
+        f'<th scope="col"{kind}>{escape(name.removeprefix("#"))}</th>'
+        for name, kind in zip(columns, kinds, strict=True)
+    )
+    body = "".join(
+        "<tr>"
+        + "".join(
+            f"<td{kind}>{cell if isinstance(cell, Markup) else escape(cell)}</td>"
+            for cell, kind in zip(row, kinds, strict=True)
+        )
+        + "</tr>"
+        for row in every[:MOST_LINES]
+    )
+    more = len(every) - MOST_LINES
+    caption = f"<caption>{more:,} more are in the JSON.</caption>" if more > 0 else ""
+    return (
+        f'<div class="wide"><table>{caption}<thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )

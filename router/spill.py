@@ -1,0 +1,108 @@
+"""Deciding around deployments that cannot be called just now: sideways, then up, never down."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from router.decide import Bar
+from router.decide.explain import BAR_TEXT
+from router.decide.obstacles import Obstacle, Obstacles, obstructed, ways_around
+from router.effects import Wait, Walk
+from router.errors import (
+    AtCapacity,
+    BudgetExceeded,
+    NoCapableDeployment,
+    ProviderError,
+    UnknownPrice,
+)
+
+if TYPE_CHECKING:
+    from router.attempts import Attempts
+    from router.capacity import Capacity
+    from router.decide import Exploration, Objective
+    from router.plan import Plan
+    from router.types import Decision, Room
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0  # seconds between looks where no time is known
+_MARGIN = 0.001  # seconds, so that what was to pass has passed
+
+
+def decide_now(
+    capacity: Capacity,
+    plan: Plan,
+    room: Room,
+    objective: Objective | None,
+    exploration: Exploration | None,
+) -> Decision:
+    """`Plan.decide`, with what is in the way of each deployment just now.
+
+    Raises `AtCapacity` where something is in the way of the best arm, of the others of its tier and
+    of each higher one, besides what `Plan.decide` raises.
+    """
+    found = capacity.obstacles(plan.shape.input_tokens, plan.tokens)
+    if not found:
+        return plan.decide(room, objective, exploration)
+    return _around(plan, found, room, objective, exploration)
+
+
+def decided(
+    attempts: Attempts,
+    plan: Plan,
+    room: Room,
+    objective: Objective | None,
+    exploration: Exploration | None,
+) -> Walk[Decision]:
+    """`decide_now`; where everything is full it waits for a turn, at most `retry.max_wait` seconds.
+
+    Raises the provider's own last error where the request had one, instead of `AtCapacity`.
+    """
+    left, pause = attempts.ladder.policy.retry.max_wait, _FIRST_PAUSE
+    while True:
+        try:
+            return decide_now(attempts.capacity, plan, room, objective, exploration)
+        except AtCapacity as full:
+            known = full.retry_after
+            wait = pause if known is None else known + _MARGIN
+            if wait > left or time.monotonic() + wait >= attempts.deadline:
+                if isinstance(attempts.failure, ProviderError):
+                    raise attempts.failure from full
+                raise
+        yield Wait(wait)
+        left, pause = left - wait, min(2 * pause, _LONGEST_PAUSE)
+
+
+def _around(
+    plan: Plan,
+    found: Obstacles,
+    room: Room,
+    objective: Objective | None,
+    exploration: Exploration | None,
+) -> Decision:
+    best = plan.decide(room, objective)
+    bars, tier, arms = plan.options.barred, plan.ladder.tier, plan.ladder.arms
+    if best.chosen not in found:
+        options = replace(plan.options, barred=obstructed(bars, found))
+        return replace(plan, options=options, obstacles=found).decide(room, objective, exploration)
+    spilled = f"{best.arm.name} {said(found[best.chosen])}"
+    for way in ways_around(bars, found, tier, best.chosen):
+        options = replace(plan.options, barred=way)
+        tried = replace(plan, options=options, obstacles=found, spilled=spilled)
+        try:
+            return tried.decide(room, objective, exploration)
+        except (BudgetExceeded, UnknownPrice, NoCapableDeployment, ProviderError):
+            continue  # something else is in this way
+    full = {
+        i: obstacle
+        for i, obstacle in found.items()
+        if tier[i] >= tier[best.chosen] and bars[0, i] in (Bar.FREE, Bar.NOT_NEXT)
+    }
+    waits = [obstacle.wait for obstacle in full.values()]
+    soonest = None if None in waits else min(each for each in waits if each is not None)
+    raise AtCapacity({arms[i].name: said(obstacle) for i, obstacle in full.items()}, soonest)
+
+
+def said(obstacle: Obstacle) -> str:
+    """An obstacle in words, as a decision shows it."""
+    return BAR_TEXT[obstacle.bar].format(why=obstacle.why)

@@ -1,0 +1,167 @@
+"""The pure part of cascades: what looking is worth, by laws that any gate and any costs obey."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from router.decide import UNLIMITED, Bar, Look, Objective, Options, Signals, choose
+from router.decide.cascade import best_answer, dearer, goes_on, seen, values
+
+ARMS = 3
+
+
+def probabilities(*shape: int) -> st.SearchStrategy[Any]:
+    size = int(np.prod(shape))
+    chance = st.floats(0.02, 0.98)
+    return st.lists(chance, min_size=size, max_size=size).map(
+        lambda values: np.array(values).reshape(shape)
+    )
+
+
+@st.composite
+def cases(draw: Any) -> tuple[Any, Any, Signals]:
+    quality, price = draw(probabilities(4, ARMS)), draw(probabilities(4, ARMS)) * 0.5
+    good, bad = draw(probabilities(ARMS, 3)), draw(probabilities(ARMS, 3))
+    together = draw(probabilities(ARMS, ARMS))
+    together = (together + together.T) / 2
+    good, bad = good / good.sum(1, keepdims=True), bad / bad.sum(1, keepdims=True)
+    return quality, price, Signals(good, bad, together)
+
+
+ANY = np.ones((4, ARMS, ARMS), dtype=bool)
+NONE = ~ANY
+
+
+@given(cases())
+@settings(max_examples=60, deadline=None)
+def test_a_look_moves_no_expectation(case: Any) -> None:
+    quality, _, signals = case
+    for arm in range(ARMS):
+        chance, after = seen(signals, arm, quality)
+        assert np.allclose(chance.sum(axis=1), 1)
+        assert np.allclose((chance[:, :, None] * after).sum(axis=1), quality)
+        assert (after >= -1e-12).all()
+        assert (after <= 1 + 1e-12).all()
+
+
+@given(cases())
+@settings(max_examples=60, deadline=None)
+def test_a_call_that_nothing_may_follow_is_worth_its_quality_less_its_price(case: Any) -> None:
+    quality, price, signals = case
+    assert np.allclose(values(quality, price, NONE, Look(signals, 3)), quality - price)
+    assert np.allclose(values(quality, price, ANY, Look(signals, 1)), quality - price)
+
+
+@given(cases())
+@settings(max_examples=60, deadline=None)
+def test_more_steps_are_never_worth_less(case: Any) -> None:
+    quality, price, signals = case
+    one, two, three = (values(quality, price, ANY, Look(signals, n)) for n in (1, 2, 3))
+    assert (two >= one - 1e-12).all()
+    assert (three >= two - 1e-12).all()
+
+
+@given(cases())
+@settings(max_examples=40, deadline=None)
+def test_a_value_is_at_most_that_of_a_certain_answer_and_falls_with_prices(case: Any) -> None:
+    quality, price, signals = case
+    value = values(quality, price, ANY, Look(signals, 3))
+    assert (value <= 1 - price + 1e-9).all()
+    assert (values(quality, price + 0.1, ANY, Look(signals, 3)) <= value - 0.1 + 1e-9).all()
+
+
+@given(cases())
+@settings(max_examples=40, deadline=None)
+def test_one_request_and_many_have_the_same_values(case: Any) -> None:
+    quality, price, signals = case
+    many = values(quality, price, ANY, Look(signals, 3))
+    for row in range(len(quality)):
+        one = slice(row, row + 1)
+        assert np.allclose(values(quality[one], price[one], ANY[one], Look(signals, 3)), many[one])
+
+
+def test_a_gate_that_tells_nothing_is_worth_nothing_but_the_second_answer() -> None:
+    """Two arms that are good on the same requests: a dearer one beside it adds nothing."""
+    same = np.full((2, 2), 0.5)
+    signals = Signals(same, same, np.ones((2, 2)))
+    quality, price = np.array([[0.5, 0.5]]), np.array([[0.0, 0.2]])
+    follows = np.ones((1, 2, 2), dtype=bool)
+    assert np.allclose(values(quality, price, follows, Look(signals, 2)), [[0.5, 0.3]])
+
+
+def test_two_tiers_and_a_perfect_gate_agree_with_the_closed_form() -> None:
+    """Call the cheap one, escalate what is bad: q + (1 - q) P(dear good | cheap bad) - prices."""
+    sure = np.array([[1 - 1e-12, 1e-12]] * 2)
+    signals = Signals(sure, sure[:, ::-1], np.zeros((2, 2)))
+    quality, price = np.array([[0.6, 0.9]]), np.array([[0.01, 0.2]])
+    follows = np.ones((1, 2, 2), dtype=bool)
+    cheap = values(quality, price, follows, Look(signals, 2))[0, 0]
+    assert cheap == pytest.approx(0.6 + 0.4 * (0.9 - 0.2) - 0.01)
+
+
+def options(quality: Any, usd: Any, barred: Any = None) -> Options:
+    nano = np.rint(np.array(usd) * 1e9).astype(np.int64)
+    shape = np.shape(quality)
+    return Options(
+        quality=np.array(quality, dtype=np.float64),
+        expected=nano,
+        upper=2 * nano,
+        barred=np.zeros(shape, dtype=np.uint8) if barred is None else barred,
+        tier=np.array([0, 1, 3]),
+        baseline=3,
+    )
+
+
+SIGNALS = Signals(np.tile([0.9, 0.1], (3, 1)), np.tile([0.2, 0.8], (3, 1)), np.full((3, 3), 0.3))
+ROOM = np.array([UNLIMITED])
+
+
+def test_the_first_decision_may_be_a_cheap_call_that_would_be_wrong_alone() -> None:
+    asked = options([[0.6, 0.65, 0.9]], [[0.001, 0.002, 0.1]])
+    objective = Objective(cost_weight=2)
+    alone = choose(asked, objective, ROOM, priced=False)
+    looked = choose(asked, objective, ROOM, priced=False, look=Look(SIGNALS, 2))
+    assert alone.arm[0] == 2
+    assert looked.arm[0] < 2
+    assert (looked.utility >= alone.utility - 1e-12).all()
+
+
+def test_no_room_for_a_second_call_makes_it_a_decision_about_one() -> None:
+    asked = options([[0.3, 0.35, 0.9]], [[0.001, 0.002, 0.1]])
+    objective = Objective(cost_weight=2)
+    room = np.array([int(0.2e9)])  # exactly the dearest call's bound
+    looked = choose(asked, objective, room, priced=False, look=Look(SIGNALS, 2))
+    assert looked.arm[0] == 2
+    ceiling = Objective(max_cost_per_request=int(0.2e9))
+    looked = choose(asked, ceiling, ROOM, priced=False, look=Look(SIGNALS, 2))
+    assert looked.utility[0, 0] == pytest.approx(
+        choose(asked, ceiling, np.array([int(0.1e9)]), priced=False,
+               look=Look(SIGNALS, 2)).utility[0, 0]
+    )  # fmt: skip
+
+
+def test_what_was_paid_is_spent() -> None:
+    """After a bad answer the dear call is weighed against the answer in hand, not against both."""
+    called = np.array([[True, False, False]])
+    barred = np.array([[Bar.ANSWERED, Bar.FREE, Bar.FREE]], dtype=np.uint8)
+    for held, on in ((0.1, True), (0.85, False)):
+        asked = options([[held, 0.5, 0.9]], [[0.001, 0.002, 0.1]], barred)
+        look = Look(SIGNALS, 1, called)
+        found = choose(asked, Objective(cost_weight=2), ROOM, priced=False, look=look)
+        assert goes_on(found.arm, found.utility, asked.quality, called)[0] == on
+
+
+def test_the_likeliest_answer_is_handed_out_and_of_equals_the_latest() -> None:
+    quality = np.array([[0.9, 0.2, 0.5], [0.5, 0.5, 0.9]])
+    called = np.array([[True, True, False], [True, True, False]])
+    assert best_answer(quality, called, np.array([1, 1])).tolist() == [0, 1]
+
+
+def test_only_a_dearer_arm_or_a_higher_tier_may_follow() -> None:
+    found = dearer(np.array([[5, 3, 9]]), np.array([0, 1, 3]))[0]
+    assert found.tolist() == [[False, True, True], [True, False, True], [False, False, False]]

@@ -1,0 +1,213 @@
+"""Gates: what is wrong with an answer by its form, whether two agree, and a verifier's word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from router.errors import ModelFileError
+from router.gates.agreement import final_answer, likeness
+from router.gates.answer import Answer
+from router.gates.gate import Gate
+from router.gates.schemas import parse_json, problem_of
+from router.gates.structural import faults, is_checked
+from router.gates.verifier import BINS, NAMES, Verifier, agreement, load_verifier, read
+from router.predict.model_file import ModelFile, save_model
+from router.types import Request
+
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string"},
+        "age": {"type": ["integer", "null"], "minimum": 0},
+        "tags": {"type": "array", "items": {"enum": ["a", "b"]}},
+    },
+    "required": ["name"],
+    "additionalProperties": False,
+}
+JSON = {"response_format": {"type": "json_schema", "json_schema": {"name": "p", "schema": PERSON}}}
+ANY_JSON = {"response_format": {"type": "json_object"}}
+TOOLS = {"tools": [{"type": "function", "function": {"name": "f", "parameters": PERSON}}]}
+
+
+@pytest.mark.parametrize(
+    ("params", "answer", "found"),
+    [
+        ({}, Answer("Fine."), ()),
+        ({}, Answer(""), ("empty",)),
+        ({}, Answer(" \n"), ("empty",)),
+        ({}, Answer("Cut off in the", "length"), ("truncated",)),
+        ({"max_tokens": 16}, Answer("Cut off in the", "length"), ()),
+        ({}, Answer("I'm sorry, but I can't help with that."), ("refusal",)),
+        ({}, Answer("I cannot assist with this request."), ("refusal",)),
+        ({}, Answer("No.", refused=True), ("refusal",)),
+        ({}, Answer("I'm sorry to hear that. Rest, and drink water."), ()),
+        ({}, Answer("The robot said: I cannot swim."), ()),
+        (ANY_JSON, Answer('{"a": 1}'), ()),
+        (ANY_JSON, Answer("[1]"), ("schema_mismatch",)),
+        (ANY_JSON, Answer("a: 1"), ("invalid_json",)),
+        (ANY_JSON, Answer('{"a": NaN}'), ("invalid_json",)),
+        (JSON, Answer('{"name": "ann", "age": null, "tags": ["a"]}'), ()),
+        (JSON, Answer('{"age": 3}'), ("schema_mismatch",)),
+        (JSON, Answer('{"name": "ann", "age": true}'), ("schema_mismatch",)),
+        (JSON, Answer('{"name": "ann", "size": 3}'), ("schema_mismatch",)),
+        (JSON, Answer('```json\n{"name": "ann"}\n```'), ("invalid_json",)),
+        (TOOLS, Answer("No need to call it."), ()),
+        ({**TOOLS, "tool_choice": "required"}, Answer("No need."), ("no_tool",)),
+        (TOOLS, Answer("", "tool_calls", (("f", '{"name": "ann"}'),)), ()),
+        (TOOLS, Answer("", "tool_calls", (("g", "{}"),)), ("unknown_tool",)),
+        (TOOLS, Answer("", "tool_calls", (("f", "{}"),)), ("invalid_arguments",)),
+        (TOOLS, Answer("", "tool_calls", (("f", "{"),)), ("invalid_arguments",)),
+        ({}, Answer("So:\n```python\nx = 1\n```\n"), ()),
+        ({}, Answer("So:\n```python\ndef f(:\n```\n"), ("code_does_not_parse",)),
+        ({}, Answer("So:\n```python\n>>> f(\n```\n"), ()),
+        ({}, Answer("So:\n```js\nlet x = ;\n```\n"), ()),
+    ],
+)
+def test_faults_of_form(params: dict[str, Any], answer: Answer, found: tuple[str, ...]) -> None:
+    assert faults(params, answer) == found
+
+
+def test_a_request_that_names_a_form_is_checked() -> None:
+    assert is_checked(JSON)
+    assert is_checked(TOOLS)
+    assert not is_checked({"temperature": 1})
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 9) | st.sampled_from(["a", "b", "", "ann"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["name", "age", "tags", "x"]), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+SCHEMAS: list[dict[str, Any]] = [
+    PERSON,
+    {"type": "array", "items": PERSON, "minItems": 1},
+    {"anyOf": [{"type": "integer", "maximum": 3}, {"$ref": "#/$defs/n"}],
+     "$defs": {"n": {"type": "object", "required": ["x"]}}},
+    {"allOf": [{"type": "object"}, {"properties": {"x": {"const": 1}}}]},
+    {"type": "string", "minLength": 1, "maxLength": 2},
+    {"properties": {"x": False}, "additionalProperties": {"type": ["string", "null"]}},
+]  # fmt: skip
+
+
+@given(values, st.sampled_from(SCHEMAS))
+@settings(max_examples=400, deadline=None)
+def test_the_validator_agrees_with_jsonschema(value: Any, schema: dict[str, Any]) -> None:
+    valid = jsonschema.Draft202012Validator(schema).is_valid(value)
+    assert (problem_of(value, schema) is None) == valid
+
+
+def test_what_the_validator_does_not_know_passes() -> None:
+    assert problem_of("x", {"pattern": "^(a+)+$", "type": "string"}) is None
+    assert problem_of(1, {"$ref": "https://example.org/x"}) is None
+    endless: dict[str, Any] = {"$ref": "#"}
+    assert problem_of(1, endless) is None
+    with pytest.raises(ValueError, match="deep"):
+        parse_json("[" * 100_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("The answer is (B).", "B"),
+        ("Thus, the correct answer is:\n\nThe answer is D.", "D"),
+        ("**Answer: C) Paris**", "C"),
+        (r"so $\boxed{\frac{1}{2}}$ it is", r"frac{1}{2"),
+        ("Steps…\n#### 1,234", "1234"),
+        ('```json\n{"reasoning": "2 + 1", "answer": "3"}\n```', "3"),
+        ('{"answer": 3.0}', "3"),
+        ("Paris", "paris"),
+        ("The final answer is 42 apples.", "42"),
+        ("A long text that comes to no conclusion, as it goes on and on and on.", None),
+    ],
+)
+def test_final_answers_are_found_and_normalised(text: str, answer: str | None) -> None:
+    found = final_answer(text)
+    assert found == answer if answer is None or "frac" not in answer else answer in str(found)
+
+
+def test_likeness_goes_by_final_answers_first_and_wording_otherwise() -> None:
+    assert likeness("The answer is (B).", "I think B is it.\nAnswer: B") == 1.0
+    assert likeness("The answer is (B).", "The answer is (C).") == 0.0
+    one = "Kittens grow quickly, and they need food, water, warmth, and a great deal of sleep."
+    other = "Kittens grow fast and need food, water, warmth, and a great deal of sleep as well."
+    third = "Interest rates rose last year because central banks feared inflation above targets."
+    assert likeness(one, other) > 0.6 > 0.3 > likeness(one, third)
+    assert likeness(one, one) == pytest.approx(1)
+    assert likeness(one, "The answer is (C).") == 0.0
+
+
+@given(st.text(max_size=300), st.text(max_size=300))
+@settings(max_examples=200, deadline=None)
+def test_any_text_can_be_read(one: str, other: str) -> None:
+    assert 0 <= likeness(one, other) <= 1 + 1e-9
+    assert -1 <= agreement(read(Answer(one)), read(Answer(other))) <= 1 + 1e-9
+    assert np.isfinite(read(Answer(one)).shape).all()
+    faults({}, Answer(one))
+
+
+def verifier_arrays(**changes: Any) -> dict[str, Any]:
+    odds = np.zeros((8, 4, len(NAMES)))
+    for target in range(4):
+        odds[:, target, target] = 1.0  # what was thought before
+        odds[4:, target, NAMES.index("votes_of_target")] = 2.0
+    arrays = {
+        "weights": odds,
+        "intercept": np.zeros((8, 4)),
+        "good": np.full((4, BINS), 1 / BINS),
+        "bad": np.full((4, BINS), 1 / BINS),
+        "together": np.full((4, 4), 0.5),
+    }
+    return {**arrays, **changes}
+
+
+def saved(path: Path, **changes: Any) -> str:
+    return save_model(path, "verifier", verifier_arrays(**changes), {"inputs": list(NAMES)})
+
+
+def test_a_verifier_is_saved_loaded_and_checked(tmp_path: Path) -> None:
+    said = saved(tmp_path)
+    assert load_verifier(tmp_path, said).hash == said
+    with pytest.raises(ModelFileError, match="the policy asks"):
+        load_verifier(tmp_path, "0" * 64)
+    saved(tmp_path, together=np.zeros((3, 3)))
+    with pytest.raises(ModelFileError, match="together"):
+        load_verifier(tmp_path)
+    save_model(tmp_path, "verifier", verifier_arrays(), {"inputs": ["length"]})
+    with pytest.raises(ModelFileError, match="inputs"):
+        load_verifier(tmp_path)
+
+
+def test_agreement_moves_a_verifiers_word_and_one_row_is_as_many() -> None:
+    model = ModelFile("verifier", "0" * 64, {"inputs": list(NAMES)}, verifier_arrays())
+    verifier, tier = Verifier(model), np.array([0, 1, 3])
+    quality = np.array([0.5, 0.6, 0.9])
+    answers = {0: (Answer("The answer is (B)."),), 1: (Answer("The answer is (B)."),)}
+    same = verifier.judge(answers, 1, (), quality, tier)
+    answers[1] = (Answer("The answer is (C)."),)
+    other = verifier.judge(answers, 1, (), quality, tier)
+    assert same[0] > 0.5 > other[0]
+    assert same[1] > 0.6 > other[1]
+    assert same[2] == pytest.approx(0.9)
+    alone = verifier.judge({0: answers[0]}, 0, (), quality, tier)
+    assert alone == pytest.approx(quality)
+
+
+def test_a_hard_fault_counts_before_a_verifiers_word() -> None:
+    model = ModelFile("verifier", "0" * 64, {"inputs": list(NAMES)}, verifier_arrays())
+    gate, tier = Gate(Verifier(model)), np.array([0, 3])
+    request = Request("r", (), ANY_JSON, 0.0)
+    answers = {0: (Answer("no json"),)}
+    found = gate.look(request, None, answers, 0, np.array([0.8, 0.9]), tier)
+    assert found.why == "invalid_json"
+    assert found.quality[0] < 0.1
+    assert found.quality[1] < 0.9  # what one tier fails at is harder for the other too

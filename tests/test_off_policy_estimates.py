@@ -1,0 +1,164 @@
+"""Off-policy estimates: what they are, that their intervals hold, and that parts add up."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from router.replay.off_policy.estimate import FOLDS, Replicates, t_quantile, unskewed
+from router.replay.off_policy.measure import Question, measure, merged
+from router.replay.off_policy.replay import conclude
+from router.replay.off_policy.sums import GROUPS
+from router.replay.off_policy.target import Named
+from tests.off_policy_kit import estimated, log, truth
+
+
+def by_value(batch):
+    """The arm that is worth most at a cost weight of 20."""
+    return (batch.quality - 20 * batch.expected / 1e9).argmax(axis=1)
+
+
+def dearest(batch):
+    return np.full(len(batch), 2)
+
+
+@given(st.integers(0, 2**32), st.integers(50, 400), st.floats(0, 0.8))
+@settings(max_examples=25, deadline=None)
+def test_weighted_estimates_are_what_their_formulas_say(seed, n, unlabelled):
+    batch = log(n, seed)
+    rng = np.random.default_rng(seed)
+    label = np.where(rng.random(n) < unlabelled, np.nan, batch.label)
+    batch = log(n, seed, label=label)
+    arm = by_value(batch)
+    found = estimated(batch, arm).by_outcome
+    ips = weight_sum = cost_ips = 0.0
+    for row in range(n):
+        if batch.chosen[row] != arm[row]:
+            continue
+        weight = 1 / batch.propensity[row, arm[row]]
+        cost_ips += weight * batch.cost[row]
+        mine = batch.chosen == arm[row]
+        labelled = np.isfinite(label[mine]).sum()
+        if np.isfinite(label[row]):
+            ips += weight * label[row] * mine.sum() / labelled
+            weight_sum += weight * mine.sum() / labelled
+    assert found["quality"]["ips"].values[0] == pytest.approx(ips / n)
+    assert found["cost"]["ips"].values[0] == pytest.approx(cost_ips / n)
+    if weight_sum:
+        assert found["quality"]["snips"].values[0] == pytest.approx(ips / weight_sum)
+
+
+def test_the_direct_model_is_a_line_fitted_on_the_other_folds():
+    batch = log(3000, 3)
+    arm = by_value(batch)
+    found = estimated(batch, arm).by_outcome
+    fold = batch.cluster % GROUPS % FOLDS
+    total = corrected = 0.0
+    for mine in range(FOLDS):
+        for a in range(3):
+            rest = (fold != mine) & (batch.chosen == a)
+            x, y = batch.quality[rest, a], batch.label[rest]
+            # Ridge towards the prediction itself: level 0 and slope 1.
+            design = np.vstack([np.ones(len(x)), x]).T
+            gram = design.T @ design + np.diag([0.5, 2.0])
+            level, slope = np.array([0, 1]) + np.linalg.solve(gram, design.T @ (y - x))
+            here = (fold == mine) & (arm == a)
+            total += (level + slope * batch.quality[here, a]).sum()
+            seen = here & (batch.chosen == a)
+            weight = 1 / batch.propensity[seen, a]
+            left = batch.label[seen] - level - slope * batch.quality[seen, a]
+            corrected += (weight * left).sum()
+    n = len(batch)
+    assert found["quality"]["direct"].values[0] == pytest.approx(total / n)
+    assert found["quality"]["doubly_robust"].values[0] == pytest.approx((total + corrected) / n)
+
+
+@pytest.mark.parametrize("target", [by_value, dearest])
+@pytest.mark.parametrize("outcome", ["quality", "cost"])
+def test_intervals_hold_the_truth_as_often_as_they_say(target, outcome):
+    true, held, draws = truth(target)[outcome], 0, 200
+    for seed in range(draws):
+        batch = log(2000, 1000 + seed)
+        one = estimated(batch, target(batch)).by_outcome[outcome]["doubly_robust"].estimate()
+        held += one.low <= true <= one.high
+    # 95%, less four standard errors of a share over 200 logs.
+    assert held / draws >= 0.95 - 4 * math.sqrt(0.95 * 0.05 / draws)
+
+
+def test_doubly_robust_has_at_most_half_the_variance_of_inverse_weights():
+    values = {"ips": [], "doubly_robust": []}
+    for seed in range(60):
+        batch = log(2000, 5000 + seed)
+        found = estimated(batch, by_value(batch)).by_outcome["quality"]
+        for name, each in values.items():
+            each.append(found[name].values[0])
+    assert np.var(values["doubly_robust"]) <= 0.5 * np.var(values["ips"])
+
+
+def test_a_model_that_is_wrong_does_not_make_doubly_robust_wrong():
+    errors = []
+    for seed in range(40):
+        batch = log(4000, 9000 + seed)
+        wrong = log(4000, 9000 + seed, quality=1 - batch.quality)
+        one = estimated(wrong, by_value(batch)).by_outcome["quality"]["doubly_robust"]
+        errors.append(float(one.values[0]) - truth(by_value)["quality"])
+    assert abs(np.mean(errors)) <= 4 * np.std(errors) / math.sqrt(len(errors))
+
+
+def test_the_jackknife_of_a_mean_is_its_standard_error():
+    values = np.random.default_rng(0).gamma(2.0, 1.0, 300)
+    left = (values.sum() - values) / (len(values) - 1)
+    found = Replicates(np.concatenate([[values.mean()], left])).estimate()
+    assert found.error == pytest.approx(values.std(ddof=1) / math.sqrt(len(values)))
+    assert found.high - found.value > found.value - found.low  # they are skewed to the right
+
+
+@pytest.mark.parametrize("degrees", [5, 10, 30, 399])
+def test_the_t_quantile_is_that_of_students_distribution(degrees):
+    from scipy.stats import t
+
+    assert t_quantile(degrees) == pytest.approx(t.ppf(0.975, degrees), rel=0.005)
+
+
+@given(st.floats(-3, 3), st.floats(-2.5, 2.5), st.integers(20, 400))
+def test_removing_skewness_undoes_halls_transformation(quantile, skewness, groups):
+    root = math.sqrt(groups)
+    inner = 1 + skewness * (quantile / root - skewness / (6 * groups))
+    found = unskewed(quantile, skewness, groups)
+    if inner > 0 and abs(skewness) > 1e-3:
+        again = (
+            found
+            + skewness * found**2 / (3 * root)
+            + skewness**2 * found**3 / (27 * groups)
+            + skewness / (6 * root)
+        )
+        assert again == pytest.approx(quantile, abs=1e-6)
+
+
+@given(st.integers(0, 1000), st.lists(st.integers(1, 1999), min_size=1, max_size=4, unique=True))
+@settings(max_examples=10, deadline=None)
+def test_a_log_in_parts_gives_the_figures_of_the_whole(seed, cuts):
+    batch = log(2000, seed)
+    question = Question((Named("value", by_value),))
+    whole = measure([batch], question)
+    edges = [0, *sorted(cuts), 2000]
+    parts = [measure([batch.take(np.arange(a, b))], question) for a, b in pairwise(edges)]
+    one, other = conclude(whole, "mid"), conclude(merged(parts), "mid")
+    for name in ("quality", "cost", "latency"):
+        mine, theirs = (each.policies[0].figures[name] for each in (one, other))
+        for estimator in mine:
+            assert mine[estimator] == pytest.approx(theirs[estimator], rel=1e-9)
+
+
+def test_a_policy_that_does_what_the_log_did_costs_what_the_log_cost():
+    batch = log(2000, 0, chances=(0.0, 1.0, 0.0))
+    question = Question((Named("same", lambda b: np.full(len(b), 1)),))
+    found = conclude(measure([batch], question), "mid").policies[0]
+    assert found.figures["cost"]["doubly_robust"]["value"] * 1e9 == pytest.approx(batch.cost.mean())
+    assert found.figures["quality"]["snips"]["value"] == pytest.approx(batch.label.mean())
+    assert found.against_log["cost"]["value"] == pytest.approx(0, abs=1e-12)

@@ -1,0 +1,172 @@
+"""What a log cannot support is refused with the reason, and what is odd about it is said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from router.errors import ReplayError
+from router.replay.off_policy.measure import Question, measure, merged
+from router.replay.off_policy.replay import Replay, conclude, question_of
+from router.replay.off_policy.target import Named
+from tests.off_policy_kit import log
+
+
+def ask(*batches, arm=2, **options) -> Replay:
+    """Ask what always taking one arm would have come to."""
+    question = Question((Named("it", lambda batch: np.full(len(batch), arm)),))
+    return conclude(measure(batches, question), "mid", **options)
+
+
+def test_no_overlap_is_refused():
+    found = ask(log(2000, chances=(0.7, 0.3, 0.0))).policies[0]
+    assert found.figures == {}
+    assert "100.0% of its decisions" in found.refused[0]
+    assert "no chance of being taken" in found.refused[0]
+
+
+def test_a_log_of_one_arm_cannot_speak_of_others_but_of_itself():
+    one = log(2000, chances=(1.0, 0.0, 0.0))
+    assert ask(one, arm=1).policies[0].refused
+    assert ask(one, arm=0).policies[0].figures["cost"]
+
+
+def test_too_few_agreeing_rows_are_refused_with_their_number():
+    found = ask(log(1000, chances=(0.6, 0.37, 0.03))).policies[0]
+    assert "fewer than 200" in found.refused[0]
+
+
+def test_chances_that_do_not_fit_the_choices_are_refused():
+    batch = log(4000)
+    shuffled = np.random.default_rng(0).permutation(4000)
+    uneven = log(4000, chances=(0.8, 0.1, 0.1))
+    lied = replace(uneven, propensity=batch.propensity)
+    with pytest.raises(ReplayError, match="not taken as often as their logged chances say"):
+        ask(lied)
+    assert ask(replace(batch, propensity=batch.propensity[shuffled]))  # all alike: no lie
+
+
+def test_an_arm_that_was_taken_without_a_chance_is_refused():
+    batch = log(500)
+    chance = batch.propensity.copy()
+    chance[7] = 0.0
+    with pytest.raises(ReplayError, match="not taken as often"):
+        ask(replace(batch, propensity=chance))
+
+
+def test_rows_without_propensities_are_refused_unless_the_model_may_stand_alone():
+    batch = log(2000, propensity=np.full((2000, 3), np.nan))
+    assert "2,000 rows have no propensities" in ask(batch).policies[0].refused[0]
+    alone = ask(batch, model_only=True).policies[0]
+    assert alone.refused == ()
+    assert "direct model alone" in alone.warnings[0]
+    assert set(alone.figures["cost"]) == {"direct", "doubly_robust"}
+    assert alone.figures["cost"]["direct"] == alone.figures["cost"]["doubly_robust"]
+
+
+def test_a_few_decisions_without_support_widen_the_intervals():
+    batch = log(4000)
+    chance = batch.propensity.copy()
+    few = np.flatnonzero(batch.chosen != 2)[:20]
+    chance[few] = chance[few] * [1, 1, 0] / chance[few, :2].sum(axis=1, keepdims=True)
+    full, lacking = ask(batch).policies[0], ask(replace(batch, propensity=chance)).policies[0]
+    for name in ("quality", "cost"):
+        widths = [f.figures[name]["doubly_robust"] for f in (full, lacking)]
+        assert widths[1]["high"] - widths[1]["low"] > widths[0]["high"] - widths[0]["low"]
+    assert "widened" in lacking.warnings[0]
+
+
+def test_shuffled_labels_are_noticed():
+    batch = log(3000)
+    assert not any("labels do not follow" in each for each in ask(batch).warnings)
+    label = np.random.default_rng(1).permutation(batch.label)
+    assert any("labels do not follow" in each for each in ask(replace(batch, label=label)).warnings)
+
+
+def test_quality_is_not_estimated_without_labels_and_cost_still_is():
+    found = ask(log(2000, label=np.full(2000, np.nan))).policies[0]
+    assert "quality" not in found.figures
+    assert found.figures["cost"]
+    assert any("0 labels" in each for each in found.warnings)
+
+
+def test_quality_is_not_estimated_for_an_arm_without_a_label():
+    batch = log(2000)
+    label = np.where(batch.chosen == 2, np.nan, batch.label)
+    found = ask(replace(batch, label=label)).policies[0]
+    assert "quality" not in found.figures
+    assert any("mid:m-mid" in each for each in found.warnings)
+
+
+def test_rows_that_stand_twice_count_once_and_are_said():
+    batch = log(2000)
+    twice = batch.take(np.concatenate([np.arange(2000), np.arange(500)]))
+    assert any("500 rows stand twice" in each for each in ask(twice).warnings)
+    assert ask(twice).policies[0].figures == ask(batch).policies[0].figures
+
+
+def test_rows_that_stand_in_two_parts_are_refused():
+    question = Question((Named("it", lambda batch: batch.chosen),))
+    part = measure([log(300)], question)
+    with pytest.raises(ReplayError, match="300 rows stand in more than one file"):
+        conclude(merged([part, measure([log(300)], question)]), "mid")
+
+
+def test_price_changes_and_drifting_bills_are_said():
+    batch = log(6000)
+    assert ask(batch).warnings == ()
+    late = np.arange(6000) >= 3000
+    books = replace(batch, price_book=(late.astype(np.int64), ["may", "june"]))
+    assert any("2 price books" in each for each in ask(books).warnings)
+    drifting = replace(batch, cost=np.where(late, 1.5 * batch.cost, batch.cost))
+    assert any("drifted" in each for each in ask(drifting).warnings)
+
+
+def test_unknown_costs_are_counted_and_never_zero():
+    batch = log(3000)
+    some = np.random.default_rng(0).random(3000) < 0.3
+    found = ask(replace(batch, cost=np.where(some, np.nan, batch.cost)))
+    assert found.log["unknown_costs"] == int(some.sum())
+    full = ask(batch).policies[0].figures["cost"]["doubly_robust"]["value"]
+    part = found.policies[0].figures["cost"]["doubly_robust"]["value"]
+    assert part == pytest.approx(full, rel=0.1)
+
+
+def test_an_empty_log_is_refused():
+    with pytest.raises(ReplayError, match="no decision"):
+        ask()
+
+
+def test_requests_that_a_policy_refuses_are_counted_and_in_no_figure():
+    batch = log(2000)
+    question = Question((Named("it", lambda b: np.where(np.arange(len(b)) < 100, -1, 0)),))
+    found = conclude(measure([batch], question), "mid").policies[0]
+    assert found.support["refused_requests"] == 100
+    assert found.support["rows"] == 1900
+    assert "refused 100 requests" in found.warnings[0]
+
+
+def test_chains_of_decisions_are_estimated_by_weights_alone():
+    batch = log(4000)
+    found = ask(replace(batch, step=(np.arange(4000) % 2).astype(np.int64))).policies[0]
+    assert set(found.figures["cost"]) == {"ips", "snips", "doubly_robust"}
+    assert found.figures["cost"]["doubly_robust"] == found.figures["cost"]["snips"]
+
+
+def test_savings_are_honest_where_the_usual_figure_is_not():
+    """The cheap arm answers at length: its tokens at the dear arm's price are no baseline."""
+    from router.prices import Dated
+
+    batch = log(20_000, billed_output=np.full(20_000, 500.0))
+    price = Dated((0.0,), ((0.0, 4e4),))  # nano-USD a token: an answer of 500 costs 2e7
+    question = question_of([Named("it", lambda b: b.chosen)], ["nano", "mini", "mid"], price)
+    found = conclude(measure([batch], question), "mid").baseline
+    spent = batch.cost.sum() / 1e9
+    true = 0.8 * np.exp(0.02) * batch.expected[:, 2].sum() / 1e9 - spent
+    honest = found["saved_usd"]
+    assert honest["low"] <= true <= honest["high"]
+    assert abs(honest["value"] / true - 1) < 0.03
+    assert found["naive_saved_usd"] > 1.5 * true
+    assert found["predicted_saved_usd"] > 1.1 * true

@@ -1,0 +1,377 @@
+"""Models on one's own hardware: what a token costs, when that is cheaper, how servers are."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from router.capacity.health import (
+    Health,
+    Queue,
+    Unwell,
+    fetch,
+    llama_cpp_health,
+    look,
+    root_of,
+    vllm_health,
+)
+from router.cli import main
+from router.errors import PolicyError
+from router.policy.capacity import HealthCheck
+from router.policy.loader import load_policy
+from router.prices import PriceEntry, cost, load_book, to_price
+from router.replay.break_even import TokenCounts, break_evens
+from router.types import Usage
+from tests.conftest import HELLO, MakeRouter, ladder, only
+from tests.provider import Provider
+
+GPU = {
+    "hour_usd": "3.60",
+    "count": 2,
+    "input_tokens_per_second": 10_000,
+    "output_tokens_per_second": 2_000,
+    "utilisation": "0.25",
+}
+NOW = 1_790_000_000.0
+
+
+def price(**changes: Any) -> Any:
+    return to_price(PriceEntry.model_validate({"gpu": {**GPU, **changes}}), "own/m")
+
+
+# ── prices ─────────────────────────────────────────────────────────────────────────────────────
+def test_amortised_spreads_paid_hours_over_the_tokens_served() -> None:
+    # $7.20 an hour; 10,000 * 3,600 * 0.25 = 9,000,000 prompt tokens in it: $0.80 a million.
+    # 2,000 * 3,600 * 0.25 = 1,800,000 answer tokens: $4 a million.
+    rates = price().rates
+    assert (rates.input, rates.output) == (800_000_000, 4_000_000_000)
+    assert cost(price(), Usage(input=1_000, output=500), now=NOW) == 800_000 + 2_000_000
+
+
+def test_marginal_charges_busy_time_alone() -> None:
+    # By the second of work: $7.20 for 36,000,000 or 7,200,000 tokens.
+    rates = price(regime="marginal").rates
+    assert (rates.input, rates.output) == (200_000_000, 1_000_000_000)
+    # Paid hours with $0.36 of power in them, whatever the utilisation: a tenth of that.
+    rates = price(regime="marginal", busy_hour_usd="0.36", utilisation="1").rates
+    assert (rates.input, rates.output) == (20_000_000, 100_000_000)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"busy_hour_usd": "0.36"},  # amortised has no use for it
+        {"regime": "marginal", "busy_hour_usd": "3.61"},
+        {"regime": "sunk"},
+        {"utilisation": "0"},
+        {"hour_usd": -1},
+    ],
+)
+def test_hardware_that_makes_no_sense_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        price(**changes)
+
+
+# ── break-even ─────────────────────────────────────────────────────────────────────────────────
+def against(api: tuple[str, str], **gpu: Any) -> Any:
+    """A policy with one own deployment, and one at an API at ($ input, $ output) a million."""
+    policy = ladder("http://127.0.0.1:9")
+    own = {**policy["tiers"]["nano"][0], "price": {"gpu": {**GPU, **gpu}}}
+    other = {**policy["tiers"]["frontier"][0], "price": {"input": api[0], "output": api[1]}}
+    policy["tiers"] = {"nano": [own], "frontier": [other]}
+    return load_policy(policy)
+
+
+def counts(prompt: int, answer: int) -> TokenCounts:
+    found = TokenCounts()
+    found.by_model["openai/t-nano"] = [prompt, answer]
+    return found
+
+
+def test_break_even_of_paid_hours_by_hand() -> None:
+    # $7.20 * 24 = $172.80 a day. Half prompts: a token costs (2 + 8) / 2 = $5 a million at the API.
+    # 172.80 / 5 = 34.56 million tokens a day. A pair takes 1/10,000 + 1/2,000 s, so a day serves
+    # 2 * 86,400 / 0.0006 = 288 million, at $0.60 a million.
+    [found] = break_evens([against(("2", "8"))], load_book(), NOW, counts(500, 500), 100.0)
+    assert found.tokens_per_day == 34_560_000
+    assert found.serves_per_day == 288_000_000
+    assert (found.api, found.own_full, found.fixed) == (
+        5_000_000_000, 600_000_000, 172_800_000_000,
+    )  # fmt: skip
+    assert found.own_priced == 2_400_000_000  # a quarter busy: four times as much
+    assert found.measured_per_day == pytest.approx(1000 * 864)
+    assert found.measured_utilisation == pytest.approx((0.05 + 0.25) / 100)
+    assert found.verdict == "from 34,560,000 tokens a day, 12.0% of what it can serve"
+
+
+def test_an_api_cheaper_than_full_load_is_never_beaten() -> None:
+    [found] = break_evens([against(("0.2", "0.9"))], load_book(), NOW, counts(500, 500), 1.0)
+    assert found.tokens_per_day is None
+    assert found.verdict.startswith("never: even at full load")
+    [just] = break_evens([against(("0.6", "0.6"))], load_book(), NOW, counts(500, 500), 1.0)
+    assert just.tokens_per_day == just.serves_per_day  # $0.60 against $0.60
+
+
+def test_break_even_of_marginal_regimes_by_hand() -> None:
+    # Power of $0.72 an hour for both: a pair takes 0.0006 s, so 0.72 / 3600 * 0.0003 s a token is
+    # $0.06 a million; $6.48 * 24 = $155.52 a day are paid anyhow. 155.52 / (5 - 0.06) million.
+    policy = against(("2", "8"), regime="marginal", busy_hour_usd="0.36")
+    [found] = break_evens([policy], load_book(), NOW, counts(500, 500), 1.0)
+    assert found.tokens_per_day == -(-155_520_000_000_000 // 4_940_000)
+    # By the second of work nothing is fixed: at any volume, or never.
+    policy = against(("2", "8"), regime="marginal")
+    [found] = break_evens([policy], load_book(), NOW, counts(500, 500), 1.0)
+    assert (found.tokens_per_day, found.verdict) == (0, "at any volume")
+    policy = against(("0.2", "0.9"), regime="marginal")
+    [found] = break_evens([policy], load_book(), NOW, counts(500, 500), 1.0)
+    assert found.tokens_per_day is None
+
+
+@given(st.integers(1, 10**9), st.integers(1, 10**9), st.integers(1, 900), st.integers(1, 900))
+def test_just_below_the_break_even_the_api_is_cheaper_and_from_it_on_it_is_not(
+    prompt: int, answer: int, read: int, write: int
+) -> None:
+    policy = against((str(read), str(write)))
+    [found] = break_evens([policy], load_book(), NOW, counts(prompt, answer), 1.0)
+    share = Fraction(prompt, prompt + answer)
+    api = (share * read + (1 - share) * write) * 1000  # nano-USD a token
+    if found.tokens_per_day is not None:
+        assert (found.tokens_per_day - 1) * api < 172_800_000_000 <= found.tokens_per_day * api
+    else:
+        assert found.serves_per_day * api < 172_800_000_000
+
+
+def test_the_mix_is_assumed_where_nothing_is_logged_and_said_to_be() -> None:
+    [found] = break_evens([against(("2", "8"))], load_book(), NOW, TokenCounts(), 0.0)
+    assert not found.mix_measured
+    assert found.prompt_share == 0.75
+    assert found.measured_utilisation is None
+
+
+def test_router_report_shows_it_on_the_terminal_in_json_and_on_the_page(
+    provider: Provider,
+    make_router: MakeRouter,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tiers = ladder(provider.url)["tiers"]
+    tiers["nano"][0]["price"] = {"gpu": GPU}
+    router = make_router(tiers=tiers, rules=[only("nano")], objective={"cost_weight": 10_000})
+    router.completion(messages=HELLO)
+    policy = tmp_path / "own.yaml"
+    policy.write_text(json.dumps(ladder(provider.url, tiers=tiers)))
+    store, page = str(tmp_path / "router.db"), tmp_path / "page.html"
+
+    def run(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as done:
+            main(["report", store, "--policy", str(policy), *arguments])
+        assert not done.value.code
+        return capsys.readouterr().out
+
+    assert "openai/t-nano is cheaper than openai/t-frontier from" in " ".join(run().split())
+    facts = json.loads(run("--json", "--html", str(page)))["break_even"]
+    assert [fact["api_model"] for fact in facts] == [
+        "openai/t-mini", "openai/t-mid", "openai/t-frontier",
+    ]  # fmt: skip
+    assert facts[0]["tokens_per_day"] > facts[2]["tokens_per_day"]
+    assert facts[0]["fixed_nano"] == 172_800_000_000
+    assert "Own hardware" in page.read_text()
+
+
+# ── servers ────────────────────────────────────────────────────────────────────────────────────
+VLLM = """# HELP vllm:num_requests_waiting Number of requests waiting to be processed.
+# TYPE vllm:num_requests_waiting gauge
+vllm:num_requests_waiting{engine="0",model_name="m"} 3.0
+vllm:num_requests_waiting{engine="1",model_name="m"} 4.0
+vllm:num_requests_running{engine="0",model_name="m"} 9.0
+vllm:request_success_total{engine="0",finished_reason="stop",model_name="m"} 120.0
+vllm:request_success_total{engine="0",finished_reason="length",model_name="m"} 1e+01
+vllm:request_success_created{engine="0",finished_reason="stop",model_name="m"} 1.7e+09
+"""
+
+Answer = Callable[[str], tuple[int, str]]
+
+
+class Server:
+    """A server of one's own; `answers` says status and body of each path, `delay` seconds."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, tuple[int, str]] = {}
+        self.delay, self.asked = 0.0, 0
+        server = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def log_message(self, *args: Any) -> None: ...
+
+            def do_GET(self) -> None:
+                server.asked += 1
+                time.sleep(server.delay)
+                code, body = server.answers.get(self.path, (404, ""))
+                self.send_response(code)
+                self.send_header("content-length", str(len(body.encode())))
+                self.end_headers()
+                self.wfile.write(body.encode())
+
+        self._http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._http.server_port}"
+        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    found = Server()
+    yield found
+    found.close()
+
+
+def check(kind: str = "vllm", **keys: Any) -> HealthCheck:
+    return HealthCheck.model_validate({"server": kind, **keys})
+
+
+def test_vllm_says_its_queue_and_how_many_it_has_finished(server: Server) -> None:
+    server.answers = {"/health": (200, ""), "/metrics": (200, VLLM)}
+    assert look(check(), server.url, fetch) == Health(waiting=7, finished=130)
+    server.answers["/metrics"] = (404, "")
+    assert look(check(), server.url, fetch) == Health()
+    server.answers["/health"] = (500, "")
+    with pytest.raises(Unwell, match="/health answers with status 500"):
+        look(check(), server.url, fetch)
+
+
+def test_llama_cpp_says_whether_a_slot_is_free(server: Server) -> None:
+    slots = [{"id": 0, "is_processing": True}, {"id": 1, "is_processing": False}]
+    server.answers = {"/health": (200, '{"status": "ok"}'), "/slots": (200, json.dumps(slots))}
+    assert look(check("llama_cpp"), server.url, fetch) == Health(waiting=0)
+    slots[1]["is_processing"] = True
+    server.answers["/slots"] = (200, json.dumps(slots))
+    assert look(check("llama_cpp"), server.url, fetch) == Health(waiting=1)
+    server.answers["/slots"] = (501, "")
+    assert look(check("llama_cpp"), server.url, fetch) == Health()
+    server.answers["/health"] = (503, '{"error": {"message": "Loading model"}}')
+    with pytest.raises(Unwell, match="503"):
+        look(check("llama_cpp"), server.url, fetch)
+
+
+def test_ollama_says_that_it_is_there(server: Server) -> None:
+    server.answers = {"/api/ps": (200, '{"models": []}')}
+    assert look(check("ollama"), server.url, fetch) == Health()
+
+
+def test_slow_large_and_absent_servers_are_unwell(server: Server) -> None:
+    server.answers = {"/health": (200, "x" * 5_000_000)}
+    with pytest.raises(Unwell, match="more than 4,000,000 bytes"):
+        fetch(server.url + "/health", 5.0)
+    server.delay = 1.0
+    with pytest.raises(Unwell, match=r"takes longer than 0\.1 s"):
+        fetch(server.url + "/health", 0.1)
+    with pytest.raises(Unwell, match="cannot be reached"):
+        fetch("http://127.0.0.1:9/health", 1.0)
+
+
+@given(st.text())
+def test_whatever_a_server_says_is_survived(text: str) -> None:
+    for found in (vllm_health(text), llama_cpp_health(text)):
+        assert found.waiting is None or found.waiting >= 0
+
+
+def test_hostile_numbers_of_a_queue_say_nothing() -> None:
+    for number in ("1e999", "-5", "NaN", "9" * 29, "1e", "++"):
+        assert vllm_health(f"vllm:num_requests_waiting {number}\n") == Health()
+
+
+def test_the_wait_is_the_queue_over_the_pace() -> None:
+    queue = Queue(check(max_wait_seconds=4))
+    assert queue.obstacle(Health(10, 100), 0.0) is None  # no pace is known yet
+    found = queue.obstacle(Health(10, 120), 10.0)  # 2 a second leave: 5 s
+    assert found is not None
+    assert "10 requests wait at the server, for about 5 s" in found.why
+    assert queue.obstacle(Health(6, 140), 20.0) is None
+    assert queue.obstacle(Health(6, 3), 30.0) is None  # started anew: nothing is known again
+
+
+@pytest.mark.parametrize(
+    ("base", "root"),
+    [
+        ("http://h:8000/v1", "http://h:8000"),
+        ("http://h:8000/v1/", "http://h:8000"),
+        ("https://h/llm/v1", "https://h/llm"),
+        ("http://h:11434", "http://h:11434"),
+    ],
+)
+def test_a_server_s_root(base: str, root: str) -> None:
+    assert root_of(base) == root
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    until = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_an_unhealthy_or_crowded_server_is_spilled_around_and_comes_back(
+    provider: Provider, server: Server, make_router: MakeRouter
+) -> None:
+    server.answers = {"/health": (200, ""), "/metrics": (200, VLLM)}
+    tiers = ladder(provider.url)["tiers"]
+    health = {"server": "vllm", "url": server.url, "every_seconds": 0.05, "max_queue": 7}
+    own = {**tiers["mini"][0], "model": "openai/t-own", "health": health}
+    tiers["mini"] = [own, {**tiers["mini"][0], "model": "openai/t-b"}]
+    router = make_router(tiers=tiers, rules=[only("mini")], objective={"cost_weight": 1000})
+    router.explain(HELLO)
+    assert server.asked == 0  # nothing is asked for a preview
+    router.completion(messages=HELLO)
+    wait_until(lambda: server.asked > 4)
+    assert router.explain(HELLO).arm.model == "openai/t-own"
+    server.answers["/metrics"] = (200, VLLM.replace("3.0", "4.0"))
+    wait_until(lambda: router.explain(HELLO).arm.model == "openai/t-b")
+    assert "8 requests wait at the server" in str(router.explain(HELLO).arms[1].rejected)
+    server.answers["/health"] = (503, "")
+    wait_until(lambda: "out of order" in str(router.explain(HELLO).arms[1].rejected))
+    router.completion(messages=HELLO)
+    server.answers = {"/health": (200, "")}
+    wait_until(lambda: router.explain(HELLO).arm.model == "openai/t-own")
+    assert provider.models == ["t-own", "t-b"]
+    router.close()
+    time.sleep(0.2)
+    asked = server.asked
+    time.sleep(0.3)
+    assert server.asked == asked
+
+
+def test_a_server_that_hangs_holds_no_request_up(
+    provider: Provider, server: Server, make_router: MakeRouter
+) -> None:
+    server.delay = 30.0
+    tiers = ladder(provider.url)["tiers"]
+    tiers["mini"][0]["health"] = {"server": "vllm", "url": server.url, "timeout_seconds": 60}
+    router = make_router(tiers=tiers, rules=[only("mini")], objective={"cost_weight": 1000})
+    router.completion(messages=HELLO)
+    began = time.monotonic()
+    for _ in range(5):
+        router.completion(messages=HELLO)
+    assert time.monotonic() - began < 15
+
+
+def test_a_server_without_an_address_cannot_be_asked(provider: Provider) -> None:
+    tiers = ladder(provider.url)["tiers"]
+    del tiers["mini"][0]["api_base"]
+    tiers["mini"][0]["health"] = {"server": "vllm"}
+    with pytest.raises(PolicyError, match="no address to ask"):
+        load_policy(ladder(provider.url, tiers=tiers))

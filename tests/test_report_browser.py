@@ -1,0 +1,204 @@
+"""Reports in a real Chromium: nothing is fetched, nothing complains, every figure is drawn."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router.replay.report_data import report_data
+from router.replay.report_page import page
+from router.types import Budget
+from tests import browser as chromium
+from tests.report_kit import BUDGETS, CENT, DAY, HOSTILE, NOW, log_request, month, opened, views
+
+WIDTHS = (1000, 390)
+
+# Of each SVG: its size, and the marks in it that take up room and are painted.
+CHARTS = """
+[...document.querySelectorAll('svg')].filter(svg => svg.checkVisibility()).map(svg => {
+  const box = svg.getBoundingClientRect();
+  const marks = [...svg.querySelectorAll('path, rect, circle, line')].filter(mark => {
+    const size = mark.getBoundingClientRect(), style = getComputedStyle(mark);
+    const painted = colour => !['none', 'rgba(0, 0, 0, 0)', 'transparent'].includes(colour);
+    return size.width + size.height > 0 && (painted(style.fill) || painted(style.stroke));
+  });
+  return {name: svg.getAttribute('aria-label'), width: box.width, height: box.height,
+          marks: marks.length};
+})
+"""
+# Words of charts that leave the page, or lie on one another.
+CLASHES = """
+[...document.querySelectorAll('svg')].flatMap(svg => {
+  const words = [...svg.querySelectorAll('text')];
+  const boxes = words.map(word => word.getBoundingClientRect());
+  const found = [];
+  boxes.forEach((a, i) => {
+    if (a.left < 0 || a.right > document.documentElement.clientWidth)
+      found.push('off the page: ' + words[i].textContent);
+    boxes.slice(i + 1).forEach((b, j) => {
+      if (a.left < b.right && b.left < a.right && a.top + 2 < b.bottom && b.top + 2 < a.bottom)
+        found.push(words[i].textContent + ' on ' + words[i + 1 + j].textContent);
+    });
+  });
+  return found;
+})
+"""
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Browser]:
+    """Fails, rather than skips, where there is no Chromium."""
+    with chromium.browser(tmp_path_factory.mktemp("profile")) as opened_browser:
+        yield opened_browser
+
+
+def one(ledger: Any) -> None:
+    log_request(ledger, "a", NOW, CENT, label=1.0)
+
+
+def hostile(ledger: Any) -> None:
+    more: dict[str, Any] = {"tags": (HOSTILE,), "scopes": {"user": HOSTILE}}
+    names = {"tier": HOSTILE, "model": f"{HOSTILE}{'x' * 190}"}
+    log_request(ledger, "a", NOW - DAY, CENT, attempt=names, label=1.0, **more)
+    log_request(ledger, "b", NOW, CENT, **more)
+    log_request(ledger, "c", NOW, 0, status="failed", **{**more, "error": HOSTILE})
+
+
+def unknown(ledger: Any) -> None:
+    log_request(ledger, "a", NOW, None, baseline=None, decision=views("mini", expected=None))
+
+
+def write(folder: Path, fill: Callable[[Any], object], budgets: tuple[Budget, ...]) -> Path:
+    ledger = opened(folder, budgets)
+    fill(ledger)
+    data = report_data(ledger.log(), ledger.states(NOW), now=NOW)
+    ledger.close()
+    target = folder / "page.html"
+    target.write_text(page(data, made=NOW), encoding="utf-8")
+    return target
+
+
+LOGS: dict[str, tuple[Callable[[Any], object], tuple[Budget, ...], int]] = {
+    "a month": (month, BUDGETS, 4),
+    "one request": (one, (), 4),
+    "hostile names": (hostile, (Budget(HOSTILE, CENT * 9, window="day", scope="user"),), 4),
+    "unknown prices": (unknown, (), 1),
+    "nothing": (lambda ledger: None, BUDGETS, 0),
+}
+
+
+@pytest.mark.parametrize("name", LOGS)
+def test_a_report_draws_every_figure_fetches_nothing_and_complains_of_nothing(
+    name: str, browser: chromium.Browser, tmp_path: Path
+) -> None:
+    fill, budgets, figures = LOGS[name]
+    path = write(tmp_path, fill, budgets)
+    shown = browser.open(path)
+    for dark in (False, True):
+        for width in WIDTHS:
+            shown.show(dark=dark, width=width)
+            charts = shown.evaluate(CHARTS)
+            assert len([chart for chart in charts if chart["name"]]) == figures
+            for chart in charts:
+                least = 200 if chart["name"] else 8
+                assert chart["width"] >= least, chart
+                assert chart["height"] >= least / 4, chart
+                assert chart["marks"] >= (3 if chart["name"] else 1), chart
+            assert shown.evaluate("document.documentElement.scrollWidth") <= width
+            if width == WIDTHS[0]:
+                assert shown.evaluate(CLASHES) == []
+            assert shown.screenshot().startswith(b"\x89PNG")
+    assert shown.pdf().startswith(b"%PDF")
+    assert shown.evaluate("document.scripts.length + document.images.length") == 0
+    assert shown.fetched == [path.as_uri()]
+    assert shown.complaints == []
+
+
+def test_light_dark_and_paper_each_have_colours_that_can_be_read(
+    browser: chromium.Browser, tmp_path: Path
+) -> None:
+    shown = browser.open(write(tmp_path, one, ()))
+
+    def contrast() -> float:
+        colours = "[getComputedStyle(document.body).color, getComputedStyle(document.body)" \
+                  ".backgroundColor]"  # fmt: skip
+        pair = [
+            [int(part) / 255 for part in colour[4:-1].split(", ")]
+            for colour in shown.evaluate(colours)
+        ]
+        lights = sorted(
+            sum(
+                share * (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4)
+                for share, c in zip((0.2126, 0.7152, 0.0722), colour, strict=True)
+            )
+            for colour in pair
+        )
+        return (lights[1] + 0.05) / (lights[0] + 0.05)
+
+    background = "getComputedStyle(document.body).backgroundColor"
+    grounds = []
+    for dark in (False, True):
+        shown.show(dark=dark)
+        grounds.append(shown.evaluate(background))
+        assert contrast() >= 7  # WCAG 2, level AAA
+    assert grounds[0] != grounds[1]
+    features = [{"name": "prefers-color-scheme", "value": "dark"}]
+    shown.call("Emulation.setEmulatedMedia", media="print", features=features)
+    assert shown.evaluate(background) == "rgb(255, 255, 255)"  # paper is white whatever the screen
+    assert contrast() >= 7
+
+
+def test_on_paper_no_closed_table_leaves_an_empty_line(
+    browser: chromium.Browser, tmp_path: Path
+) -> None:
+    shown = browser.open(write(tmp_path, month, ()))
+    visible = "[...document.querySelectorAll('summary')].filter(e => e.checkVisibility()).length"
+    assert shown.evaluate(visible) > 3
+    shown.call("Emulation.setEmulatedMedia", media="print", features=[])
+    assert shown.evaluate(visible) == 0
+
+
+def test_a_screen_reader_is_told_of_headings_figures_and_tables(
+    browser: chromium.Browser, tmp_path: Path
+) -> None:
+    shown = browser.open(write(tmp_path, month, BUDGETS))
+    nodes = shown.call("Accessibility.getFullAXTree")["nodes"]
+    named = [
+        (node["role"]["value"], node.get("name", {}).get("value", ""))
+        for node in nodes
+        if not node["ignored"]
+    ]
+    images = [name for role, name in named if role in ("image", "img")]
+    assert "Predicted share of good answers against predicted cost" in images
+    assert len(images) == 4, json.dumps(images)
+    assert [role for role, _ in named].count("table") >= 8
+    assert ("heading", "Budgets") in named
+
+
+def test_the_browser_reports_what_a_page_fetches_and_complains_of(
+    browser: chromium.Browser, tmp_path: Path
+) -> None:
+    """Else the silence of the tests above would prove nothing."""
+    bad = tmp_path / "bad.html"
+    bad.write_text(
+        "<img src='missing.png'><script>console.error('oh'); setTimeout(() => nope(), 0)</script>",
+        encoding="utf-8",
+    )
+    shown = browser.open(bad)
+    shown.evaluate("new Promise(done => setTimeout(done, 50))")
+    assert shown.fetched == [bad.as_uri(), (tmp_path / "missing.png").as_uri()]
+    said = " ".join(shown.complaints)
+    assert "oh" in said
+    assert "nope is not defined" in said
+
+
+def test_without_a_browser_a_test_fails_and_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CHROMIUM", "no-such-browser")
+    with pytest.raises(RuntimeError, match="apt-get install chromium-headless-shell"):
+        chromium.executable()
