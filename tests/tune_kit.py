@@ -12,6 +12,9 @@ import yaml
 
 from router import Router
 from router.exploring import uniform
+from router.replay.off_policy.run import read
+from router.replay.tuning.space import Base
+from router.replay.tuning.stretch import InMemory, keep
 from tests.conftest import ladder, steady_predictor
 from tests.provider import Provider
 
@@ -21,6 +24,20 @@ DAYS = 4
 GOOD = {"nano": 0.3, "mini": 0.7, "mid": 0.9, "frontier": 0.9}
 EXPLORE = {"rate": 0.5, "max_spend": 1, "max_quality_loss": 1}
 REQUESTS = 1000
+NOW = MONDAY + 30 * 86_400
+COMMENTED = """# What production runs.
+version: 1
+name: production
+# Answers are worth this much.
+objective: {cost_weight: 12}  # a guess
+rules:
+  # Long prompts are dear.
+  - {name: long, when: {min_input_tokens: 300}, at_most: mid}
+limits: {max_output_tokens: 500}
+explore: {rate: 0.5, max_spend: 1, max_quality_loss: 1}
+budgets:
+  - {name: daily, limit: "5.00", window: day, on_exceed: downgrade}  # ask Ann first
+"""
 WORDS = "Tell me a little more about the history of gardens and of those who keep them. "
 
 
@@ -90,3 +107,20 @@ def real_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
         provider.close()
         done.touch()
     return store
+
+
+def commented(path: Path, **more: Any) -> Path:
+    """The log's policy with comments, as people write one."""
+    tiers = yaml.safe_dump({"tiers": policy("http://127.0.0.1:9")["tiers"]}, sort_keys=False)
+    path.write_text(COMMENTED + tiers + yaml.safe_dump(more) if more else COMMENTED + tiers)
+    return path
+
+
+@pytest.fixture(scope="module")
+def memory(real_log: Path) -> InMemory:
+    return keep(read(str(real_log)))
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Base:
+    return Base.read(commented(tmp_path / "base.yaml"), NOW)
