@@ -48,9 +48,9 @@ def test_an_arm_that_could_not_answer_is_not_on_the_curve() -> None:
 
 
 @pytest.mark.parametrize("bar", sorted(BAR_TEXT))
-def test_money_alone_does_not_make_an_arm_unable(bar: int) -> None:
-    money = (Bar.OVER_REQUEST_CEILING, Bar.OVER_BUDGET, Bar.STANDBY)
-    assert able(BAR_TEXT[bar].format(rule="x", upper="$1")) == (bar in money)
+def test_money_and_what_a_conversation_prefers_make_no_arm_unable(bar: int) -> None:
+    passing = (Bar.OVER_REQUEST_CEILING, Bar.OVER_BUDGET, Bar.STANDBY, Bar.HELD_ABOVE)
+    assert able(BAR_TEXT[bar].format(rule="x", upper="$1", why="y")) == (bar in passing)
     assert able("P(good) -0.1, but saves $0.01")
     assert able(None)
 
