@@ -135,8 +135,6 @@ def once(people: Population, base: Base, rule: Rule, seed: int, trials: int) -> 
         "truth": true,
         "settings": found.picked.settings.as_dict(),
         "held_out": estimated(found, true),
-        "verdict": found.verdict,
-        "base": {"cost_per_request_usd": was.cost, "quality": was.quality},
     }
 
 
@@ -155,7 +153,10 @@ def estimated(found: Found, true: dict[str, float]) -> dict[str, Any] | None:
         return None
     said = {name: getattr(found.held_out, name) for name in ("cost_pct", "quality", "value")}
     return {
-        name: {**each, "holds": each["low"] <= true[name] <= each["high"]}
+        name: {
+            **{end: each[end] for end in ("value", "low", "high")},
+            "holds": each["low"] <= true[name] <= each["high"],
+        }
         for name, each in said.items()
         if each is not None
     }

@@ -276,6 +276,19 @@ def test_an_arm_that_the_log_has_never_seen_cannot_be_judged(
     assert "openai/t-other" in data["refused"][0]
 
 
+def test_what_a_replay_does_not_follow_is_named_and_not_taken_for_no_difference(
+    capsys: pytest.CaptureFixture[str], real_log: Path, tmp_path: Path
+) -> None:
+    old = write(tmp_path / "old.yaml")
+    new = write(tmp_path / "new.yaml", retry={"attempts": 2}, cascade={"max_steps": 2})
+    code, data = diff(capsys, old, new, real_log)
+    assert (code, data["difference"]["cost_over_log_usd"]["value"]) == (0, 0)
+    [left] = [each for each in data["warnings"] if "leave out" in each]
+    assert "retry.attempts" in left
+    assert "cascade." in left
+    assert any("without its exploring, its cascade" in note for note in data["notes"])
+
+
 @pytest.mark.parametrize(
     "wrong",
     [("--max-quality-loss", "2"), ("--examples", "-1"), ("--since", "yesterday"), ("--lgo", "x")],

@@ -235,6 +235,11 @@ def test_promises_and_ceilings_are_not_traded_away(
         Base.read(write(tmp_path / "base.yaml", objective=objective), NOW)
 
 
+def test_a_cascade_is_refused_since_no_replay_follows_it(tmp_path: Path) -> None:
+    with pytest.raises(ReplayError, match="has a cascade"):
+        Base.read(write(tmp_path / "base.yaml", cascade={"max_steps": 2}), NOW)
+
+
 def test_a_rule_that_reads_text_is_refused_before_the_search(
     memory: InMemory, tmp_path: Path
 ) -> None:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from router.policy import Policy
 
 OLD, NEW = "OLD", "NEW"
+# What of a policy the replay of a log follows; of a deployment, which model it is.
+_FOLLOWED = ("objective.", "rules", "baseline")
+_OF_A_DEPLOYMENT = ("model", "effort")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +148,18 @@ def policy_diff(
     warnings = [*warnings_of(sums.facts, sums.logged), *found.warnings]
     if found.why_no_quality:
         warnings.append(found.why_no_quality)
+    if left := [each.key for each in settings if not _followed(each.key)]:
+        warnings.append(f"the figures leave out what these would do: {', '.join(left)}")
     return PolicyDiff(
         *stamps, settings, dict(as_dict(sums.facts)), found, moves, found.refused, tuple(broken),
         tuple(warnings), said,
     )  # fmt: skip
+
+
+def _followed(key: str) -> bool:
+    """Whether a changed setting is in the figures: decisions on logged predictions and quotes."""
+    of_model = key.startswith("tiers.") and key.rpartition(".")[2] in _OF_A_DEPLOYMENT
+    return of_model or key.startswith(_FOLLOWED)
 
 
 def _target(policy: Policy, now: float) -> Any:

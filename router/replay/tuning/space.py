@@ -83,7 +83,8 @@ class Base:
     @classmethod
     def read(cls, source: str | Path, now: float) -> Base:
         """Read a policy to be tuned. Raises `PolicyError` for a wrong one, `ReplayError` for one
-        whose objective is a promise or a ceiling, which no search may trade away."""
+        whose objective is a promise or a ceiling, which no search may trade away, or whose
+        cascade decides by more than a replay does."""
         file, book = find_policy(source), load_book()
         policy = load_policy(source, book=book, now=now)
         objective = policy.objective
@@ -96,6 +97,11 @@ class Base:
                     f"policy {policy.name!r} promises objective.{key}, which a search would trade "
                     "away; tune one with cost_weight or keep_quality"
                 )
+        if policy.cascade is not None:
+            raise ReplayError(
+                f"policy {policy.name!r} has a cascade: what a second call is worth decides "
+                "the first one, and no replay of first calls can judge that; tune it without"
+            )
         text = text_of(file)
         data = read_text(text, str(file)).data
         own = policy.predictor.embedder if policy.predictor else None
