@@ -203,8 +203,9 @@ class Router:
             self._clock,
             self.capacity,
             client,
-            *self._told,
-            streams,
+            streamed=self.checks.submit if self.checks else None,
+            answered=self.conversations.answered,
+            streams=streams,
         )
         plan, decision, answer = yield from self._answer(attempts, plan)
         if plan.look is not None:
@@ -324,11 +325,6 @@ class Router:
         plan = self._plan(self.conversations.recall(request))
         objective, chances = self._paced(plan, room, new=False), self._explorer.chances()
         return decide_now(self.capacity, plan, room, objective, chances)
-
-    @property
-    def _told(self) -> tuple[Callable[..., None] | None, Callable[..., None]]:
-        """Who looks at a stream's answer, whole at its end, and who at every settled answer."""
-        return self.checks.submit if self.checks else None, self.conversations.answered
 
     def room(self, request: Request) -> Room:
         """What the budgets of a request still allow."""

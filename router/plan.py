@@ -114,6 +114,8 @@ class Plan:
         kept = objective.pace.kept if objective.pace else 0
         if self.failure is not None:
             exploration = None
+        if exploration is not None and room.budgets:
+            exploration = replace(exploration, roomy=self._roomy(room))
         choices, left = self.choose(objective, room, kept, exploration), room.remaining()
         if kept and choices.arm[0] < 0:  # for this request it was kept
             choices = self.choose(objective, room)
@@ -165,6 +167,14 @@ class Plan:
             exploration=exploration,
             look=self.look,
         )
+
+    def _roomy(self, room: Room) -> NDArray[np.bool_]:
+        """Which arms every budget has room for just now, (1, A)."""
+        bounds = (
+            (arm, quoted.upper or 0, self.token_bound(index, quoted))
+            for index, (arm, quoted) in enumerate(zip(self.ladder.arms, self.quotes, strict=True))
+        )
+        return np.array([[room.lacking(*bound) is None for bound in bounds]])
 
     def _fits(self, choices: Choices, left: int) -> bool:
         arm = int(choices.arm[0])

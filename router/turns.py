@@ -10,6 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+Key = tuple[str, tuple[tuple[str, str], ...]]
+
+
+def key_of(conversation_id: str, scopes: Mapping[str, str]) -> Key:
+    """Whose conversation it is: the same id of two users is two conversations."""
+    return conversation_id, tuple(sorted(scopes.items()))
+
 
 @dataclass(frozen=True, slots=True)
 class Cached:

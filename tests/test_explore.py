@@ -188,6 +188,25 @@ def test_the_log_has_every_arms_chance_and_says_when_one_was_drawn(make_router: 
     assert report.explored_extra > 0
 
 
+def test_nothing_is_refused_for_the_sake_of_exploring(
+    make_router: MakeRouter, provider: Provider
+) -> None:
+    """A budget that blocks has room for some calls of nano, and for none of the frontier."""
+    router = make_router(
+        explore={**EAGER, "holdout": 0.5},
+        objective={"cost_weight": 1e5},
+        budgets=[{"name": "all", "limit": "0.002", "window": "total", "on_exceed": "block"}],
+        limits={"max_output_tokens": 100},
+    )
+    for _ in range(20):
+        router.completion(messages=HELLO)
+    assert {row.status for row in router.ledger.log().requests()} == {"answered"}
+    for row in router.ledger.log().requests():
+        chances = {view["tier"]: view["propensity"] for view in row.decision}
+        assert chances["frontier"] == 0
+        assert sum(chances.values()) == pytest.approx(1)
+
+
 def test_a_fallback_after_a_failure_is_not_drawn(
     make_router: MakeRouter, provider: Provider
 ) -> None:

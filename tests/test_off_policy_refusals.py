@@ -148,11 +148,31 @@ def test_requests_that_a_policy_refuses_are_counted_and_in_no_figure():
     assert "refused 100 requests" in found.warnings[0]
 
 
-def test_chains_of_decisions_are_estimated_by_weights_alone():
-    batch = log(4000)
-    found = ask(replace(batch, step=(np.arange(4000) % 2).astype(np.int64))).policies[0]
-    assert set(found.figures["cost"]) == {"ips", "snips", "doubly_robust"}
-    assert found.figures["cost"]["doubly_robust"] == found.figures["cost"]["snips"]
+def test_a_call_after_which_the_log_went_on_says_nothing_of_one_that_stops():
+    batch = log(6000)
+    went_on = replace(batch, step=(batch.chosen == 0).astype(np.int64))
+    cheap, dear = (ask(went_on, arm=arm, model_only=True).policies[0] for arm in (0, 2))
+    assert cheap.figures == {}
+    assert "the log made another call" in cheap.refused[0]
+    assert dear.figures == ask(batch, arm=2).policies[0].figures
+
+
+def test_a_policy_with_a_cascade_is_refused():
+    from router.replay.off_policy.target import of_policy
+    from tests.test_off_policy_target import ladder_of, policy_of
+
+    with pytest.raises(ReplayError, match="has a cascade"):
+        of_policy(ladder_of(policy_of(cascade={"max_steps": 2})))
+
+
+def test_a_single_request_has_figures_without_an_interval_and_is_plain_json():
+    import json
+
+    found = ask(log(1, chances=(0.0, 0.0, 1.0)))
+    assert found.policies[0].refused
+    said = json.loads(json.dumps(found.as_dict(), allow_nan=False))
+    assert said["log"]["cost_per_request_usd"]["low"] is None
+    assert said["log"]["cost_per_request_usd"]["value"] > 0
 
 
 def test_savings_are_honest_where_the_usual_figure_is_not():

@@ -280,13 +280,21 @@ def test_what_a_replay_does_not_follow_is_named_and_not_taken_for_no_difference(
     capsys: pytest.CaptureFixture[str], real_log: Path, tmp_path: Path
 ) -> None:
     old = write(tmp_path / "old.yaml")
-    new = write(tmp_path / "new.yaml", retry={"attempts": 2}, cascade={"max_steps": 2})
+    new = write(tmp_path / "new.yaml", retry={"attempts": 2})
     code, data = diff(capsys, old, new, real_log)
     assert (code, data["difference"]["cost_over_log_usd"]["value"]) == (0, 0)
     [left] = [each for each in data["warnings"] if "leave out" in each]
     assert "retry.attempts" in left
-    assert "cascade." in left
-    assert any("without its exploring, its cascade" in note for note in data["notes"])
+    assert any("without its exploring" in note for note in data["notes"])
+
+
+def test_a_cascade_is_refused_and_not_taken_for_a_single_call(
+    capsys: pytest.CaptureFixture[str], real_log: Path, tmp_path: Path
+) -> None:
+    new = write(tmp_path / "new.yaml", cascade={"max_steps": 2})
+    code, data = diff(capsys, write(tmp_path / "old.yaml"), new, real_log)
+    assert (code, data["difference"]) == (1, None)
+    assert "has a cascade" in data["refused"][0]
 
 
 @pytest.mark.parametrize(

@@ -194,12 +194,16 @@ def figures(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _money(figure: dict[str, float]) -> tuple[str, str]:
+def _money(figure: dict[str, Any]) -> tuple[str, str]:
+    if figure["error"] is None:
+        return usd(1000 * figure["value"]), "-"
     value, low, high = (1000 * figure[key] for key in ("value", "low", "high"))
     return usd(value), f"{usd(low)} to {usd(high)}"
 
 
-def _share(figure: dict[str, float]) -> tuple[str, str]:
+def _share(figure: dict[str, Any]) -> tuple[str, str]:
+    if figure["error"] is None:
+        return f"{figure['value']:.3f}", "-"
     return f"{figure['value']:.3f}", f"{figure['low']:.3f} to {figure['high']:.3f}"
 
 

@@ -27,7 +27,7 @@ from router.conversations.state import Answer, after, digests, fills_itself, shi
 from router.effects import Store
 from router.errors import RouterError
 from router.prices.caching import lifetime
-from router.turns import Compaction, Conversation
+from router.turns import Compaction, Conversation, Key, key_of
 from router.types import TIERS
 
 if TYPE_CHECKING:
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from router.policy import Policy
     from router.prices import Price, PriceBook
     from router.types import Arm, AttemptRow, Decision, Request, Usage
-
-Key = tuple[str, tuple[tuple[str, str], ...]]
 
 _logger = logging.getLogger("router")
 
@@ -152,7 +150,7 @@ class Conversations:
         Parameters: `scopes`, as its requests give them. Returns whether it was compacted. The
         caller's messages are the original; the log keeps them too where `log.content` is on.
         """
-        key = (conversation_id, tuple(sorted((scopes or {}).items())))
+        key = key_of(conversation_id, scopes or {})
         with self._lock:
             self._whole[key] = None
             while len(self._whole) > max(self._most, 1):
@@ -255,5 +253,4 @@ class Conversations:
 
 
 def _key(request: Request) -> Key:
-    """Whose conversation it is: the same id of two users is two conversations."""
-    return request.conversation_id or "", tuple(sorted(request.scopes.items()))
+    return key_of(request.conversation_id or "", request.scopes)

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING
 
 from router.conversations.state import Answer, after
 from router.dispatch.usage import read_usage
-from router.turns import Conversation
+from router.turns import Conversation, Key, key_of
 from router.types import TIERS
 
 if TYPE_CHECKING:
     from router.log import Log
-
-Key = tuple[str, tuple[tuple[str, str], ...]]
 
 SECONDS = 600.0  # how far back is read: the usual caches live for five minutes
 MOST_ROWS = 20_000  # of that time, the earliest
@@ -61,7 +59,7 @@ def recovered(
     for request in islice(log.requests(now - SECONDS, now), MOST_ROWS):
         if request.conversation_id is None or request.purpose != "serve":
             continue
-        key = request.conversation_id, tuple(sorted(request.scopes.items()))
+        key = key_of(request.conversation_id, request.scopes)
         for number, answer in attempts.get(request.request_id, ()):
             if number == request.accepted:
                 tokens = int(request.features.get("input_tokens") or 0)

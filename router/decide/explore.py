@@ -29,7 +29,8 @@ class Exploration:
     tier below and above that may be chosen; `max_quality_loss`: by how much their P(good) may be
     lower than the best arm's; `allowance`: nano-USD that this may add to the expected cost of a
     request; `holdout`: probability of the baseline tier, whatever it costs; `draw`: (N,) uniform
-    numbers from 0 to below 1, None to take the best arm and only state the chances.
+    numbers from 0 to below 1, None to take the best arm and only state the chances; `roomy`: (N, A)
+    which arms every budget has room for, None for all: exploring is never why one is refused.
     """
 
     rate: float
@@ -37,6 +38,7 @@ class Exploration:
     allowance: float
     holdout: float = 0.0
     draw: Floats | None = None
+    roomy: NDArray[np.bool_] | None = None
 
 
 def chances_of(
@@ -54,6 +56,8 @@ def chances_of(
     """
     rows, some = np.arange(len(best)), best >= 0
     taken = best[:, None] == np.arange(options.quality.shape[1])
+    if exploration.roomy is not None:
+        free = free & (exploration.roomy | taken)
     expected = options.expected.astype(np.float64)
     cost_of_best = expected[rows, best][:, None]
     allowed = _safe(options, objective, best, utility, exploration) & _next_to(best, free)

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
+from router.dispatch.closing import Closing
+
 _CHUNK = 256  # characters of text in a chunk
 
 
@@ -55,7 +57,7 @@ def _stream_class() -> Any:
     """Build the class when litellm is loaded: what it inherits from is litellm's."""
     from litellm import CustomStreamWrapper
 
-    class ReplayedStream(CustomStreamWrapper):  # type: ignore[misc]
+    class ReplayedStream(Closing, CustomStreamWrapper):  # type: ignore[misc]
         """litellm's stream over an answer that is known."""
 
         def __init__(self, response: Any, usage: bool):
@@ -83,18 +85,6 @@ def _stream_class() -> Any:
             self._left = iter(())
 
         async def aclose(self) -> None:
-            self.close()
-
-        def __enter__(self) -> Any:
-            return self
-
-        def __exit__(self, *error: object) -> None:
-            self.close()
-
-        async def __aenter__(self) -> Any:
-            return self
-
-        async def __aexit__(self, *error: object) -> None:
             self.close()
 
     return ReplayedStream

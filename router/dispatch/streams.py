@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from router.dispatch.closing import Closing
 from router.dispatch.failures import provider_error
 from router.dispatch.usage import report_of
 from router.errors import MalformedReply, ProviderError, ProviderTimeout
@@ -160,7 +161,7 @@ def _stream_class() -> Any:
 
     atexit.register(_end_all)  # after the ledger's own, so that it comes before
 
-    class RoutedStream(CustomStreamWrapper):  # type: ignore[misc]
+    class RoutedStream(Closing, CustomStreamWrapper):  # type: ignore[misc]
         """litellm's stream, with the router's books kept beside it. `routing` is the decision."""
 
         def __init__(self, inner: Any, first_chunk: Any, terms: StreamTerms, routing: Any):
@@ -244,18 +245,6 @@ def _stream_class() -> Any:
             task = asyncio.get_running_loop().create_task(_adrain(self._inner, self._meter))
             _background.add(task)
             task.add_done_callback(_background.discard)
-
-        def __enter__(self) -> Any:
-            return self
-
-        def __exit__(self, *error: object) -> None:
-            self.close()
-
-        async def __aenter__(self) -> Any:
-            return self
-
-        async def __aexit__(self, *error: object) -> None:
-            await self.aclose()
 
         def __del__(self) -> None:
             meter = self.__dict__.get("_meter")

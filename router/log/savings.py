@@ -183,7 +183,7 @@ def notes(report: Savings) -> list[str]:
     if report.unknown_cost or report.unknown_baseline:
         said.append(
             f"{report.unknown_cost} attempts and {report.unknown_baseline} baselines have no known "
-            "price and are in no sum."
+            "price and are in no sum, nor are the baselines of those attempts' requests."
         )
     if report.explored:
         said.append(
@@ -231,7 +231,7 @@ def _add(report: Savings, request: LoggedRequest, attempts: list[AttemptRow]) ->
     _count(lines, requests=1)
     if request.baseline is None:
         report.unknown_baseline += 1
-    else:
+    elif all(each.cost is not None for each in attempts):  # else nothing is known to be saved
         _count(lines, baseline=request.baseline)
     if request.label is not None:
         _count(lines, labels=1, label_sum=request.label)

@@ -70,7 +70,7 @@ def _lead(data: ReportData) -> str:
     if report.unknown_cost and data.spent is not None:
         text += (
             f" {_count(report.unknown_cost, 'attempt')} more had no known price, so the true spend "
-            "is higher and what was saved is less."
+            "is higher; the requests that they were for count as having saved nothing."
         )
     if report.unknown_baseline and data.baseline is not None:
         answers = _count(report.unknown_baseline, "answer")

@@ -73,10 +73,6 @@ def notes(policies: Sequence[Policy]) -> tuple[str, ...]:
                 ("its budgets", bool(policy.budgets)),
                 ("its pacing", policy.pacing is not None),
                 ("its exploring", policy.explore is not None),
-                (
-                    "its cascade (each request as if its first call were the last)",
-                    policy.cascade is not None,
-                ),
                 ("its own predictor (the log's predictions stand)", policy.predictor is not None),
             )
             if has

@@ -118,7 +118,9 @@ class Estimates:
     `rows`: decisions; `agreed`: rows where log and policy agree; `effective`: their effective
     number (Kish); `labelled`: how many of them have a label, weighted alike; `unsupported` and
     `unsupported_cost`: the shares of requests and of predicted cost where the log had no chance of
-    doing what the policy does; `blind`: arms that it uses and of which no label is known.
+    doing what the policy does; `blind`: arms that it uses and of which no label is known;
+    `went_on`: agreeing rows after whose answer the log made another call, so that what came of them
+    is not what comes of a single call; `groups` of conversations, from which intervals come.
     """
 
     by_outcome: Mapping[str, Mapping[str, Replicates]]
@@ -130,6 +132,8 @@ class Estimates:
     largest_weight: float
     cut: float | None
     blind: tuple[str, ...]
+    went_on: int
+    groups: int
 
 
 def estimate(logged: Tally, sums: PolicySums) -> Estimates:
@@ -165,6 +169,8 @@ def estimate(logged: Tally, sums: PolicySums) -> Estimates:
         largest_weight=sums.largest_weight,
         cut=cut,
         blind=tuple(blind),
+        went_on=sums.went_on,
+        groups=len(used),
     )
 
 

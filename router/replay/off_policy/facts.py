@@ -31,12 +31,11 @@ _LEAST_LABELS = 100  # before labels are held against predictions
 class ArmFacts:
     """Sums over the rows in which an arm had a chance, for the check of the chances themselves:
     how often it was `taken`, weighted by the inverse of its chance, and how often that should add
-    up to; `variance` of the first; `random` rows, in which its chance was neither 0 nor 1."""
+    up to; `variance` of the first."""
 
     weighted: float = 0.0
     rows: float = 0.0
     variance: float = 0.0
-    random: int = 0
 
 
 def keys_of(batch: LogBatch) -> NDArray[np.uint64]:
@@ -54,7 +53,7 @@ class Facts:
     rows: int = 0
     twice: int = 0  # rows that stand twice, and count once
     without_chances: int = 0  # rows whose propensities are not known
-    chains: int = 0  # rows that are not the first decision of their request
+    chains: int = 0  # requests that took more than one call of a cascade
     spent: float = 0.0  # nano-USD, where known
     unpriced: int = 0
     labelled: int = 0
@@ -108,7 +107,6 @@ class Facts:
             facts.weighted += float((taken / chance).sum())
             facts.rows += float(had.sum())
             facts.variance += float((1 / chance - 1).sum())
-            facts.random += int((chance < 1).sum())
         best = np.nan_to_num(batch.propensity, nan=-1.0).argmax(axis=1)
         rows = np.arange(len(batch))
         drawn = mine < batch.propensity[rows, best]
@@ -145,7 +143,6 @@ class Facts:
             mine.weighted += arm.weighted
             mine.rows += arm.rows
             mine.variance += arm.variance
-            mine.random += arm.random
         self.books.update(other.books)
         self.predictors.update(other.predictors)
         self.policies.update(other.policies)
@@ -158,11 +155,6 @@ class Facts:
         """Rows whose request stands in another part too."""
         every = np.sort(np.concatenate(self.hashes)) if self.hashes else np.zeros(0)
         return int((every[1:] == every[:-1]).sum())
-
-    @property
-    def explores(self) -> bool:
-        """Whether any arm had a chance between 0 and 1."""
-        return any(arm.random for arm in self.arms.values())
 
     def implausible(self) -> list[str]:
         """Arms that were not taken as often as their chances say."""
@@ -251,6 +243,7 @@ def as_dict(facts: Facts) -> Mapping[str, Any]:
         "rows": facts.rows,
         "rows_twice": facts.twice,
         "labelled": facts.labelled,
+        "chains": facts.chains,
         "explored": facts.explored,
         "explored_extra_usd": facts.explored_extra / NANO_PER_USD,
         "without_propensities": facts.without_chances,

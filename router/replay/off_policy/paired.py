@@ -187,11 +187,6 @@ def difference(
     refused = _both(
         (name, reason) for name in (old, new) for reason in refusals(found[name], facts)
     )
-    if facts.chains:
-        refused.append(
-            f"{facts.chains:,} rows are later calls of one request, of which differences are not "
-            "estimated"
-        )
     warnings = [
         f"{name} would have refused {count:,} requests; they are in no figure"
         for name in (old, new)

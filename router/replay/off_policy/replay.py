@@ -23,6 +23,7 @@ from router.types import TIERS, Tier
 
 LEAST_EFFECTIVE = 200  # rows where log and policy agree, below which nothing is estimated
 LEAST_HELD_OUT = 30  # the same for the baseline's cost, whose model needs little correction
+LEAST_GROUPS = 20  # of conversations, below which no interval is worth its name
 LEAST_LABELS = 30  # of them with a label, below which quality is not estimated
 MOST_UNSUPPORTED = 0.01  # of requests or predicted cost; the interval is widened by what there is
 BEST = "doubly_robust"
@@ -154,15 +155,12 @@ def _result(
     policy = sums.policies[name]
     refused = [] if name == AS_LOGGED else refusals(found, facts)
     warnings = []
-    chains = bool(facts.chains)
-    if refused and model_only and not chains:
+    if refused and model_only and not found.went_on:
         warnings = [f"by the direct model alone, since {'; '.join(refused)}"]
         refused = []
     estimators: tuple[str, ...] = ESTIMATORS
     if warnings:
         estimators = ("direct",)
-    elif chains:
-        estimators = ("ips", "snips")
     outcomes = [] if refused else list(OUTCOMES)
     if "quality" in outcomes and (why := no_quality(found, facts)):
         outcomes.remove("quality")
@@ -250,6 +248,16 @@ def refusals(found: Estimates, facts: Facts, least: int = LEAST_EFFECTIVE) -> li
     if facts.without_chances:
         return [f"{facts.without_chances:,} rows have no propensities"]
     reasons = []
+    if found.groups < LEAST_GROUPS:
+        reasons.append(
+            f"the log has about {found.groups} conversations, fewer than the {LEAST_GROUPS} that "
+            "an interval needs"
+        )
+    if found.went_on:
+        reasons.append(
+            f"after {found.went_on:,} of the {found.agreed:,} calls on which log and policy agree "
+            "the log made another call; what their answers alone would have come to is not in it"
+        )
     if max(found.unsupported, found.unsupported_cost) > MOST_UNSUPPORTED:
         reasons.append(
             f"{found.unsupported:.1%} of its decisions ({found.unsupported_cost:.1%} of their "
@@ -296,13 +304,19 @@ def shown(
     }
 
 
+def _known(figure: dict[str, float]) -> dict[str, float | None]:
+    """A figure without the ends of its interval where there are too few conversations for one."""
+    sure = math.isfinite(figure["error"])
+    return {key: value if sure or key == "value" else None for key, value in figure.items()}
+
+
 def _of_log(own: PolicyResult) -> dict[str, Any]:
     """What the log itself cost and achieved: its cost is known, its quality as far as labels go."""
     figures = own.figures
     return {
-        "cost_per_request_usd": figures["cost"]["ips"],
-        "quality": figures["quality"]["snips"] if "quality" in figures else None,
-        "latency_seconds": figures["latency"]["snips"],
+        "cost_per_request_usd": _known(figures["cost"]["ips"]),
+        "quality": _known(figures["quality"]["snips"]) if "quality" in figures else None,
+        "latency_seconds": _known(figures["latency"]["snips"]),
         "over_random_mix": own.over_random_mix,
     }
 

@@ -30,7 +30,7 @@ from router.replay.off_policy.table import LeftOut
 Engine = Literal["local", "ray"]
 Progress = Callable[[int, int | None], None]  # rows done, of how many
 _STORES = ("sqlite", "postgresql", "redis", "rediss", "valkey", "valkeys")
-_VERSION = 1  # of kept sums
+_VERSION = 2  # of kept sums
 _IN_FLIGHT = 64  # parts that Ray has at once
 
 
@@ -233,7 +233,7 @@ def save_sums(sums: Sums, path: Path) -> None:
     said = {
         "facts": facts,
         "policies": {
-            name: [policy.refused, policy.largest_weight, policy.moved]
+            name: [policy.refused, policy.largest_weight, policy.moved, policy.went_on]
             for name, policy in sums.policies.items()
         },
     }
@@ -254,8 +254,10 @@ def load_sums(path: Path) -> Sums:
             said = json.loads(str(arrays["said"]))
             sums = Sums(
                 policies={
-                    name: PolicySums(refused=refused, largest_weight=largest, moved=moved)
-                    for name, (refused, largest, moved) in said["policies"].items()
+                    name: PolicySums(
+                        refused=refused, largest_weight=largest, moved=moved, went_on=went_on
+                    )
+                    for name, (refused, largest, moved, went_on) in said["policies"].items()
                 }
             )
             for title in set(arrays.files) - {"said", "hashes"}:

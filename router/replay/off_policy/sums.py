@@ -61,10 +61,8 @@ class Tally:
         size = GROUPS * len(arms)
         cell = group * len(arms) + arm
         for place, name in enumerate(self.names):
-            values = columns.get(name)
-            if values is None and name not in columns:
-                continue
-            found = np.bincount(cell, weights=values, minlength=size).reshape(GROUPS, len(arms))
+            weights = columns[name]
+            found = np.bincount(cell, weights=weights, minlength=size).reshape(GROUPS, len(arms))
             for at, each in enumerate(arms):
                 self.of(each.key)[:, place] += found[:, at]
 
@@ -94,6 +92,7 @@ class PolicySums:
     refused: int = 0  # rows that the policy would not have sent anywhere
     largest_weight: float = 0.0
     moved: int = 0  # rows whose arm the log did not think best
+    went_on: int = 0  # rows that agree, after whose answer the log made another call
 
     def merge(self, other: PolicySums) -> None:
         """Add the sums of another part."""
@@ -101,6 +100,7 @@ class PolicySums:
         self.agreed.merge(other.agreed)
         self.refused += other.refused
         self.moved += other.moved
+        self.went_on += other.went_on
         self.largest_weight = max(self.largest_weight, other.largest_weight)
 
 
@@ -166,6 +166,7 @@ def add_policy(sums: PolicySums, batch: LogBatch, rows: Rows, target: Ints) -> N
 
     same = np.flatnonzero((batch.chosen[some] == arm) & (weight > 0))
     agreed, weight, arm = some[same], weight[same], arm[same]
+    sums.went_on += int((batch.step[agreed] > 0).sum())
     columns: dict[str, Floats | None] = {"n": None, "w": weight, "ww": weight**2}
     for name in OUTCOMES:
         w = weight * rows.known[name][agreed]

@@ -40,8 +40,13 @@ class Named:
 def of_policy(ladder: Ladder, objective: Objective | None = None) -> Target:
     """The decisions of a policy, by `objective` instead of its own where given.
 
-    Raises `ReplayError` for a rule that reads what the log does not keep.
+    Raises `ReplayError` for a cascade, or a rule that reads what the log does not keep.
     """
+    if ladder.policy.cascade is not None:
+        raise ReplayError(
+            f"policy {ladder.policy.name!r} has a cascade, and the log does not keep what a look "
+            "at each answer would have found; replay it without"
+        )
     for rule in ladder.policy.rules:
         if rule.when.regex is not None or rule.when.metadata is not None:
             raise ReplayError(

@@ -15,7 +15,6 @@ from router.replay.off_policy.paired import Paired
 from router.replay.tuning.search import Tried
 
 Goal = Literal["cheapest", "best", "value"]
-GOALS: tuple[Goal, ...] = ("cheapest", "best", "value")
 
 
 @dataclass(frozen=True, slots=True)
