@@ -1,4 +1,8 @@
-"""Deciding around deployments that cannot be called just now: sideways, then up, never down."""
+"""Deciding around deployments that cannot be called just now: sideways, then up, never down.
+
+Sideways costs nothing. Up costs money, so what will have passed as soon as a request's own retry
+would be made is waited for instead.
+"""
 
 from __future__ import annotations
 
@@ -35,16 +39,18 @@ def decide_now(
     room: Room,
     objective: Objective | None,
     exploration: Exploration | None,
+    patience: float = 0.0,
 ) -> Decision:
     """`Plan.decide`, with what is in the way of each deployment just now.
 
+    Parameters: `patience`, seconds for which the request may wait rather than go up.
     Raises `AtCapacity` where something is in the way of the best arm, of the others of its tier and
     of each higher one, besides what `Plan.decide` raises.
     """
     found = capacity.obstacles(plan.shape.input_tokens, plan.tokens)
     if not found:
         return plan.decide(room, objective, exploration)
-    return _around(plan, found, room, objective, exploration)
+    return _around(plan, found, room, objective, exploration, patience)
 
 
 def decided(
@@ -61,7 +67,8 @@ def decided(
     left, pause = attempts.ladder.policy.retry.max_wait, _FIRST_PAUSE
     while True:
         try:
-            return decide_now(attempts.capacity, plan, room, objective, exploration)
+            patience = min(left, attempts.deadline - time.monotonic())
+            return decide_now(attempts.capacity, plan, room, objective, exploration, patience)
         except AtCapacity as full:
             known = full.retry_after
             wait = pause if known is None else known + _MARGIN
@@ -79,28 +86,42 @@ def _around(
     room: Room,
     objective: Objective | None,
     exploration: Exploration | None,
+    patience: float,
 ) -> Decision:
     best = plan.decide(room, objective)
-    bars, tier, arms = plan.options.barred, plan.ladder.tier, plan.ladder.arms
+    bars, tier = plan.options.barred, plan.ladder.tier
     if best.chosen not in found:
         options = replace(plan.options, barred=obstructed(bars, found))
         return replace(plan, options=options, obstacles=found).decide(room, objective, exploration)
     spilled = f"{best.arm.name} {said(found[best.chosen])}"
-    for way in ways_around(bars, found, tier, best.chosen):
+    reachable = {
+        i: obstacle
+        for i, obstacle in found.items()
+        if tier[i] >= tier[best.chosen] and bars[0, i] in (Bar.FREE, Bar.NOT_NEXT)
+    }
+    own = {i: obstacle for i, obstacle in reachable.items() if tier[i] == tier[best.chosen]}
+    soon = _soonest(own)
+    for rank, way in ways_around(bars, found, tier, best.chosen):
+        if rank > tier[best.chosen] and soon is not None and soon + _MARGIN <= patience:
+            raise _full(plan, own)
         options = replace(plan.options, barred=way)
         tried = replace(plan, options=options, obstacles=found, spilled=spilled)
         try:
             return tried.decide(room, objective, exploration)
         except (BudgetExceeded, UnknownPrice, NoCapableDeployment, ProviderError):
             continue  # something else is in this way
-    full = {
-        i: obstacle
-        for i, obstacle in found.items()
-        if tier[i] >= tier[best.chosen] and bars[0, i] in (Bar.FREE, Bar.NOT_NEXT)
-    }
-    waits = [obstacle.wait for obstacle in full.values()]
-    soonest = None if None in waits else min(each for each in waits if each is not None)
-    raise AtCapacity({arms[i].name: said(obstacle) for i, obstacle in full.items()}, soonest)
+    raise _full(plan, reachable)
+
+
+def _soonest(obstacles: Obstacles) -> float | None:
+    """Seconds until the first of them has passed, None where one's time is not known."""
+    waits = [obstacle.wait for obstacle in obstacles.values()]
+    return None if None in waits else min(each for each in waits if each is not None)
+
+
+def _full(plan: Plan, obstacles: Obstacles) -> AtCapacity:
+    names = {plan.ladder.arms[i].name: said(obstacle) for i, obstacle in obstacles.items()}
+    return AtCapacity(names, _soonest(obstacles))
 
 
 def said(obstacle: Obstacle) -> str:

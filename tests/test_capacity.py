@@ -76,6 +76,22 @@ def test_a_short_wait_is_waited_for(provider: Provider, make_router: MakeRouter)
     assert provider.models == ["t-frontier"] * 4
 
 
+@pytest.mark.parametrize(("retry_after", "goes_to"), [(0.4, "t-mini"), (30, "t-mid")])
+def test_a_dearer_tier_is_no_answer_to_what_has_soon_passed(
+    provider: Provider, make_router: MakeRouter, retry_after: float, goes_to: str
+) -> None:
+    router = make_router(
+        rules=[only("mini")], objective={"cost_weight": 1000},
+        retry={"attempts": 1, "initial_wait": 0, "max_wait": 5},
+    )  # fmt: skip
+    provider.script("t-mini", status(429, retry_after=retry_after))
+    router.completion(messages=HELLO)
+    began = time.monotonic()
+    router.completion(messages=HELLO)
+    assert provider.models[-1] == goes_to
+    assert time.monotonic() - began < 5
+
+
 def test_a_429_with_a_time_bars_the_deployment_for_other_requests_until_then(
     provider: Provider, make_router: MakeRouter
 ) -> None:

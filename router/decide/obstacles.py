@@ -39,9 +39,9 @@ def obstructed(barred: NDArray[np.uint8], obstacles: Obstacles) -> NDArray[np.ui
 
 def ways_around(
     barred: NDArray[np.uint8], obstacles: Obstacles, tier: Ints, preferred: int
-) -> list[NDArray[np.uint8]]:
-    """The bars (1, A) of each way around the arm `preferred`, in order: sideways within its tier,
-    then each higher tier, the next one first. Never down.
+) -> list[tuple[int, NDArray[np.uint8]]]:
+    """The ways around the arm `preferred`, in order: sideways within its tier, then each higher
+    tier, the next one first; never down. Each as its tier's index and its bars (1, A).
 
     Parameters: `barred` (1, A), without the obstacles; `tier` (A,), index of each arm's tier.
     """
@@ -52,5 +52,5 @@ def ways_around(
     for rank in sorted({int(each) for each in tier[free] if each >= tier[preferred]}):
         way = open_again.copy()
         way[0, free & (tier != rank)] = Bar.NOT_NEXT
-        ways.append(way)
+        ways.append((rank, way))
     return ways
