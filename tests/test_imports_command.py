@@ -107,6 +107,23 @@ def test_import_then_report_then_verify(
     assert json.loads(run(capsys, "ledger", "verify", store, "--json")[1])["sound"]
 
 
+def test_an_imported_log_is_replayed_by_the_model_alone_and_unknown_times_stay_unknown(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, policy: Path
+) -> None:
+    rows = [line(at, label=at % 2, latency=None) for at in range(60)]
+    brought(capsys, tmp_path, rows, "--policy", policy)
+    asked = ("replay", tmp_path / "s.db", "--policy", policy, "--json")
+    code, out, _ = run(capsys, *asked)
+    assert code == 1
+    assert "60 rows have no propensities" in json.loads(out)["policies"][0]["refused"][0]
+    code, out, _ = run(capsys, *asked, "--model-only")
+    [found] = json.loads(out)["policies"]
+    assert code == 0
+    assert "cost" in found["figures"]
+    assert "latency" not in found["figures"]
+    assert "direct model alone" in found["warnings"][0]
+
+
 def test_what_is_logged_of_a_call(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, policy: Path
 ) -> None:

@@ -134,6 +134,17 @@ def test_unknown_costs_are_counted_and_never_zero():
     assert part == pytest.approx(full, rel=0.1)
 
 
+def test_what_no_request_has_is_not_estimated_and_never_zero():
+    nothing = np.full(2000, np.nan)
+    found = ask(log(2000, cost=nothing, latency=nothing))
+    assert set(found.policies[0].figures) == {"quality"}
+    assert any("cost is not estimated" in each for each in found.policies[0].warnings)
+    assert found.log["cost_per_request_usd"] is None
+    assert found.log["latency_seconds"] is None
+    assert found.baseline["honest_usd"] is None
+    assert found.baseline["predicted_usd"] == 0  # of no request: nothing known was spent
+
+
 def test_an_empty_log_is_refused():
     with pytest.raises(ReplayError, match="no decision"):
         ask()

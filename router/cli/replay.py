@@ -161,9 +161,12 @@ def _render(data: dict[str, Any], console: Console) -> None:
 
 
 def _as_policy(log: dict[str, Any]) -> dict[str, Any]:
-    best = {"cost": log["cost_per_request_usd"], "latency": log["latency_seconds"]}
-    if log["quality"] is not None:
-        best["quality"] = log["quality"]
+    found = {
+        "cost": log["cost_per_request_usd"],
+        "quality": log["quality"],
+        "latency": log["latency_seconds"],
+    }
+    best = {name: figure for name, figure in found.items() if figure is not None}
     mix = log["over_random_mix"]
     return {"name": "as logged", "best": best, "against_log": {}, "support": {},
             "over_random_mix": mix}  # fmt: skip

@@ -120,7 +120,8 @@ class Estimates:
     `unsupported_cost`: the shares of requests and of predicted cost where the log had no chance of
     doing what the policy does; `blind`: arms that it uses and of which no label is known;
     `went_on`: agreeing rows after whose answer the log made another call, so that what came of them
-    is not what comes of a single call; `groups` of conversations, from which intervals come.
+    is not what comes of a single call; `groups` of conversations, from which intervals come;
+    `known`: outcomes that the log has of any request.
     """
 
     by_outcome: Mapping[str, Mapping[str, Replicates]]
@@ -134,6 +135,7 @@ class Estimates:
     blind: tuple[str, ...]
     went_on: int
     groups: int
+    known: frozenset[str]
 
 
 def estimate(logged: Tally, sums: PolicySums) -> Estimates:
@@ -171,6 +173,7 @@ def estimate(logged: Tally, sums: PolicySums) -> Estimates:
         blind=tuple(blind),
         went_on=sums.went_on,
         groups=len(used),
+        known=frozenset(o for o in OUTCOMES if whole[:, _L[f"{o}.m"]].any()),
     )
 
 

@@ -80,7 +80,8 @@ class Facts:
         self.spent += float(np.nansum(batch.cost))
         self.unpriced += int(np.isnan(batch.cost).sum())
         self.labelled += int(np.isfinite(batch.label).sum())
-        self.predicted_baseline += float(np.nansum(batch.baseline))
+        # Beside what is known to be spent, so of the same requests.
+        self.predicted_baseline += float(np.nansum(batch.baseline[np.isfinite(batch.cost)]))
         self.first = min(self.first, float(batch.time.min()))
         self.last = max(self.last, float(batch.time.max()))
         self.hashes.append(keys_of(batch))

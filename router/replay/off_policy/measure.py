@@ -92,6 +92,7 @@ def _add_naive(facts: Facts, batch: LogBatch, price: Dated[tuple[float, float]] 
     if price is None:
         return
     known = np.isfinite(batch.billed_input) & np.isfinite(batch.billed_output)
+    known &= np.isfinite(batch.cost)  # to be held against what was spent
     place = np.searchsorted(np.array(price.starts), batch.time[known], side="right") - 1
     each = np.array(price.values)[np.maximum(place, 0)]
     facts.naive += float(

@@ -106,6 +106,7 @@ def conclude(sums: Sums, baseline: Tier, *, model_only: bool = False) -> Replay:
             for name, each in found.items()
             if name.startswith(_ALWAYS) and each.rows and not refusals(each, facts)
             and not no_quality(each, facts)
+            and "cost" in each.known
         ]
     )  # fmt: skip
     results = [
@@ -155,13 +156,17 @@ def _result(
     policy = sums.policies[name]
     refused = [] if name == AS_LOGGED else refusals(found, facts)
     warnings = []
-    if refused and model_only and not found.went_on:
+    model_alone = bool(refused) and model_only and not found.went_on
+    if model_alone:
         warnings = [f"by the direct model alone, since {'; '.join(refused)}"]
         refused = []
     estimators: tuple[str, ...] = ESTIMATORS
-    if warnings:
+    if model_alone:
         estimators = ("direct",)
-    outcomes = [] if refused else list(OUTCOMES)
+    seen = {*found.known, "quality"}  # of which `no_quality` says more
+    outcomes = [] if refused else [each for each in OUTCOMES if each in seen]
+    if not refused and "cost" not in found.known:
+        warnings.append("cost is not estimated: no request of the log has a known one")
     if "quality" in outcomes and (why := no_quality(found, facts)):
         outcomes.remove("quality")
         warnings.append(why)
@@ -314,9 +319,9 @@ def _of_log(own: PolicyResult) -> dict[str, Any]:
     """What the log itself cost and achieved: its cost is known, its quality as far as labels go."""
     figures = own.figures
     return {
-        "cost_per_request_usd": _known(figures["cost"]["ips"]),
+        "cost_per_request_usd": _known(figures["cost"]["ips"]) if "cost" in figures else None,
         "quality": _known(figures["quality"]["snips"]) if "quality" in figures else None,
-        "latency_seconds": _known(figures["latency"]["snips"]),
+        "latency_seconds": _known(figures["latency"]["snips"]) if "latency" in figures else None,
         "over_random_mix": own.over_random_mix,
     }
 
@@ -334,6 +339,8 @@ def _baseline(
     reasons = [f"no arm of tier {tier} is in the log"]
     if against is not None:
         reasons = refusals(against, facts, LEAST_HELD_OUT)
+    if against is not None and "cost" not in against.known:
+        reasons.append("no request of the log has a known cost")
     honest = None
     if against is not None and not reasons:
         spread = _spread_of("cost", against)

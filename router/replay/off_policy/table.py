@@ -18,6 +18,7 @@ from router.decide.explain import BAR_TEXT
 from router.decide.options import Bar
 from router.errors import ConfigurationError
 from router.log.base import Log, LoggedRequest
+from router.replay.imports.writer import LATENCY_UNKNOWN
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -154,7 +155,7 @@ def _row(request: LoggedRequest, attempts: list[AttemptRow]) -> dict[str, Any] |
         "chosen": names.index(request.chosen),
         "baseline": request.baseline,
         "cost": request.cost,
-        "latency": sum(each.latency for each in attempts),
+        "latency": None if _untimed(attempts) else sum(each.latency for each in attempts),
         "billed_input": accepted.input_tokens if accepted else None,
         "billed_output": accepted.output_tokens if accepted else None,
         "label": request.label,
@@ -165,6 +166,11 @@ def _bar(rejected: str | None) -> int:
     if rejected is None or rejected in _LACKS:
         return _LACKS.get(rejected or "", Bar.FREE)
     return next((bar for text, bar in _BUSY.items() if rejected.startswith(text)), Bar.FREE)
+
+
+def _untimed(attempts: Sequence[AttemptRow]) -> bool:
+    """Whether an imported call came without how long it took, for which its row has 0."""
+    return any(LATENCY_UNKNOWN in (each.note or "") for each in attempts)
 
 
 @lru_cache(maxsize=1024)
