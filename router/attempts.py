@@ -15,6 +15,7 @@ from router.conversations.portable import fitted
 from router.dispatch.bounds import CAP_FIELDS, input_bound
 from router.dispatch.charge import Charge, Terms, for_answer, for_failure
 from router.dispatch.failures import headers_of
+from router.dispatch.logprobs import ask_for_logprobs
 from router.dispatch.retrying import retrying
 from router.dispatch.streams import StreamEnd, StreamTerms, answer_bytes, routed_stream, whole
 from router.dispatch.usage import report_of
@@ -27,6 +28,7 @@ from router.errors import (
     ProviderError,
     RouterError,
 )
+from router.gates.answer import kept_answers
 from router.ladder import Ladder
 from router.plan import Plan
 from router.routing import Routing
@@ -244,6 +246,8 @@ class Attempt:
             arguments["reasoning_effort"] = arm.effort
             # litellm knows no model of one's own server; the policy's author does.
             arguments["allowed_openai_params"] = ["reasoning_effort"]
+        if self._plan.look is not None and ladder.policy.cascade and ladder.policy.cascade.logprobs:
+            ask_for_logprobs(arguments, deployment)
         if request.stream and not self._shared.streams:
             arguments.pop("stream_options", None)
         if deployment.service_tier is not None:
@@ -266,7 +270,8 @@ class Attempt:
         report = report_of(response)
         charge = for_answer(self._terms, report, answer_bytes(response.choices))
         self._ticket.answered(headers_of(response), _tokens(charge))
-        row = self._row("answered", charge, report, answer=self._kept(response))
+        kept = kept_answers(response) if self._shared.ladder.policy.log.content else None
+        row = self._row("answered", charge, report, answer=kept)
         self._settle(row, charge, ends=True)
         return self._routing(charge.cost)
 
@@ -382,12 +387,6 @@ class Attempt:
 
     def _routing(self, cost: int | None) -> Routing:
         return Routing(self._shared.request.request_id, self._decision, self._number, cost)
-
-    def _kept(self, response: Any) -> str | None:
-        if not self._shared.ladder.policy.log.content:
-            return None
-        messages = [choice.message.model_dump(exclude_none=True) for choice in response.choices]
-        return json.dumps(messages, ensure_ascii=False)
 
     def _kept_text(self, text: str | None) -> str | None:
         if text is None or not self._shared.ladder.policy.log.content:

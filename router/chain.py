@@ -6,12 +6,14 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from router.attempts import Attempts
 from router.decide import Bar, Look, Objective, best_answer, dearer, goes_on
+from router.dispatch.logprobs import logprob_arguments, without_logprobs
 from router.errors import AtCapacity, BudgetExceeded, ConfigurationError, ProviderError, RouterError
 from router.gates.answer import Answer, answers_of
 from router.gates.gate import Gate, GateCheck, Verdict, keeps_tool_calls
@@ -49,6 +51,7 @@ class Cascades:
             assert path is not None
             verifier = load_verifier(path, self.asked.verifier.sha256)
         self.gate = Gate(verifier, checks)
+        self._policy = policy
 
     def buffers(self, request: Request) -> bool:
         """Whether a stream is handed out only when its whole answer is known."""
@@ -64,8 +67,16 @@ class Cascades:
         looked_at = not request.stream or self.buffers(request)
         if self.asked is None or request.purpose != "serve" or not looked_at:
             return plan
-        signals = self.gate.signals(request, plan.ladder.tier)
+        signals = self.gate.signals(request, plan.ladder.tier, self._told)
         return replace(plan, look=Look(signals, self.asked.max_steps))
+
+    @cached_property
+    def _told(self) -> tuple[bool, ...]:
+        """For each arm whether its answers come with log-probabilities."""
+        if self.asked is None or not self.asked.logprobs:
+            return ()
+        deployments = [self._policy.deployment(arm) for arm in self._policy.arms()]
+        return tuple(bool(logprob_arguments(each)) for each in deployments)
 
 
 @dataclass(slots=True)
@@ -147,6 +158,10 @@ class Chain:
         quality = self.plan.options.quality
         index = int(best_answer(quality, self.plan.look.called, np.array([self._last]))[0])
         chosen = self._answered[index]
+        policy, request = self.plan.ladder.policy, self.plan.request
+        asked = {**policy.deployment(chosen.decision.arm).params, **request.params}
+        if policy.cascade is not None and policy.cascade.logprobs and not asked.get("logprobs"):
+            without_logprobs(chosen.response)
         if index != self._last:
             self._attempts.accept(chosen.number, chosen.decision)
         routing = routing_of(chosen.response)

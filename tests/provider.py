@@ -37,6 +37,8 @@ class Behaviour:
     chunks: int = 3
     cut: bool = False  # close the connection: before the answer, or in the middle of a stream
     tool_calls: Any = None
+    # Of tokens: (text, log-probability, {other text: its}); given where the call asks for them.
+    logprobs: tuple[tuple[str, float, dict[str, float]], ...] = ()
     finish_reason: str = "stop"  # of an answer that is no stream and calls no tool
 
 
@@ -126,6 +128,22 @@ def _answer(handler: Any, body: dict[str, Any], behaviour: Behaviour) -> None:
     handler.wfile.write(payload)
 
 
+def _logprobs(body: dict[str, Any], behaviour: Behaviour) -> Any:
+    """As OpenAI gives them: null for a call that did not ask."""
+    if not body.get("logprobs") or not behaviour.logprobs:
+        return None
+    content = []
+    for token, logprob, others in behaviour.logprobs:
+        top = sorted({token: logprob, **others}.items(), key=lambda each: -each[1])
+        shown = [_token(*each) for each in top[: body.get("top_logprobs") or 0]]
+        content.append({**_token(token, logprob), "top_logprobs": shown})
+    return {"content": content, "refusal": None}
+
+
+def _token(text: str, logprob: float) -> dict[str, Any]:
+    return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+
+
 def _completion(body: dict[str, Any], behaviour: Behaviour) -> bytes:
     message: dict[str, Any] = {"role": "assistant", "content": behaviour.text}
     if behaviour.tool_calls:
@@ -140,6 +158,7 @@ def _completion(body: dict[str, Any], behaviour: Behaviour) -> bytes:
                 "index": index,
                 "message": message,
                 "finish_reason": "tool_calls" if behaviour.tool_calls else behaviour.finish_reason,
+                "logprobs": _logprobs(body, behaviour),
             }
             for index in range(body.get("n") or 1)
         ],

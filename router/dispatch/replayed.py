@@ -32,10 +32,11 @@ def _chunks(response: Any, usage: bool) -> Iterator[Any]:
         text = delta.pop("content", None) or ""
         for position, call in enumerate(delta.get("tool_calls") or ()):
             call["index"] = position
+        logprobs = getattr(choice, "logprobs", None)  # all of them come with the first piece
         pieces = [text[at : at + _CHUNK] for at in range(0, len(text), _CHUNK)] or [None]
         for piece in pieces:
-            yield _chunk(response, choice.index, {**delta, "content": piece}, None)
-            delta = {}
+            yield _chunk(response, choice.index, {**delta, "content": piece}, None, logprobs)
+            delta, logprobs = {}, None
         yield _chunk(response, choice.index, {}, choice.finish_reason)
     if usage and getattr(response, "usage", None) is not None:
         last = _chunk(response, 0, {}, None)
@@ -43,10 +44,14 @@ def _chunks(response: Any, usage: bool) -> Iterator[Any]:
         yield last
 
 
-def _chunk(response: Any, index: int, delta: Mapping[str, Any], finish: str | None) -> Any:
+def _chunk(
+    response: Any, index: int, delta: Mapping[str, Any], finish: str | None, logprobs: Any = None
+) -> Any:
     from litellm.types.utils import Delta, ModelResponseStream, StreamingChoices
 
-    choice = StreamingChoices(index=index, delta=Delta(**delta), finish_reason=finish)
+    choice = StreamingChoices(
+        index=index, delta=Delta(**delta), finish_reason=finish, logprobs=logprobs
+    )
     return ModelResponseStream(
         id=response.id, created=response.created, model=response.model, choices=[choice]
     )

@@ -34,21 +34,44 @@ def final_answer(text: str) -> str | None:
     """The normalised final answer of a text (a letter, a number or a short string), None where it
     names none: the last box, the last "the answer is …", a `####` line, a JSON key "answer", or a
     text that is no longer than an answer itself."""
-    text = text if len(text) <= 2 * _READ else text[:_READ] + text[-_READ:]
-    boxed = _BOXED.findall(text)
-    if boxed:
-        return normal(boxed[-1])
+    found = _final(text if len(text) <= 2 * _READ else text[:_READ] + text[-_READ:])
+    return None if found is None else found[0]
+
+
+def final_span(text: str) -> tuple[int, int] | None:
+    """Where in a text its final answer stands, as (start, end); None where it names none, or where
+    the text is too long to be read whole."""
+    found = _final(text) if len(text) <= 2 * _READ else None
+    return None if found is None else found[1:]
+
+
+def _final(text: str) -> tuple[str, int, int] | None:
+    """The normalised final answer, and where it stands."""
+    boxed = _last(_BOXED, text)
+    if boxed is not None:
+        return normal(boxed[1]), *boxed.span(1)
     keyed = _keyed(text)
     if keyed is not None:
-        return normal(keyed)
-    marked = _MARKED.findall(text)
-    if marked:
-        return normal(marked[-1])
-    said = [found for found in _SAID.findall(text) if found.strip(_EDGES)]
+        return keyed
+    marked = _last(_MARKED, text)
+    if marked is not None:
+        return normal(marked[1]), *marked.span(1)
+    said = [found for found in _SAID.finditer(text) if found[1].strip(_EDGES)]
     if said:
-        return _short(said[-1])
+        answer, start, end = _short(said[-1][1])
+        return answer, said[-1].start(1) + start, said[-1].start(1) + end
     stripped = text.strip()
-    return normal(stripped) if 0 < len(stripped) <= _LONGEST_SHORT else None
+    if not 0 < len(stripped) <= _LONGEST_SHORT:
+        return None
+    start = len(text) - len(text.lstrip())
+    return normal(stripped), start, start + len(stripped)
+
+
+def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    found = None
+    for found in pattern.finditer(text):  # noqa: B007
+        pass
+    return found
 
 
 def normal(answer: str) -> str:
@@ -85,26 +108,31 @@ def likeness_of(finals: tuple[str | None, str | None], one: str, other: str) -> 
     return float(shared / (_length(a) * _length(b)))
 
 
-def _short(said: str) -> str:
-    """Of a sentence that names an answer, the answer: its letter, its first number or its words."""
+def _short(said: str) -> tuple[str, int, int]:
+    """Of a sentence that names an answer, the answer (its letter, its first number or its words),
+    and where it stands."""
+    before = len(said) - len(said.lstrip())
     letter = _LETTER.match(said.strip())
     if letter:
-        return letter[1].upper()
+        return letter[1].upper(), before + letter.start(1), before + letter.end(1)
     first = re.split(r"(?<=\w)[.;](?:\s|$)|\*\*|\\\)", said)[0]
     number = _NUMBER.search(first)
-    return normal(number[0]) if number else normal(first)
+    if number:
+        return normal(number[0]), *number.span()
+    return normal(first), 0, len(first)
 
 
-def _keyed(text: str) -> str | None:
-    """The value of the last JSON key "answer"."""
-    keys = list(_KEY.finditer(text))
-    if not keys:
+def _keyed(text: str) -> tuple[str, int, int] | None:
+    """The value of the last JSON key "answer", and where it stands."""
+    key = _last(_KEY, text)
+    if key is None:
         return None
     try:
-        said, _ = _DECODER.raw_decode(text, keys[-1].end())
+        said, end = _DECODER.raw_decode(text, key.end())
     except (ValueError, RecursionError):
-        return text[keys[-1].end() :].split("\n")[0].strip(' ",}')
-    return said if isinstance(said, str) else json.dumps(said)
+        line = text[key.end() :].split("\n")[0]
+        return normal(line.strip(' ",}')), key.end(), key.end() + len(line)
+    return normal(said if isinstance(said, str) else json.dumps(said)), key.end(), end
 
 
 def _grams(text: str) -> Counter[str]:

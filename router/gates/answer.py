@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from router.gates.confidence import Confidence, confidence_of
+
+_PLAIN_ENDS = (None, "stop", "tool_calls", "function_call")
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +20,7 @@ class Answer:
     finish_reason: str | None = None
     tool_calls: tuple[tuple[str, str], ...] = ()
     refused: bool = False  # the provider's own word
+    confidence: Confidence | None = None  # where the provider gave log-probabilities
 
 
 def answers_of(response: Any) -> tuple[Answer, ...]:
@@ -22,14 +28,53 @@ def answers_of(response: Any) -> tuple[Answer, ...]:
     return tuple(_answer(choice) for choice in response.choices)
 
 
+def kept_answers(response: Any) -> str:
+    """The choices of a response as the log keeps them, in JSON: of each its message, beside it
+    how it ended where it did not just stop, and what its log-probabilities come to."""
+    return json.dumps([_kept(choice) for choice in response.choices], ensure_ascii=False)
+
+
+def _kept(choice: Any) -> dict[str, Any]:
+    found: dict[str, Any] = choice.message.model_dump(exclude_none=True)
+    if choice.finish_reason not in _PLAIN_ENDS:
+        found["finish_reason"] = choice.finish_reason
+    confidence = _answer(choice).confidence
+    if confidence is not None:
+        found["logprobs"] = confidence.as_dict()
+    return found
+
+
+def answer_of_kept(kept: str) -> Answer | None:
+    """The first choice of what the log kept of an answer; None where it is no such thing."""
+    try:
+        choices = json.loads(kept)
+    except ValueError:
+        return None
+    message = choices[0] if isinstance(choices, list) and choices else None
+    if not isinstance(message, Mapping):
+        return None
+    text = message.get("content")
+    plain = text if isinstance(text, str) else ""
+    calls = [each.get("function") or {} for each in message.get("tool_calls") or ()]
+    return Answer(
+        text=plain,
+        finish_reason=message.get("finish_reason"),
+        tool_calls=tuple((each.get("name") or "", each.get("arguments") or "") for each in calls),
+        refused=bool(message.get("refusal")) or message.get("finish_reason") == "content_filter",
+        confidence=confidence_of(message.get("logprobs"), plain),
+    )
+
+
 def _answer(choice: Any) -> Answer:
     message = choice.message
     text, refusal = getattr(message, "content", None), getattr(message, "refusal", None)
+    plain = text if isinstance(text, str) else ""
     return Answer(
-        text=text if isinstance(text, str) else "",
+        text=plain,
         finish_reason=choice.finish_reason,
         tool_calls=tuple(_calls(message)),
         refused=bool(refusal) or choice.finish_reason == "content_filter",
+        confidence=confidence_of(getattr(choice, "logprobs", None), plain),
     )
 
 

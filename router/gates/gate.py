@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from router.decide.cascade import Signals, told
 from router.errors import ConfigurationError
-from router.gates import structural
+from router.gates import confidence, structural
 from router.gates.answer import Answer
 from router.types import Request
 
@@ -60,15 +60,22 @@ class Gate:
                     f"gates: {name!r} is {check!r}; allowed: a plain function(request, response)"
                 )
 
-    def signals(self, request: Request, tier: Ints) -> Signals:
-        """What looking at an answer to this request tells, for arms of tiers `tier` (A,)."""
+    def signals(self, request: Request, tier: Ints, told: Sequence[bool] = ()) -> Signals:
+        """What looking at an answer to this request tells, for arms of tiers `tier` (A,).
+
+        Parameters: `told`, for each arm whether its answers come with log-probabilities; () for
+        none."""
         if self._verifier is not None and not self._checks:
             return self._verifier.signals(tier)
-        good, bad = _CHECK_GOOD, _CHECK_BAD
+        good, bad = np.array([_CHECK_GOOD, _CHECK_BAD])
         if not self._checks:
-            good, bad = structural.OF_GOOD, _of_bad(request)
+            good, bad = np.array([structural.OF_GOOD, _of_bad(request)])
         rows = (len(tier), 1)
-        return Signals(np.tile(good, rows), np.tile(bad, rows), self._together(tier))
+        good, bad = np.tile(good, rows), np.tile(bad, rows)
+        if any(told) and not self._checks:
+            good = _by_level(good, confidence.OF_GOOD, told)
+            bad = _by_level(bad, confidence.OF_BAD, told)
+        return Signals(good, bad, self._together(tier))
 
     def look(
         self,
@@ -105,6 +112,11 @@ class Gate:
         signal = structural.signal_of(worst)
         of_good = quality[last] * structural.OF_GOOD[signal]
         of_bad = (1 - quality[last]) * _of_bad(request)[signal]
+        level = None if worst else _least_sure(answers[last])
+        if level is not None:
+            of_good *= confidence.OF_GOOD[level]
+            of_bad *= confidence.OF_BAD[level]
+            why = f"{why}; tokens {confidence.LEVELS[level]}"
         return Verdict(self._told(tier, last, quality, of_good / (of_good + of_bad)), why)
 
     def _told(self, tier: Ints, last: int, quality: Floats, posterior: float) -> Floats:
@@ -141,6 +153,22 @@ class Gate:
 def _of_bad(request: Request) -> tuple[float, ...]:
     checked = structural.is_checked(request.params)
     return structural.OF_BAD_CHECKED if checked else structural.OF_BAD
+
+
+def _least_sure(answers: Sequence[Answer]) -> int | None:
+    """The level of the least sure of a response's choices; None where none has
+    log-probabilities."""
+    known = [each.confidence.level for each in answers if each.confidence is not None]
+    return max(known, default=None)
+
+
+def _by_level(chances: Floats, of_level: Sequence[float], told: Sequence[bool]) -> Floats:
+    """Chances (A, 3) of the signals of form → of (pass and sure, pass and middling, pass and
+    unsure, soft, hard): how sure a model was is weighed where form shows nothing."""
+    untold = [float(name == "middling") for name in confidence.LEVELS]
+    levels = np.array([of_level if each else untold for each in told])
+    found: Floats = np.concatenate([chances[:, :1] * levels, chances[:, 1:]], axis=1)
+    return found
 
 
 def keeps_tool_calls(params: Mapping[str, Any], answers: tuple[Answer, ...]) -> bool:

@@ -32,6 +32,11 @@ class Cascade(Part):
         "the tool call that was asked for, code that does not parse); learned, a verifier.",
     )
     verifier: Verifier | None = Field(default=None, description="Of the gate learned: which one.")
+    logprobs: bool | None = Field(
+        default=None,
+        description="Whether answers are asked for their tokens' log-probabilities, which the gate "
+        "reads and the caller does not see. Of deployments that are known to take it.",
+    )
     stream: Literal["buffer", "decide_first"] = Field(
         default="decide_first",
         description="buffer: a stream begins when its whole answer has passed; decide_first: a "

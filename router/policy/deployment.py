@@ -60,6 +60,11 @@ class CapabilityOverrides(Part):
     structured_output: bool | None = Field(
         default=None, description="Whether it keeps to a JSON schema."
     )
+    logprobs: bool | None = Field(
+        default=None,
+        description="Whether it takes `logprobs`, for cascade.logprobs. Otherwise litellm's word "
+        "counts, but for Google's models and for arms with an effort, which often refuse it.",
+    )
     context_window: Tokens | None = Field(
         default=None, description="Tokens that fit, prompt and answer."
     )

@@ -20,7 +20,7 @@ from router.policy.cascade import Cascade
 from router.policy.conversations import CompactionOptions, ConversationOptions
 from router.policy.deployment import Deployment
 from router.policy.document import show
-from router.policy.fields import Name, Part, Real, Usd, similar, wrong
+from router.policy.fields import Name, Part, Real, Usd, similar, without_unset, wrong
 from router.policy.judging import JudgeOptions
 from router.policy.rules import Rule
 from router.policy.storage import LedgerOptions, Log
@@ -309,9 +309,7 @@ class Policy(Part):
     @cached_property
     def hash(self) -> str:
         """SHA-256, in hex, of everything but the name and the description."""
-        content = self.model_dump(mode="json", exclude={"name", "description"})
-        if content["objective"]["margin"] is None:  # it came later: old hashes stay what they were
-            del content["objective"]["margin"]
+        content = without_unset(self.model_dump(mode="json", exclude={"name", "description"}))
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
