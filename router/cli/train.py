@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
-from rich.table import Table
 
-from router.cli.output import emit, json_option, progress_console
+from router.cli.output import emit, json_option
+from router.cli.train_verifier import Asked, train_verifier
+from router.cli.training_output import (
+    SHIPPED,
+    check_out,
+    progress,
+    table,
+    verdict,
+    widen,
+    write_model,
+)
 from router.errors import ConfigurationError
 from router.types import TIERS, Tier
 
 if TYPE_CHECKING:
     from router.predict.embedder import TextEmbedder
     from router.predict.examples import Examples
-    from router.predict.model_file import ModelFile
     from router.replay.train import Progress, Trained
-
-SHIPPED = "shipped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +51,19 @@ class _Options:
     metavar="TIER=MODEL,…",
     help="Which recorded model stands for which tier, such as nano=A,frontier=B.",
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The model's folder.")
+@click.option("--out", type=click.Path(path_type=Path), help="The model's folder.")
+@click.option(
+    "--verifier",
+    type=click.Path(path_type=Path),
+    help="Train a verifier of answers instead, for cascades, and write it to this folder.",
+)
+@click.option(
+    "--max-steps",
+    type=click.IntRange(2, 4),
+    default=2,
+    show_default=True,
+    help="With --verifier: the most calls of the chains that it is judged by.",
+)
 @click.option(
     "--base",
     metavar="MODEL",
@@ -85,7 +102,9 @@ def command(
     outcomes: Path | None,
     store: str | None,
     ladder: str | None,
-    out: Path,
+    out: Path | None,
+    verifier: Path | None,
+    max_steps: int,
     base: str | None,
     seed: int,
     folds: int | None,
@@ -98,7 +117,9 @@ def command(
     """Train a model on OUTCOMES (Parquet or JSONL: every model's answers, scored) or on a log.
 
     The model is written only if it beats the shipped one on requests that it was not fitted to;
-    exit code 1 says that it did not.
+    exit code 1 says that it did not. A verifier must beat the structural gate in the same way.
+    With --verifier, --base names the predictor that the policy has, one not trained on OUTCOMES;
+    without it, predictors are trained beside it as `router train --out` would.
     """
     if (outcomes is None) == (store is None):
         raise click.UsageError("give either OUTCOMES or --from-log STORE")
@@ -108,7 +129,15 @@ def command(
         raise click.UsageError("--base and --ladder go with OUTCOMES, not with --from-log")
     if embedder is not None and store:
         raise click.UsageError("--embedder goes with OUTCOMES: a log keeps no vectors")
-    _check_out(out)
+    if out is None and verifier is None:
+        raise click.UsageError("give --out for a model, or --verifier for a verifier")
+    if out is not None and verifier is not None:
+        raise click.UsageError("a model and a verifier are trained apart: --out or --verifier")
+    check_out(out or verifier or Path(), "--out" if out else "--verifier")
+    if verifier is not None:
+        asked = Asked(verifier, max_steps, base, seed, folds, embedder, force, as_json)
+        ctx.exit(0 if train_verifier(outcomes, ladder, store, asked) else 1)
+    assert out is not None
     options = _Options(out, seed, folds, share, report, embedder, force, as_json)
     if store is not None:
         done = _from_log(store, options)
@@ -117,12 +146,6 @@ def command(
     else:
         done = _from_outcomes(Path(outcomes or ""), str(ladder), options)
     ctx.exit(0 if done else 1)
-
-
-def _check_out(out: Path) -> None:
-    """Refuse a place whose files a model would mix with."""
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / "model.json").exists()):
-        raise ConfigurationError(f"--out {out}: is there already and is no model's folder")
 
 
 def _from_outcomes(outcomes: Path, ladder: str, options: _Options) -> bool:
@@ -135,7 +158,7 @@ def _from_outcomes(outcomes: Path, ladder: str, options: _Options) -> bool:
     need_learner()  # what is missing is said before the long work
     load_matplotlib()
     embedder = None if options.embedder is None else load_embedder(options.embedder)
-    with _progress(options.as_json) as show:
+    with progress(options.as_json) as show:
         examples = _read(outcomes, models, embedder, show)
         found = _train(examples, options, show, embedder)
     facts = {"ladder": dict(models), "trained_on": [outcomes.name]}
@@ -184,7 +207,7 @@ def _from_log(store: str, options: _Options) -> bool:
 
     need_learner()
     shipped = load_predictor()
-    with _progress(options.as_json) as show:
+    with progress(options.as_json) as show:
         show("reading the log", 0, 1)
         with closing(open_log(store_url(store))) as log:
             rows = read_log(log, shipped)
@@ -196,7 +219,7 @@ def _from_log(store: str, options: _Options) -> bool:
             corrected = correct(rows, shipped, seed=options.seed)
     if whole is not None:
         return _deliver_trained(found, {"trained_on": ["log"]}, {"store": store}, options)
-    written = _write(corrected.model, corrected.promoted, options)
+    written = write_model(corrected.model, corrected.promoted, options.out, options.force)
     data = without_nan({"kind": "log_correction", "store": store, **corrected.as_dict(), **written})
     emit(data, options.as_json, lambda console: _render_log(data, console))
     return written["written"] is not None
@@ -214,10 +237,10 @@ def _from_anchors(anchors: Path, ladder: str, base: str, options: _Options) -> b
         )
     need_learner()
     predictor = load_predictor(None if base == SHIPPED else base, options.embedder)
-    with _progress(options.as_json) as show:
+    with progress(options.as_json) as show:
         examples = _read(anchors, {tier: model}, predictor.embedder, show)
         found = anchor(examples, tier, predictor, seed=options.seed)
-    written = _write(found.model, True, options)
+    written = write_model(found.model, True, options.out, options.force)
     data = without_nan(
         {
             "kind": "anchored",
@@ -240,7 +263,7 @@ def _deliver_trained(
     from router.replay.train_report import write_report
 
     model = replace(found.model, facts={**found.model.facts, **facts})
-    written = _write(model, found.promoted, options)
+    written = write_model(model, found.promoted, options.out, options.force)
     figures = found.as_dict()
     folder = options.report or options.out.with_name(options.out.name + ".report")
     files = [str(path) for path in write_report(figures, folder)]
@@ -251,52 +274,18 @@ def _deliver_trained(
     return written["written"] is not None
 
 
-def _write(model: ModelFile, promoted: bool, options: _Options) -> dict[str, Any]:
-    """Save the model if it may be; say where it is and by which hash a policy can pin it."""
-    from router.predict.model_file import save_model
-
-    if not promoted and not options.force:
-        return {"written": None, "sha256": None}
-    try:
-        digest = save_model(options.out, model.name, model.arrays, model.facts)
-    except OSError as error:
-        raise ConfigurationError(f"--out {options.out}: cannot be written: {error}") from error
-    return {"written": str(options.out), "sha256": digest}
-
-
-@contextmanager
-def _progress(as_json: bool) -> Iterator[Progress]:
-    """A bar on standard error; silent with --json and where that is no terminal."""
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = [
-        SpinnerColumn(),
-        BarColumn(bar_width=24),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}"),
-    ]
-    console, quiet = progress_console(), as_json or not sys.stderr.isatty()
-    with Progress(*columns, console=console, disable=quiet, transient=True) as bar:
-        task = bar.add_task("starting", total=1)
-
-        def show(stage: str, done: int, total: int) -> None:
-            bar.update(task, description=stage, completed=done, total=total)
-
-        yield show
-
-
 def _render_trained(data: Mapping[str, Any], console: Console) -> None:
     from router.replay.train_report import table_rows, with_interval
 
-    _widen(console)
+    widen(console)
     console.print(
         f"[bold]{data['rows']:,} requests[/], fitted to {data['fitted']:,}; judged on "
         f"{data['judged']:,} ({data['how']}), seed {data['seed']}"
     )
-    table = _table("tier", "model", "AUC", "Brier", "ECE", "≤ P50", "≤ P90", "≤ P95")
+    rows = table("tier", "model", "AUC", "Brier", "ECE", "≤ P50", "≤ P90", "≤ P95")
     for row in table_rows(data):
-        table.add_row(*row, style="dim" if row[1] == "shipped" else "")
-    console.print(table)
+        rows.add_row(*row, style="dim" if row[1] == "shipped" else "")
+    console.print(rows)
     apgr = [with_interval(data[part]["apgr"]) for part in ("held_out", "shipped")]
     cheapest, dearest = data["tiers"][0], data["tiers"][-1]
     console.print(f"APGR {cheapest} to {dearest}: {apgr[0]}; the shipped model's {apgr[1]}")
@@ -309,54 +298,33 @@ def _render_trained(data: Mapping[str, Any], console: Console) -> None:
         )
     else:
         console.print("The model carries no calibration queries: keep_quality cannot use it.")
-    _verdict(data, data["promoted"], console)
+    verdict(data, data["promoted"], console)
     console.print(f"report: {data['report'][-1]}")
 
 
 def _render_log(data: Mapping[str, Any], console: Console) -> None:
-    _widen(console)
+    widen(console)
     text = f"the prompts of {data['with_text']:,} were kept"
     left = f"; {data['unusable']:,} more could not be used" if data["unusable"] else ""
     console.print(f"[bold]{data['rows']:,} labelled requests[/], {text}{left}")
-    table = _table("tier", "labels", "predicted good", "judged good", "correction in log odds")
+    rows = table("tier", "labels", "predicted good", "judged good", "correction in log odds")
     for tier, one in data["tiers"].items():
-        table.add_row(
+        rows.add_row(
             tier,
             f"{one['labels']:,}",
             f"{one['predicted']:.3f}",
             f"{one['observed']:.3f}",
             f"{one['offset']:+.2f} ± {one['standard_error']:.2f}",
         )
-    console.print(table)
+    console.print(rows)
     console.print(
         "Each request has a label of one tier's answer, so only the level of each tier is learnt, "
         "not who gains from a dearer one; labels come from requests that the router sent there."
     )
-    _verdict(data, data["promoted"], console)
+    verdict(data, data["promoted"], console)
 
 
 def _render_anchored(data: Mapping[str, Any], console: Console) -> None:
-    _widen(console)
+    widen(console)
     console.print(f"[bold]{data['new_model']}[/] as {data['tier']}, upon {data['base']}")
-    _verdict(data, True, console)
-
-
-def _verdict(data: Mapping[str, Any], good: bool, console: Console) -> None:
-    console.print(f"[bold {'green' if good else 'yellow'}]{data['sentence']}[/]")
-    if data["written"] is None:
-        console.print("Nothing was promoted: no model was written. --force writes it all the same.")
-        return
-    forced = "" if good else " (by --force)"
-    console.print(f"written{forced}: [bold]{data['written']}[/], sha256 {data['sha256']}")
-
-
-def _widen(console: Console) -> None:
-    if not console.is_terminal:
-        console.width = 1000  # a pipe has no width: one line a row
-
-
-def _table(*headings: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for at, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if at == 0 else "right", no_wrap=True)
-    return table
+    verdict(data, True, console)

@@ -8,11 +8,7 @@ far it agrees with the answers before it. So one step is like the next, and the 
 
 from __future__ import annotations
 
-import math
-import re
-import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,42 +16,15 @@ import numpy as np
 
 from router.decide.cascade import Signals
 from router.errors import ModelFileError
-from router.gates.agreement import final_answer, likeness_of
+from router.gates.agreement import likeness_of
 from router.gates.answer import Answer
+from router.gates.reading import SHAPE_NAMES, Read, read
 from router.predict.model_file import ModelFile, load_model
 from router.types import TIERS
 
 if TYPE_CHECKING:
     from router.types import Floats, Ints
 
-SHAPE_NAMES = (
-    "log_characters",
-    "log_words",
-    "zlib_ratio",
-    "digit_share",
-    "lines",
-    "hedges",
-    "no_final_answer",
-    "answers_named",
-    "open_end",
-    "cut",
-    "refusal",
-    "other_fault",
-    "code",
-    "json",
-    "long",
-    "dense",
-    "formulas",
-    "equations",
-    "emphasis",
-    "none_of_these",
-    "decimals",
-    "approximations",
-    "paragraphs",
-    "bare",
-    "vocabulary",
-    "questions",
-)
 _T = len(TIERS)
 # Log odds of each tier, the answer's shape, and for each tier: whether it answered before, whether
 # it agrees (1) or not (-1) with this answer, both 0 where it did not; and how many of those that
@@ -70,63 +39,7 @@ NAMES = (
 )
 BINS = 5  # signals that a look ahead tells apart: a look ahead takes their number cubed
 _MOST_ODDS = 7.0
-_READ = 50_000  # characters
-_HEDGE = re.compile(
-    r"\b(?:however|wait|actually|not sure|unclear|cannot be determined|none of the|closest|might"
-    r"|perhaps|possibly|approximately|assum\w+|unfortunately|mistake|apolog\w+|sorry)\b",
-    re.IGNORECASE,
-)
-_DECIMAL = re.compile(r"\d+\.\d+")
 ARRAYS = ("weights", "intercept", "good", "bad", "together")
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """What is kept of an answer: its text, its final answer, and its shape (S,)."""
-
-    text: str
-    final: str | None
-    shape: Floats
-
-
-def read(answer: Answer, faults: Sequence[str] = ()) -> Read:
-    """Read an answer. `faults`: what `router.gates.structural` found of it."""
-    text = answer.text[:_READ]
-    raw = text.encode("utf-8", "replace")
-    final, size = final_answer(text), max(len(text), 1)
-    shape = [
-        math.log1p(len(text)),
-        math.log1p(text.count(" ")),
-        len(zlib.compress(raw, 6)) / max(len(raw), 1) if len(raw) > 100 else 0.7,
-        sum(map(text.count, "0123456789")) / size,
-        math.log1p(text.count("\n")),
-        math.log1p(len(_HEDGE.findall(text))),
-        float(final is None),
-        math.log1p(text.lower().count("answer")),
-        float(not text.rstrip().endswith((".", "!", "?", "}", "`", ")", "*", "$", "]"))),
-        float("truncated" in faults),
-        float("refusal" in faults),
-        float(bool(set(faults) - {"truncated", "refusal"})),
-        float("```" in text),
-        float(text.lstrip().startswith(("{", "[", "```json"))),
-    ]
-    words = text.split()
-    # A logistic model is a line: what bends, or goes together, must be said.
-    shape += [
-        shape[0] ** 2 / 10,
-        shape[0] * shape[2],
-        math.log1p(text.count("\\") + text.count("$")),
-        math.log1p(text.count("=")),
-        math.log1p(text.count("*")),
-        float("none" in text.lower()),
-        math.log1p(len(_DECIMAL.findall(text))),
-        math.log1p(text.count("≈") + text.count("approx")),
-        math.log1p(text.count("\n\n")),
-        float(len(text) < 60),
-        len(set(words)) / max(len(words), 1),
-        math.log1p(text.count("?")),
-    ]
-    return Read(text, final, np.array(shape))
 
 
 def agreement(one: Read, other: Read) -> float:

@@ -68,11 +68,14 @@ def intervals(
     return {
         "ece": _interval(error / total),
         "brier": _interval(brier),
-        "auc": _interval(_aucs(predicted, score >= GOOD, weights)),
+        "auc": _interval(weighted_aucs(predicted, score >= GOOD, weights)),
     }
 
 
-def _aucs(predicted: Floats, good: NDArray[np.bool_], weights: NDArray[np.floating[Any]]) -> Floats:
+def weighted_aucs(
+    predicted: Floats, good: NDArray[np.bool_], weights: NDArray[np.floating[Any]]
+) -> Floats:
+    """`auc` under each row of weights (B, N): (B,), NaN without good or without bad answers."""
     order = np.argsort(predicted, kind="stable")
     ranked = predicted[order]
     starts = np.concatenate([[0], np.flatnonzero(ranked[1:] != ranked[:-1]) + 1])

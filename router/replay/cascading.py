@@ -11,7 +11,7 @@ from router.errors import ConfigurationError
 from router.replay.answers import Answers, read_answers
 from router.replay.chains import Called, call_chains, disagreement
 from router.replay.sweep import Sweep
-from router.replay.verifier_training import as_verifier, train_verifier
+from router.replay.verifier_training import as_verifier, choose_ridge, train_verifier
 from router.types import TIERS
 
 if TYPE_CHECKING:
@@ -64,13 +64,10 @@ class Cascading:
                 self._of_pair[pair] = both
             prior[fold == other] = self._of_pair[pair][fold == other]
         train = np.flatnonzero(fold != number)
-        arrays = train_verifier(
-            prior[train],
-            self.outcomes.score[train],
-            self.answers.take(train),
-            self.outcomes.columns,
-        )
-        return as_verifier(arrays)
+        score, answers = self.outcomes.score[train], self.answers.take(train)
+        columns = self.outcomes.columns
+        ridge = choose_ridge(prior[train], score, answers, columns, fold[train])
+        return as_verifier(train_verifier(prior[train], score, answers, columns, ridge=ridge))
 
     def decide(
         self, at: Ints, verifier: Verifier, quality: Floats, expected: Floats, weights: Floats

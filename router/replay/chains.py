@@ -18,9 +18,9 @@ from router.decide import (
     dearer,
     goes_on,
 )
-from router.gates.verifier import Verifier
 from router.money import NANO_PER_USD
 from router.replay.answers import Answers
+from router.replay.by_form import Judge
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,7 +57,7 @@ def call_chains(
     expected: Floats,
     weights: Floats,
     columns: list[int],
-    verifier: Verifier,
+    judge: Judge,
     answers: Answers,
     max_steps: int,
 ) -> Called:
@@ -68,7 +68,7 @@ def call_chains(
     """
     n, tier = len(quality), np.array(columns)
     found = Called.empty(len(weights), n, max_steps)
-    signals = verifier.signals(tier)
+    signals = judge.signals(tier)
     nano = np.rint(expected[:, columns] * NANO_PER_USD).astype(np.int64)
     may_follow, rows = dearer(nano, tier), np.arange(n)
     known: dict[tuple[int, ...], Floats] = {(): quality}  # P(good) after each way, of all queries
@@ -76,7 +76,7 @@ def call_chains(
     def after(path: tuple[int, ...]) -> Floats:
         if path not in known:
             *before, last = path
-            known[path] = verifier.posterior(
+            known[path] = judge.posterior(
                 after(tuple(before)), answers.shape[:, last], before, last, answers.alike
             )
         return known[path]

@@ -146,7 +146,7 @@ def read_log(log: Log, shipped: Predictor) -> LoggedRows:
         if attempt is None or attempt.tier not in TIERS or features is None:
             continue
         column = TIERS.index(attempt.tier)
-        text = _asked(row)
+        text = asked(row)
         with_text += text is not None
         batches.append(features)
         group.append(question_key(text) if text else request_id)
@@ -154,7 +154,7 @@ def read_log(log: Log, shipped: Predictor) -> LoggedRows:
         score.append(_only(column, row.label))
         tokens.append(_only(column, attempt.output_tokens))
         input_tokens.append(float(row.features.get("input_tokens") or np.nan))
-        logged.append(_predicted(row) if row.predictor == shipped.name else {})
+        logged.append(logged_quality(row) if row.predictor == shipped.name else {})
     if len(batches) < LEAST_LABELLED:
         raise TrainingError(
             f"at least {LEAST_LABELLED} labelled, answered requests are needed", len(batches)
@@ -188,7 +188,7 @@ def _features(row: LoggedRequest) -> FeatureBatch | None:
     return FeatureBatch(dense, np.array([0, len(buckets)], np.int64), buckets, weights)
 
 
-def _asked(row: LoggedRequest) -> str | None:
+def asked(row: LoggedRequest) -> str | None:
     """The last user turn, where the policy kept it."""
     if not row.content:
         return None
@@ -196,7 +196,7 @@ def _asked(row: LoggedRequest) -> str | None:
     return text_of(turns[-1].get("content")) if turns else None
 
 
-def _predicted(row: LoggedRequest) -> dict[str, float]:
+def logged_quality(row: LoggedRequest) -> dict[str, float]:
     """P(good) of each tier as it was logged."""
     return {
         view["tier"]: view["quality"]

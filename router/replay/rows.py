@@ -99,18 +99,25 @@ def read_rows(path: str | Path, ladder: Mapping[Tier, str]) -> RawRows:
 
 def read_responses(path: Path, ladder: Mapping[Tier, str]) -> dict[tuple[str, str], str]:
     """The recorded answers of a ladder's models: (query, model) → text, the first of several."""
-    wanted = ("query_id", "model", "response")
+    found = _of_answers(path, ladder, "response")
+    return {key: text for key, text in found.items() if isinstance(text, str)}
+
+
+def read_logprobs(path: Path, ladder: Mapping[Tier, str]) -> dict[tuple[str, str], Any]:
+    """What was recorded of the log-probabilities of a ladder's answers; empty without a column."""
+    return _of_answers(path, ladder, "logprobs")
+
+
+def _of_answers(path: Path, ladder: Mapping[Tier, str], name: str) -> dict[tuple[str, str], Any]:
+    """A column of what came with answers: (query, model) → value, the first of several."""
+    wanted = ("query_id", "model", name)
     jsonl = path.suffix.lower() in (".jsonl", ".ndjson", ".json")
-    if jsonl:
-        columns, _ = _read_jsonl(path, wanted)
-    else:
-        columns, _ = _read_parquet(path, ladder, wanted)
-    found: dict[tuple[str, str], str] = {}
-    if "response" in columns:
-        rows = zip(*(columns[name] for name in wanted), strict=True)
-        for query, model, text in rows:
-            if isinstance(text, str):
-                found.setdefault((str(query), str(model)), text)
+    columns, _ = _read_jsonl(path, wanted) if jsonl else _read_parquet(path, ladder, wanted)
+    found: dict[tuple[str, str], Any] = {}
+    if name in columns:
+        for query, model, value in zip(*(columns[each] for each in wanted), strict=True):
+            if value is not None:
+                found.setdefault((str(query), str(model)), value)
     return found
 
 
