@@ -6,7 +6,7 @@ sure of rows that it was trained on, and a verifier that learnt from such priors
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,8 @@ def train_verifier(
     columns: Sequence[int],
     *,
     ridge: float = RIDGES[0],
+    weight: Floats | None = None,
+    names: Collection[str] = NAMES,
 ) -> dict[str, NDArray[Any]]:
     """Fit a verifier; return its arrays (`router.gates.verifier.Verifier`).
 
@@ -52,6 +54,10 @@ def train_verifier(
         The ladder's tiers among `TIERS`.
     ridge
         How strongly each model is drawn to "an answer tells nothing", as by so many rows.
+    weight
+        (N,): how much each query counts; 1 each if None.
+    names
+        Which of `NAMES` may be read; the others get no weight.
     """
     arrays: dict[str, NDArray[Any]] = {
         "weights": np.zeros((2 * _T, _T, len(NAMES))),
@@ -59,7 +65,9 @@ def train_verifier(
     }
     for target in range(_T):
         arrays["weights"][:, target, target] = 1.0  # what was thought before stays
-    fit = _Fit(arrays, score, answers, columns, ridge)
+    each = np.ones(len(score)) if weight is None else weight
+    unread = np.array([name not in names for name in NAMES])
+    fit = _Fit(arrays, score, answers, columns, ridge, each, unread)
     prior = odds(np.where(np.isnan(quality), 0.5, quality))
     for last in columns:
         fit(0, last, [(prior, ())])
@@ -129,9 +137,12 @@ class _Fit:
         answers: Answers,
         columns: Sequence[int],
         ridge: float,
+        weight: Floats,
+        unread: NDArray[np.bool_],
     ):
         self._arrays, self._score, self._answers = arrays, score, answers
         self._columns, self._ridge = columns, ridge
+        self._weight, self._unread = weight, unread
 
     def __call__(
         self, later: int, last: int, before: Sequence[tuple[Floats, tuple[int, ...]]]
@@ -142,7 +153,8 @@ class _Fit:
             if len(set(rows.tolist())) < LEAST_ROWS:
                 continue
             # A query counts once, however many ways lead to this answer of its.
-            weight = 1 / np.bincount(rows)[rows]
+            weight = self._weight[rows] / np.bincount(rows)[rows]
+            x[:, self._unread] = 0.0
             x, y, offset, weight = _some_without_logprobs(x, y, offset, weight)
             slope, level = _logistic(x, y, offset, weight, self._ridge)
             slope[target] += 1.0
