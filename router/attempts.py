@@ -18,7 +18,7 @@ from router.dispatch.failures import headers_of
 from router.dispatch.retrying import retrying
 from router.dispatch.streams import StreamEnd, StreamTerms, answer_bytes, routed_stream, whole
 from router.dispatch.usage import report_of
-from router.dispatch.wire import Call, Reply
+from router.dispatch.wire import EFFORT_ALLOWED, Call, Reply
 from router.errors import (
     AtCapacity,
     BudgetExceeded,
@@ -27,7 +27,7 @@ from router.errors import (
     ProviderError,
     RouterError,
 )
-from router.ladder import Ladder
+from router.ladder import Ladder, asked_effort
 from router.plan import Plan
 from router.routing import Routing
 from router.types import (
@@ -240,10 +240,11 @@ class Attempt:
         arguments = {**deployment.params, **request.params}
         asked = [name for name in CAP_FIELDS if arguments.pop(name, None) is not None]
         arguments[asked[0] if asked else "max_tokens"] = self._decision.view.quote.output_cap
-        if arm.effort is not None and "reasoning_effort" not in arguments:
-            arguments["reasoning_effort"] = arm.effort
-            # litellm knows no model of one's own server; the policy's author does.
-            arguments["allowed_openai_params"] = ["reasoning_effort"]
+        if arm.effort is not None and asked_effort(arguments) is None:
+            own_way = (deployment.effort_params or {}).get(arm.effort)
+            arguments.update({"reasoning_effort": arm.effort} if own_way is None else own_way)
+            if own_way is None:
+                arguments["allowed_openai_params"] = EFFORT_ALLOWED
         if request.stream and not self._shared.streams:
             arguments.pop("stream_options", None)
         if deployment.service_tier is not None:

@@ -176,9 +176,9 @@ class Chain:
         self.plan = replace(
             self.plan, options=options, look=replace(look, steps=steps, called=called), failure=None
         )
-        mine = self.plan.ladder.tier == self.plan.ladder.tier[self._last]
-        self._bar(np.flatnonzero(mine), Bar.ANSWERED)  # a spare of its tier would say the same
-        may_follow = dearer(options.expected, self.plan.ladder.tier)[0, self._last]
+        mine = options.rung == options.rung[self._last]
+        self._bar(np.flatnonzero(mine), Bar.ANSWERED)  # a spare of its rung would say the same
+        may_follow = dearer(options.expected, options.rung)[0, self._last]
         self._bar(np.flatnonzero(~may_follow), Bar.NOT_DEARER)
 
     def _bar(self, arms: Ints, bar: int) -> None:

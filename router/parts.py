@@ -26,7 +26,7 @@ def pacer_of(ladder: Ladder) -> Pacer | None:
     return Pacer(
         asked.budget,
         [arm.name for arm in ladder.arms],
-        ladder.tier,
+        ladder.rung,
         ladder.policy.objective.cost_weight or 0.0,
         asked.expected_requests,
         ladder.unit_costs(),

@@ -37,7 +37,8 @@ from router.ladder import Ladder
 from router.ledger import open_ledger, store_exists
 from router.ledger.url import store_url
 from router.parts import pacer_of, predictor_of, refuse_unknown_tiers, seemed_to_fit
-from router.plan import Plan, make_plan
+from router.plan import Plan
+from router.planning import make_plan
 from router.policy import Policy, load_policy
 from router.predict import Predictor, extract, shape_of
 from router.prices import PriceBook, load_book
@@ -96,7 +97,7 @@ class Router:
         self.store = store_url(store or self.policy.log.store)
         refuse_unknown_tiers(self.policy, self.predictor)
         self._clock = clock or GuardedClock(shortest_window(self.policy.budget_list()))
-        ladder = Ladder.of(self.policy, self.prices, self.predictor.effort_tokens)
+        ladder = Ladder.of(self.policy, self.prices, self.predictor.efforts)
         self._promised = PromisedLadder(ladder, self.predictor, self._clock())
         self._pacer = pacer_of(ladder)
         self._explorer = Explorer(self.policy.explore)

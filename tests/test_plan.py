@@ -13,9 +13,11 @@ from router.decide import Bar
 from router.dispatch.bounds import input_bound
 from router.errors import UnknownPrice
 from router.ladder import Ladder
-from router.plan import Plan, make_plan
+from router.plan import Plan
+from router.planning import make_plan
 from router.policy.loader import load_policy
 from router.predict import extract, shape_of
+from router.predict.effort import Efforts
 from router.prices import PriceBook, quote
 from router.prices.book import BookEntry
 from router.types import TIERS, Prediction, Quote, Request, Room
@@ -51,7 +53,7 @@ def entry(day: str, dollars: str, **more: Any) -> BookEntry:
 def prepared(book: PriceBook, objective: Any = None, **deployment: Any) -> Ladder:
     tiers = {"frontier": [{"model": MODEL, **deployment}]}
     policy = {"version": 1, "objective": objective or {"cost_weight": 1}, "tiers": tiers}
-    return Ladder.of(load_policy(policy, book=book, now=MIDNIGHT), book, {})
+    return Ladder.of(load_policy(policy, book=book, now=MIDNIGHT), book, Efforts({}))
 
 
 def plan_at(ladder: Ladder, now: float, params: Any = None, content: Any = "Hello there") -> Plan:
@@ -187,7 +189,7 @@ def test_a_long_system_prompt_is_expected_from_the_cache_and_held_at_the_full_pr
 
 
 def test_no_request_is_kept_from_an_arm_by_what_an_earlier_one_needed() -> None:
-    ladder = Ladder.of(load_policy(ladder_policy("http://127.0.0.1:9")), BOOK, {})
+    ladder = Ladder.of(load_policy(ladder_policy("http://127.0.0.1:9")), BOOK, Efforts({}))
     picture = [{"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}]
     first = plan_at(ladder, MIDNIGHT)
     assert (plan_at(ladder, MIDNIGHT, content=picture).options.barred == Bar.NO_VISION).all()
@@ -198,7 +200,7 @@ def test_no_request_is_kept_from_an_arm_by_what_an_earlier_one_needed() -> None:
 
 
 def test_the_baseline_of_a_plan_is_its_tiers_own_quote() -> None:
-    ladder = Ladder.of(load_policy(ladder_policy("http://127.0.0.1:9")), BOOK, {})
+    ladder = Ladder.of(load_policy(ladder_policy("http://127.0.0.1:9")), BOOK, Efforts({}))
     plan = plan_at(ladder, MIDNIGHT)
     assert plan.baseline() == plan.quotes[TIERS.index("frontier")].expected
     assert plan.decide(Room()).baseline == plan.baseline()

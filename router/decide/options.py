@@ -45,6 +45,7 @@ class Bar:
     ANSWERED = 17
     NOT_DEARER = 18
     HELD_ABOVE = 19
+    OWN_EFFORT = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,22 +81,23 @@ class Options:
 
     `quality`: (N, A) P(good answer). `expected`: (N, A) expected cost, `upper`: (N, A) reserved
     cost, both int64 nano-USD or both UNKNOWN. `barred`: (N, A) codes of `Bar` known beforehand.
-    `tier`: (A,) tier index of each arm, ascending. `baseline`: index of the baseline tier.
+    `rung`: (A,) number of each arm's rung, ascending: arms of one rung stand in for each other.
+    `baseline`: the rung of the baseline.
     """
 
     quality: Floats
     expected: Ints
     upper: Ints
     barred: NDArray[np.uint8]
-    tier: Ints
+    rung: Ints
     baseline: int
 
 
-def cautious(quality: Floats, quality_std: Floats, tier: Ints, baseline: int) -> Floats:
-    """P(good) of requests unlike anything in training: below the baseline tier, a lower bound.
+def cautious(quality: Floats, quality_std: Floats, below: NDArray[np.bool_]) -> Floats:
+    """P(good) of requests unlike anything in training: below the baseline, a lower bound.
 
-    Parameters: `quality` and its standard error, (…, A); `tier` (A,), index of each arm's tier.
+    Parameters: `quality` and its standard error, (…, A); `below` (A,), which arms are below it.
     """
     lower = quality - LOWER_BOUND * quality_std
-    found: Floats = np.maximum(np.where(tier < baseline, lower, quality), 0.0)
+    found: Floats = np.maximum(np.where(below, lower, quality), 0.0)
     return found

@@ -118,11 +118,12 @@ def _unknown(options: Sequence[_Option], policy: Policy) -> Iterator[Finding]:
 
 def _efforts(options: Sequence[_Option]) -> Iterator[Finding]:
     for option in options:
-        effort, listed = option.deployment.effort, option.known.get("efforts")
+        effort, listed = option.arm.effort, option.known.get("efforts")
         if effort is not None and listed is not None and effort not in listed:
             has = "takes only " + ", ".join(listed) if listed else "takes no reasoning effort"
             message = f"effort {effort} is not known of {option.arm.model}, which {has}"
-            yield Finding("warning", f"{option.key}.effort", message)
+            key = "efforts" if option.deployment.efforts else "effort"
+            yield Finding("warning", f"{option.key}.{key}", message)
 
 
 def _dominated(options: Sequence[_Option]) -> Iterator[Finding]:

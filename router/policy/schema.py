@@ -13,6 +13,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
+from router.policy.arms import arms_of, without_later
 from router.policy.budgets import BudgetLimit
 from router.policy.calling import Limits, Retry, Streams, Timeout
 from router.policy.capacity import BreakerOptions, check_limits
@@ -309,9 +310,7 @@ class Policy(Part):
     @cached_property
     def hash(self) -> str:
         """SHA-256, in hex, of everything but the name and the description."""
-        content = self.model_dump(mode="json", exclude={"name", "description"})
-        if content["objective"]["margin"] is None:  # it came later: old hashes stay what they were
-            del content["objective"]["margin"]
+        content = without_later(self.model_dump(mode="json", exclude={"name", "description"}))
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -321,11 +320,10 @@ class Policy(Part):
         return f"{self.name}@{self.hash[:12]}"
 
     def arms(self) -> tuple[Arm, ...]:
-        """Everything that may be done, in the order of tiers and of deployments in a tier."""
+        """Everything that may be done, by tier: the usual way to call each of its deployments, then
+        the other ways (`router.policy.arms`)."""
         return tuple(
-            Arm(tier, at, deployment.model, deployment.effort)
-            for tier in self.tiers.present
-            for at, deployment in enumerate(self.tiers.of(tier))
+            arm for tier in self.tiers.present for arm in arms_of(tier, self.tiers.of(tier))
         )
 
     def deployment(self, arm: Arm) -> Deployment:
