@@ -74,6 +74,11 @@ class Efforts:
         return more, abs(more) * _GAIN_STD / _GAIN
 
 
+def usual_gain(effort: str) -> tuple[float, float]:
+    """What an effort usually adds to the log odds over none, and its deviation over models."""
+    return EFFORT_GAIN[effort], EFFORT_GAIN[effort] * _GAIN_STD / _GAIN
+
+
 def efforts_of(facts: Mapping[str, Any], path: str) -> Efforts:
     """Read what a model file says of efforts: `effort_tokens`, by effort its factor, and
     `effort_gains`, by tier@effort its `log_odds` and `std`, where it was trained on both.
