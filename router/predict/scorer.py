@@ -117,7 +117,8 @@ class Predictor:
         self.facts: Mapping[str, Any] = model.facts
         self.tiers: tuple[str, ...] = tuple(model.facts["tiers"])
         self.efforts = efforts_of(model.facts, path)
-        a = {name: np.asarray(array) for name, array in model.arrays.items()}
+        # In one order whatever made them: products of matrices round by it on some processors.
+        a = {name: np.ascontiguousarray(array) for name, array in model.arrays.items()}
         self.vocabulary = Vocabulary(a["vocabulary"], a["idf"])
         # Everything that is linear is multiplied out once: standardising, turning regrets into
         # levels, weighing by the mix, the smearing of tokens.
