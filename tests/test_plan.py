@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -210,3 +211,22 @@ def test_a_ceiling_that_no_price_can_be_held_against_is_an_unknown_price() -> No
     ladder = prepared(BOOK, objective={"max_cost_per_request": "1"})
     with pytest.raises(UnknownPrice, match="max_cost_per_request"):
         plan_at(ladder, MIDNIGHT, {"service_tier": "unheard-of"}).decide(Room())
+
+
+@pytest.mark.parametrize("cost_weight", [0.5, 20, 1000])
+def test_a_dearer_model_that_answers_in_a_third_of_the_tokens_wins(cost_weight: float) -> None:
+    policy = ladder_policy("http://127.0.0.1:9", objective={"cost_weight": cost_weight})
+    policy["tiers"] = {tier: policy["tiers"][tier] for tier in ("mini", "frontier")}
+    policy["tiers"]["mini"][0]["price"] = {"input": "1", "output": "10"}
+    policy["tiers"]["frontier"][0]["price"] = {"input": "1", "output": "20"}
+    prepared = Ladder.of(load_policy(policy), BOOK, Efforts({}))
+    request = Request("r", [{"role": "user", "content": "Add two numbers."}], {}, now=MIDNIGHT)
+    shape = shape_of(request.messages, request.params)
+
+    def chosen(frontier_tokens: float) -> str:
+        tokens = np.array([0.0, 300.0, 0.0, frontier_tokens])
+        said = replace(EVEN, quality=np.full(4, 0.8), output_tokens=tokens)
+        return make_plan(prepared, request, shape, extract(request), said).decide(Room()).arm.tier
+
+    assert chosen(100.0) == "frontier"  # twice the price, a third of the tokens
+    assert chosen(300.0) == "mini"
