@@ -70,6 +70,7 @@ class Attempts:
     streams: bool = False
     step: int = 0  # of a chain of calls
     note: str | None = None  # why this step is made
+    vote: Any = None  # the tally of the latest vote
     spent: int = 0  # nano-USD of all settled attempts
     of_baseline: int | None = None  # the bill of the baseline tier's own answer
     waits: list[float] = field(default_factory=list)
@@ -197,7 +198,7 @@ class Attempt:
             price=shared.ladder.price(arm, now),
             service_tier=shared.ladder.service_tier(shared.request, arm),
             now=now,
-            reserved=decision.view.quote.upper or 0,
+            reserved=(decision.view.quote.upper or 0) // arm.samples,
             input_bound=input_bound(plan.shape, able.context_window),
             may_reason=able.reasons,
         )
@@ -212,8 +213,7 @@ class Attempt:
             raise
 
     def _reserve(self) -> None:
-        shared = self._shared
-        policy = shared.ladder.policy
+        shared, view, policy = self._shared, self._decision.view, self._shared.ladder.policy
         longest = policy.timeout.total + policy.streams.drain_seconds + TTL_MARGIN
         lost = Charge(self._terms.reserved if self._terms.price else None, "expired")
         shared.ledger.reserve(
@@ -221,7 +221,8 @@ class Attempt:
                 self._id,
                 self._terms.reserved,
                 scopes=shared.request.paid_by(self._decision.arm),
-                tokens=self._plan.token_bound(self._decision.chosen, self._decision.view.quote),
+                tokens=self._plan.token_bound(self._decision.chosen, view.quote)
+                // view.arm.samples,
                 now=self._now,
                 expires_at=self._now + longest,
                 worst_case=self._row("expired", lost),
@@ -271,14 +272,16 @@ class Attempt:
         self._settle(row, charge, ends=True)
         return self._routing(charge.cost)
 
-    def settle_failure(self, error: BaseException) -> None:
-        """Charge or release an attempt that gave no answer. A cancellation ends the request."""
+    def settle_failure(self, error: BaseException, *, ends: bool | None = None) -> None:
+        """Charge or release an attempt that gave no answer. A cancellation `ends` the request, but
+        for that of a sample which was not needed."""
         charge = for_failure(self._terms, error)
         self._ticket.failed(error, headers_of(error))
         cancelled = not isinstance(error, RouterError)
         self._shared.failure = error
         status: AttemptStatus = "abandoned" if cancelled else "failed"
-        self._settle(self._row(status, charge, error=_said(error)), charge, ends=cancelled)
+        row = self._row(status, charge, error=_said(error))
+        self._settle(row, charge, ends=cancelled if ends is None else ends)
 
     def stream(self, reply: Reply) -> Any:
         """The caller's stream over an open reply; it settles itself when it ends."""
@@ -357,7 +360,6 @@ class Attempt:
         answer: str | None = None,
     ) -> AttemptRow:
         view = self._decision.view
-        usage = charge.usage
         return AttemptRow(
             request_id=self._shared.request.request_id,
             number=self._number,
@@ -374,8 +376,8 @@ class Attempt:
             price_book=self._shared.stamps[2],
             latency=time.monotonic() - self._started,
             usage=report,
-            input_tokens=usage.input_tokens if usage else None,
-            output_tokens=usage.output_tokens if usage else None,
+            input_tokens=charge.usage.input_tokens if charge.usage else None,
+            output_tokens=charge.usage.output_tokens if charge.usage else None,
             error=error,
             note="; ".join(filter(None, (self._note, charge.note))) or None,
             answer=answer,

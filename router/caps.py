@@ -48,7 +48,7 @@ def floor_of(plan: Plan, index: int) -> int:
 
 def predicted(plan: Plan) -> Plan:
     """The plan with each cap lowered to its predicted P95, where that is less."""
-    quote_arm = quoter(plan.ladder, plan.request, plan.shape)
+    quote_arm = quoter(plan.ladder, plan.request, plan.shape, plan.calls)
     return with_quotes(
         plan,
         [
@@ -64,7 +64,7 @@ def within(plan: Plan, room: int) -> Plan:
     Each such cap is the largest whose bound is within a sixteenth of the room; where four times
     the arm's P95 is more than that, it is that, or what fits, but never below the P95.
     """
-    quote_arm = quoter(plan.ladder, plan.request, plan.shape)
+    quote_arm = quoter(plan.ladder, plan.request, plan.shape, plan.calls)
     return with_quotes(
         plan, [_within(plan, index, room, quote_arm) for index in range(len(plan.quotes))]
     )

@@ -12,15 +12,17 @@ import numpy as np
 
 from router.attempts import Attempts
 from router.decide import Bar, Look, Objective, best_answer, dearer, goes_on
+from router.decide.cascade import told
 from router.errors import AtCapacity, BudgetExceeded, ConfigurationError, ProviderError, RouterError
 from router.gates.answer import Answer, answers_of
 from router.gates.gate import Gate, GateCheck, Verdict, keeps_tool_calls
 from router.plan import Plan
 from router.routing import Step, attach, routing_of
+from router.votes.signals import with_votes
 
 if TYPE_CHECKING:
     from router.policy import Policy
-    from router.types import Decision, Ints, Request, Room
+    from router.types import Decision, Floats, Ints, Request, Room
 
 
 _log = logging.getLogger("router")
@@ -64,7 +66,7 @@ class Cascades:
         looked_at = not request.stream or self.buffers(request)
         if self.asked is None or request.purpose != "serve" or not looked_at:
             return plan
-        signals = self.gate.signals(request, plan.ladder.tier)
+        signals = with_votes(self.gate.signals(request, plan.ladder.tier), plan.ladder.votes)
         return replace(plan, look=Look(signals, self.asked.max_steps))
 
 
@@ -94,9 +96,11 @@ class Chain:
         """Look at an answer. A caller's own check may take its time here."""
         index, request = decision.chosen, self.plan.request
         answers = answers_of(response)
-        self._answered[index] = _Answered(self._attempts.count, decision, response, answers)
+        routing = routing_of(response)
+        number = self._attempts.count if routing is None else routing.attempts
+        self._answered[index] = _Answered(number, decision, response, answers)
         self._last = index
-        quality = self.plan.options.quality[0]
+        quality = self._counted(index, self.plan.options.quality[0])
         said = {arm: each.answers for arm, each in self._answered.items()}
         try:
             verdict = self._gate.look(
@@ -106,8 +110,18 @@ class Chain:
         except Exception:  # what was paid for is not lost to a gate that cannot read it
             _log.exception("an answer of request %s could not be judged", request.request_id)
             verdict, self._final = Verdict(quality, "not judged"), True
-        self._answered[index].why = verdict.why
+        votes = [self._attempts.vote.words] if decision.arm.samples > 1 else []
+        self._answered[index].why = "; ".join([*votes, verdict.why])
         self._know(verdict.quality)
+
+    def _counted(self, index: int, quality: Floats) -> Floats:
+        """P(good) of every arm once a vote was counted, before its answer is read."""
+        if self.plan.ladder.arms[index].samples == 1:
+            return quality
+        together = self._gate.together(self.plan.ladder.tier)[index]
+        posterior = np.array([[self._attempts.vote.good]])
+        found: Floats = told(together, index, quality[None], posterior)[0, 0]
+        return found
 
     def without(self, decision: Decision | None, error: RouterError) -> None:
         """Go on without an arm that failed, or for which a budget has no room after all; without

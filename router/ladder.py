@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from router.decide import Bar, Objective
+from router.decide.vote import VoteRule, value_of
 from router.dispatch.bounds import TOKENS_PER_REQUEST, least
 from router.errors import UnknownPrice
 from router.money import parse_usd
@@ -18,6 +19,7 @@ from router.policy.arms import rungs_of
 from router.predict.effort import THINKING_TOKENS, Efforts
 from router.prices import Dated, Price, PriceBook, quote, to_price
 from router.types import TIERS, Arm, Request, Shape
+from router.votes import comparable, rule_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -99,11 +101,13 @@ class Ladder:
     gained: Floats | None  # (A,) what its effort multiplies the odds by; None where all are 1
     gain_std: Floats  # (A,) standard deviation of the logarithm of that
     thinking: tuple[int, ...]  # tokens that its effort may think for, on top of a caller's cap
+    votes: Mapping[int, VoteRule]  # how the votes among the arms are held, by index
     rung: Ints  # (A,) number of each arm's rung: arms of one rung stand in for each other
     below_baseline: NDArray[np.bool_]  # (A,) whether an arm is below the baseline's usual way
     baseline: int  # index of the baseline tier
     baseline_rung: int  # number of its usual rung
     baseline_arms: tuple[int, ...]  # indices of that rung's arms
+    single_calls: tuple[float, ...]  # 1 for each arm
     nothing_barred: NDArray[np.uint8]  # (1, A) `Bar.FREE`, not to be written to
     must_be_priced: bool
 
@@ -151,11 +155,17 @@ class Ladder:
             gain_std=gain_std,
             thinking=tuple(THINKING_TOKENS[arm.effort or "none"] for arm in arms),
             efforts=efforts,
+            votes={
+                index: rule_of(vote)
+                for index, (arm, deployment) in enumerate(zip(arms, deployments, strict=True))
+                if arm.samples > 1 and (vote := deployment.vote) is not None
+            },
             rung=np.array(rungs),
             below_baseline=(tier < baseline) | ((tier == baseline) & (gain < 0)),
             baseline=baseline,
             baseline_rung=of_baseline,
             baseline_arms=tuple(i for i, rung in enumerate(rungs) if rung == of_baseline),
+            single_calls=(1.0,) * len(arms),
             nothing_barred=_nothing_barred(len(arms)),
             must_be_priced=policy.limited,
         )
@@ -167,7 +177,29 @@ class Ladder:
             rest = np.maximum(1 - found, 1e-9)
             odds = found / rest * self.gained
             found = odds / (1 + odds)
+        for index, rule in self.votes.items():
+            value = value_of(rule)
+            found[..., index] = np.interp(found[..., index], value.quality, value.good)
         return found
+
+    def calls(self, of_tier: Floats) -> tuple[float, ...]:
+        """How many calls each arm is expected to take, by P(good) of each tier, (4,)."""
+        if not self.votes:
+            return self.single_calls
+        found = [1.0] * len(self.arms)
+        for index, rule in self.votes.items():
+            value = value_of(rule)
+            found[index] = float(np.interp(of_tier[self.tier[index]], value.quality, value.calls))
+        return tuple(found)
+
+    def without_votes(self, request: Request, shape: Shape, *, whole: bool) -> frozenset[int]:
+        """The votes (indices) that cannot be held on a request."""
+        return frozenset(
+            index
+            for index in self.votes
+            if not whole
+            or not comparable(self.policy.deployment(self.arms[index]).vote, request, shape)
+        )
 
     def quality_std(self, of_tier: Floats, quality: Floats) -> Floats:
         """Its standard error, (…, A): that of its tier, and of what its effort adds."""
@@ -179,7 +211,9 @@ class Ladder:
     @property
     def other_efforts(self) -> frozenset[int]:
         """The arms that differ from another one in their effort alone."""
-        return frozenset(at for at in range(len(self.arms)) if self.ways_of(at)[0] != at)
+        return frozenset(
+            at for at, arm in enumerate(self.arms) if arm.samples == 1 and self.ways_of(at)[0] != at
+        )
 
     def factors_at(self, effort: str) -> tuple[tuple[int, float], ...]:
         """`token_factors` of a request that sets its own effort."""

@@ -45,6 +45,7 @@ from router.prices import PriceBook, load_book
 from router.routing import Routing, attach, routing_of
 from router.spill import decide_now, decided
 from router.types import BudgetState, Decision, Request, Room
+from router.votes.hold import hold
 
 if TYPE_CHECKING:
     from router.decide.certify import Certificate
@@ -284,6 +285,8 @@ class Router:
 
     def _try(self, attempts: Attempts, plan: Plan, decision: Decision) -> Walk[Any]:
         """One arm: a reservation, a wire attempt and a settlement, as often as `retry` says."""
+        if decision.arm.samples > 1:
+            return (yield from hold(attempts, plan, decision))
         for attempt in attempts.retrying():
             if attempts.waits:
                 yield Wait(attempts.waits.pop())
@@ -340,7 +343,8 @@ class Router:
         refuse_size(shape.input_bytes, self.policy.limits.max_request_bytes)
         features = extract(request, self.predictor.embedder)
         ladder, _ = self._promised.at(request.now)
-        plan = make_plan(ladder, request, shape, features, self.predictor(features))
+        whole = not request.stream or self._cascades.buffers(request)
+        plan = make_plan(ladder, request, shape, features, self.predictor(features), whole=whole)
         return self._cascades.looking(plan)
 
     def _sweep(self) -> Walk[None]:

@@ -77,7 +77,8 @@ class Plan:
     shape: Shape
     features: Features
     prediction: Prediction
-    tokens: tuple[float, ...]  # expected output tokens of each arm
+    tokens: tuple[float, ...]  # expected output tokens of one answer of each arm
+    calls: tuple[float, ...]  # expected number of calls of each arm, 1 but for votes
     quotes: tuple[Quote, ...]
     options: Options
     rule: str | None
@@ -274,12 +275,13 @@ class Plan:
         return self.quotes[members[0]].expected
 
     def token_bound(self, index: int, quoted: Quote) -> int:
-        """Most tokens that the prompt and the answers of an arm can be billed as, at a quote."""
+        """Most tokens that the prompts and the answers of an arm can be billed as, at a quote."""
         window = self.ladder.capabilities[index].context_window
         prompt = input_bound(self.shape, window)
         answers = quoted.output_cap * samples(self.request.params)
         # Where nothing bounds the prompt, no limit on tokens has room for it.
-        return MAX_NANO if prompt is None else min(prompt + answers, MAX_NANO)
+        times = self.ladder.arms[index].samples
+        return MAX_NANO if prompt is None else min(times * (prompt + answers), MAX_NANO)
 
     def _left(self, room: Room) -> Ints:
         """Nano-USD left for each arm (1, A) in the budgets that ask for a downgrade, below every

@@ -25,9 +25,16 @@ if TYPE_CHECKING:
 
 
 def make_plan(
-    ladder: Ladder, request: Request, shape: Shape, features: Features, prediction: Prediction
+    ladder: Ladder,
+    request: Request,
+    shape: Shape,
+    features: Features,
+    prediction: Prediction,
+    *,
+    whole: bool = True,
 ) -> Plan:
-    """Lay out the options of a request.
+    """Lay out the options of a request. `whole`: whether answers are known before they are handed
+    out, as those of a vote must be; not so in a stream.
 
     Raises `InvalidRequest` for arguments whose cost nothing bounds, under a budget.
     """
@@ -44,14 +51,15 @@ def make_plan(
     of_tier = prediction.output_tokens.tolist()
     factors = ladder.token_factors if own_effort is None else ladder.factors_at(own_effort)
     tokens = tuple([of_tier[rank] * factor for rank, factor in factors])
-    quotes = _quotes(ladder, request, shape, rooms, tokens, thinking)
+    quality = ladder.quality(prediction.quality)
+    calls = ladder.calls(prediction.quality)
+    quotes = _quotes(ladder, request, shape, rooms, tokens, thinking, calls)
     expected, upper = np.array(
         (
             ([UNKNOWN if quoted.expected is None else quoted.expected for quoted in quotes],),
             ([UNKNOWN if quoted.upper is None else quoted.upper for quoted in quotes],),
         )
     )
-    quality = ladder.quality(prediction.quality)
     if prediction.novel:
         std = ladder.quality_std(prediction.quality_std, quality)
         quality = cautious(quality, std, ladder.below_baseline)
@@ -61,7 +69,7 @@ def make_plan(
         upper=upper,
         barred=_bars(
             *(ladder, shape, rooms, rule, request.turn.floor if request.turn else -1),
-            own_effort is not None,
+            *(own_effort is not None, ladder.without_votes(request, shape, whole=whole)),
         ),
         rung=ladder.rung,
         baseline=ladder.baseline_rung,
@@ -73,6 +81,7 @@ def make_plan(
         features=features,
         prediction=prediction,
         tokens=tokens,
+        calls=calls,
         quotes=quotes,
         options=options,
         rule=rule.name if rule else None,
@@ -90,12 +99,14 @@ def _bars(
     rule: Rule | None,
     floor: int,
     own_effort: bool,
+    no_votes: frozenset[int],
 ) -> NDArray[np.uint8]:
     """Why each arm may not be chosen, whatever it costs: (1, A) codes of `Bar`. `floor`: the tier
     (index) that a conversation is kept at or above; `own_effort`: whether the request sets its
-    reasoning effort itself."""
+    reasoning effort itself; `no_votes`: the votes (indices) whose answers cannot be compared."""
     others = ladder.other_efforts if own_effort else frozenset()
-    if not shape.needs and rule is None and 0 not in rooms and floor < 0 and not others:
+    plain = not (others or no_votes)
+    if not shape.needs and rule is None and 0 not in rooms and floor < 0 and plain:
         return ladder.nothing_barred
     barred = ladder.nothing_barred.copy()
     for index, (arm, able) in enumerate(zip(ladder.arms, ladder.capabilities, strict=True)):
@@ -110,6 +121,8 @@ def _bars(
             barred[0, index] = Bar.HELD_ABOVE
         elif index in others:
             barred[0, index] = Bar.OWN_EFFORT
+        elif index in no_votes:
+            barred[0, index] = Bar.NOT_COMPARABLE
     return barred
 
 
@@ -120,10 +133,11 @@ def _quotes(
     rooms: Sequence[int | None],
     output_tokens: Sequence[float],
     thinking: Sequence[int],
+    calls: Sequence[float],
 ) -> tuple[Quote, ...]:
     """Each arm's quote with the cap that was asked for and, on top of it, what an effort that the
-    policy asks for may think. `output_tokens`: of one answer."""
-    asked, quote_arm = asked_cap(request.params), quoter(ladder, request, shape)
+    policy asks for may think. `output_tokens`: of one answer; `calls`: how many there will be."""
+    asked, quote_arm = asked_cap(request.params), quoter(ladder, request, shape, calls)
     longest = ladder.output_caps
     if asked is not None:
         longest = tuple([min(asked, cap) for cap in longest])

@@ -140,19 +140,25 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One thing the router may do: call a deployment of a tier at a reasoning effort."""
+    """One thing the router may do: call a deployment of a tier at a reasoning effort, once, or
+    several times for a vote of so many `samples`."""
 
     tier: Tier
     deployment: int  # position in the tier's ordered list
     model: str  # litellm model string
     effort: Effort | None = None
-    strategy: Literal["single"] = "single"
+    samples: int = 1
+
+    @property
+    def way(self) -> str:
+        """How the model is asked: "@low", "*5" for a vote of five, "@low*5"; "" as it is."""
+        effort = f"@{self.effort}" if self.effort else ""
+        return effort + (f"*{self.samples}" if self.samples > 1 else "")
 
     @property
     def name(self) -> str:
         """A unique, readable name such as "mini/0:openai/gpt-5.4-mini@low"."""
-        suffix = f"@{self.effort}" if self.effort else ""
-        return f"{self.tier}/{self.deployment}:{self.model}{suffix}"
+        return f"{self.tier}/{self.deployment}:{self.model}{self.way}"
 
 
 # ── 4. what it would cost and what room there is ───────────────────────────────────────────────
@@ -161,7 +167,8 @@ class Quote:
     """What one call would cost, in nano-USD; None where the price is unknown.
 
     `upper` is the sound bound that is reserved: no valid bill for a request with `output_cap`
-    tokens on the wire exceeds it.
+    tokens on the wire exceeds it. Of a vote both are of all its samples, each of which is reserved
+    by itself.
     """
 
     expected: int | None

@@ -308,7 +308,7 @@ def test_what_a_plan_decides_fits_the_room_or_nothing_would_have(
         decision = plan.decide(room)
     except BudgetExceeded:
         assert least is not None
-        quote_arm = quoter(plan.ladder, plan.request, plan.shape)
+        quote_arm = quoter(plan.ladder, plan.request, plan.shape, plan.calls)
         floors = [
             quote_arm(index, 0.0, min(quoted.output_cap, floor_of(plan, index))).upper
             for index, quoted in enumerate(plan.quotes)

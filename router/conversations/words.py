@@ -89,7 +89,7 @@ def _cold(plan: Plan, index: int) -> Quote:
 
 def _quoted(plan: Plan, index: int, turn: Turn) -> Quote:
     request = replace(plan.request, turn=turn)
-    quote_arm = quoter(plan.ladder, request, plan.shape)
+    quote_arm = quoter(plan.ladder, request, plan.shape, plan.calls)
     return quote_arm(index, plan.tokens[index], plan.quotes[index].output_cap)
 
 

@@ -46,6 +46,7 @@ class Bar:
     NOT_DEARER = 18
     HELD_ABOVE = 19
     OWN_EFFORT = 20
+    NOT_COMPARABLE = 21
 
 
 @dataclass(frozen=True, slots=True)

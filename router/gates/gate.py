@@ -67,12 +67,12 @@ class Gate:
         """What looking at an answer to this request tells, for arms of tiers `tier` (A,)."""
         if self._verifier is not None and not self._checks:
             found = self._verifier.signals(tier)
-            return Signals(found.good, found.bad, self._together(tier))
+            return Signals(found.good, found.bad, self.together(tier))
         good, bad = _CHECK_GOOD, _CHECK_BAD
         if not self._checks:
             good, bad = structural.OF_GOOD, _of_bad(request)
         rows = (len(tier), 1)
-        return Signals(np.tile(good, rows), np.tile(bad, rows), self._together(tier))
+        return Signals(np.tile(good, rows), np.tile(bad, rows), self.together(tier))
 
     def look(
         self,
@@ -114,7 +114,7 @@ class Gate:
 
     def _told(self, tier: Ints, last: int, quality: Floats, posterior: float) -> Floats:
         """P(good) of every arm, once it is known of the last one."""
-        together = self._together(tier)[last]
+        together = self.together(tier)[last]
         found: Floats = told(together, last, quality[None], np.array([[posterior]]))[0, 0]
         return found
 
@@ -133,7 +133,7 @@ class Gate:
                   for arm in range(len(tier))]  # fmt: skip
         return np.where(others, told_of, found)
 
-    def _together(self, tier: Ints) -> Floats:
+    def together(self, tier: Ints) -> Floats:
         """How far arms are good on the same requests, (A, A)."""
         size = (len(tier), len(tier))
         found = np.full(size, TOGETHER) if self._verifier is None else self._verifier.together(tier)

@@ -2,7 +2,8 @@
 
 A tier's *rungs* are alternatives that the decision weighs against each other; the arms of one rung
 are deployments that stand in for each other, in their order. The usual way to call each deployment
-(its one effort, or the first of several) is one rung; each further effort is another.
+(its one effort, or the first of several) is one rung; each further effort is another, and so is a
+vote of several samples.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ if TYPE_CHECKING:
     from router.policy.deployment import Deployment
 
 # Keys that came later. Where they are not given a policy's hash stays what it was without them.
-LATER = frozenset({"margin", "efforts", "effort_params"})
+LATER = frozenset({"margin", "efforts", "effort_params", "vote"})
 _EFFORTS: tuple[Effort, ...] = get_args(Effort)
 
 
 def arms_of(tier: Tier, deployments: Sequence[Deployment]) -> list[Arm]:
-    """A tier's arms: its usual rung first, then one rung of each further effort, lowest first."""
+    """A tier's arms: its usual rung first, then one rung of each further effort, lowest first, and
+    one of the votes of each number of samples."""
     usual = [
         Arm(tier, at, each.model, each.asked_efforts[0]) for at, each in enumerate(deployments)
     ]
@@ -32,7 +34,12 @@ def arms_of(tier: Tier, deployments: Sequence[Deployment]) -> list[Arm]:
         for at, each in enumerate(deployments)
         if effort in each.asked_efforts[1:]
     ]
-    return usual + further
+    votes = [
+        Arm(tier, at, each.model, each.asked_efforts[0], each.vote.samples)
+        for at, each in enumerate(deployments)
+        if each.vote is not None
+    ]
+    return usual + further + sorted(votes, key=lambda arm: arm.samples)
 
 
 def arm_named(name: str, tier: Tier) -> Arm:
@@ -40,11 +47,15 @@ def arm_named(name: str, tier: Tier) -> Arm:
     stands by itself."""
     place, _, model = name.partition(":")
     at = place.removeprefix(f"{tier}/")
-    rest, _, said = model.rpartition("@")
+    once, star, count = model.rpartition("*")
+    samples = int(count) if star and count.isdecimal() else 1
+    if samples < 2:
+        once, samples = model, 1
+    rest, _, said = once.rpartition("@")
     effort = next((each for each in _EFFORTS if each == said), None)
     if effort is None:
-        rest = model
-    return Arm(tier, int(at) if at.isdecimal() else -1, rest or name, effort)
+        rest = once
+    return Arm(tier, int(at) if at.isdecimal() else -1, rest or name, effort, samples)
 
 
 def rungs_of(arms: Sequence[Arm]) -> list[int]:
@@ -56,10 +67,12 @@ def rungs_of(arms: Sequence[Arm]) -> list[int]:
     first = 0
     for _, members in groupby(arms, key=lambda arm: arm.tier):
         seen: set[int] = set()
-        ways: list[object] = []
+        ways: list[str] = []
         for arm in members:
             # The first arm of a deployment is its usual one.
-            way = arm.effort if arm.effort and arm.deployment in seen else "usual"
+            other = arm.deployment in seen and bool(arm.way)
+            # Votes stand in for each other whatever their deployments' usual efforts are.
+            way = (f"*{arm.samples}" if arm.samples > 1 else arm.way) if other else "usual"
             seen.add(arm.deployment)
             if way not in ways:
                 ways.append(way)

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from router.policy.capacity import CapacityLimits, HealthCheck
 from router.policy.fields import Part, Real, Tokens, http_url, wrong
+from router.policy.vote import Vote
 from router.prices.schema import PriceEntry, to_price
 from router.types import Effort
 
@@ -114,6 +115,9 @@ class Deployment(Part):
         default=None,
         description="What says each effort to a server that has its own way, such as none: "
         "{chat_template_kwargs: {enable_thinking: false}}; reasoning_effort says it otherwise.",
+    )
+    vote: Vote | None = Field(
+        default=None, description="A vote of several samples of it, as an arm of its own."
     )
     api_base: Annotated[str, AfterValidator(http_url)] | None = Field(
         default=None, description="Where the provider answers, if not at its usual address."

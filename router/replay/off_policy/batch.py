@@ -39,14 +39,10 @@ class LoggedArm:
         return TIERS.index(self.tier)
 
     @property
-    def effort(self) -> str | None:
-        """The reasoning effort, which ends the name."""
-        return self.name.partition(":")[2].removeprefix(self.model).removeprefix("@") or None
-
-    @property
-    def key(self) -> tuple[str, str, str | None]:
-        """What makes two arms the same, wherever they stand in their tier."""
-        return self.tier, self.model, self.effort
+    def key(self) -> tuple[str, str, str]:
+        """What makes two arms the same, wherever they stand in their tier: the model, and how it is
+        asked (`Arm.way`), which ends the name."""
+        return self.tier, self.model, self.name.partition(":")[2].removeprefix(self.model)
 
 
 @dataclass(frozen=True, slots=True)

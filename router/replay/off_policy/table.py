@@ -37,6 +37,8 @@ _LACKS = {
         Bar.NO_TOOLS,
         Bar.NO_STRUCTURED_OUTPUT,
         Bar.WINDOW_TOO_SMALL,
+        Bar.OWN_EFFORT,
+        Bar.NOT_COMPARABLE,
     )
 }
 # What kept an arm from being called at that moment would have kept any policy from calling it.

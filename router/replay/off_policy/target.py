@@ -70,7 +70,7 @@ def always(batch: LogBatch, *, tier: int) -> Ints:
 
 def _decide(ladder: Ladder, objective: Objective, batch: LogBatch) -> Ints:
     place = {arm.key: at for at, arm in enumerate(batch.arms)}
-    keys = [(arm.tier, arm.model, arm.effort) for arm in ladder.arms]
+    keys = [(arm.tier, arm.model, arm.way) for arm in ladder.arms]
     at = np.array([place.get(key, -1) for key in keys])
     _refuse_unlogged(ladder, at)
     kept = np.flatnonzero(at >= 0)
