@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from router.gates.answer import Answer, answers_of
 from router.gates.gate import Gate, GateCheck, Verdict, keeps_tool_calls
 from router.plan import Plan
 from router.routing import Step, attach, routing_of
-from router.votes.signals import with_votes
+from router.votes.signals import with_bests, with_votes
 
 if TYPE_CHECKING:
     from router.policy import Policy
@@ -65,9 +65,19 @@ class Cascades:
         request = plan.request
         looked_at = not request.stream or self.buffers(request)
         if self.asked is None or request.purpose != "serve" or not looked_at:
-            return plan
+            return without(plan, plan.ladder.bests)
         signals = with_votes(self.gate.signals(request, plan.ladder.tier), plan.ladder.votes)
+        plan, signals = with_bests(plan, signals)
         return replace(plan, look=Look(signals, self.asked.max_steps))
+
+
+def without(plan: Plan, arms: Iterable[int]) -> Plan:
+    """The plan without arms whose samples nobody judges."""
+    barred = plan.options.barred.copy()
+    for index in arms:
+        if barred[0, index] == Bar.FREE:
+            barred[0, index] = Bar.NOT_COMPARABLE
+    return replace(plan, options=replace(plan.options, barred=barred))
 
 
 @dataclass(slots=True)
@@ -103,7 +113,7 @@ class Chain:
         quality = self._counted(index, self.plan.options.quality[0])
         said = {arm: each.answers for arm, each in self._answered.items()}
         try:
-            verdict = self._gate.look(
+            verdict = self._judged(index) or self._gate.look(
                 request, response, said, index, quality, self.plan.ladder.tier
             )
             self._final = keeps_tool_calls(request.params, answers)
@@ -116,11 +126,18 @@ class Chain:
 
     def _counted(self, index: int, quality: Floats) -> Floats:
         """P(good) of every arm once a vote was counted, before its answer is read."""
-        if self.plan.ladder.arms[index].samples == 1:
+        if index not in self.plan.ladder.votes:
             return quality
         together = self._gate.together(self.plan.ladder.tier)[index]
         posterior = np.array([[self._attempts.vote.good]])
         found: Floats = told(together, index, quality[None], posterior)[0, 0]
+        return found
+
+    def _judged(self, index: int) -> Verdict | None:
+        """What the gate said of the best of several samples when it was picked."""
+        found: Verdict | None = (
+            self._attempts.vote.verdict if index in self.plan.ladder.bests else None
+        )
         return found
 
     def without(self, decision: Decision | None, error: RouterError) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from router.policy import Deployment
+    from router.policy.vote import Vote
     from router.types import Floats, Ints
 
 # Capability → the bar for an arm that lacks it.
@@ -102,6 +103,7 @@ class Ladder:
     gain_std: Floats  # (A,) standard deviation of the logarithm of that
     thinking: tuple[int, ...]  # tokens that its effort may think for, on top of a caller's cap
     votes: Mapping[int, VoteRule]  # how the votes among the arms are held, by index
+    bests: Mapping[int, Vote]  # which of them hand out what a gate finds best
     rung: Ints  # (A,) number of each arm's rung: arms of one rung stand in for each other
     below_baseline: NDArray[np.bool_]  # (A,) whether an arm is below the baseline's usual way
     baseline: int  # index of the baseline tier
@@ -125,6 +127,11 @@ class Ladder:
         tier = np.array([TIERS.index(arm.tier) for arm in arms])
         of_baseline = rungs[tier.tolist().index(baseline)]
         deployments = [policy.deployment(arm) for arm in arms]
+        votes = {
+            at: vote
+            for at, (arm, deployment) in enumerate(zip(arms, deployments, strict=True))
+            if arm.samples > 1 and (vote := deployment.vote) is not None
+        }
         capabilities = tuple(Capabilities.of(deployment, book) for deployment in deployments)
         asked = policy.objective
         ceiling = asked.max_cost_per_request
@@ -155,11 +162,8 @@ class Ladder:
             gain_std=gain_std,
             thinking=tuple(THINKING_TOKENS[arm.effort or "none"] for arm in arms),
             efforts=efforts,
-            votes={
-                index: rule_of(vote)
-                for index, (arm, deployment) in enumerate(zip(arms, deployments, strict=True))
-                if arm.samples > 1 and (vote := deployment.vote) is not None
-            },
+            votes={at: rule_of(vote) for at, vote in votes.items() if vote.pick == "majority"},
+            bests={at: vote for at, vote in votes.items() if vote.pick == "best"},
             rung=np.array(rungs),
             below_baseline=(tier < baseline) | ((tier == baseline) & (gain < 0)),
             baseline=baseline,
@@ -184,9 +188,9 @@ class Ladder:
 
     def calls(self, of_tier: Floats) -> tuple[float, ...]:
         """How many calls each arm is expected to take, by P(good) of each tier, (4,)."""
-        if not self.votes:
+        if not (self.votes or self.bests):
             return self.single_calls
-        found = [1.0] * len(self.arms)
+        found = [float(arm.samples) for arm in self.arms]  # of a best-of, until its gate is known
         for index, rule in self.votes.items():
             value = value_of(rule)
             found[index] = float(np.interp(of_tier[self.tier[index]], value.quality, value.calls))
@@ -196,7 +200,7 @@ class Ladder:
         """The votes (indices) that cannot be held on a request."""
         return frozenset(
             index
-            for index in self.votes
+            for index in (*self.votes, *self.bests)
             if not whole
             or not comparable(self.policy.deployment(self.arms[index]).vote, request, shape)
         )

@@ -286,7 +286,7 @@ class Router:
     def _try(self, attempts: Attempts, plan: Plan, decision: Decision) -> Walk[Any]:
         """One arm: a reservation, a wire attempt and a settlement, as often as `retry` says."""
         if decision.arm.samples > 1:
-            return (yield from hold(attempts, plan, decision))
+            return (yield from hold(attempts, plan, decision, self._cascades.gate))
         for attempt in attempts.retrying():
             if attempts.waits:
                 yield Wait(attempts.waits.pop())

@@ -247,7 +247,7 @@ def test_only_requests_with_comparable_answers_are_voted_on(
     decision = make_voting().explain([{"role": "user", "content": content}], **arguments)
     assert (decision.arm.samples == 5) == votes
     if not votes:
-        assert decision.arms[1].rejected == "a vote needs answers that can be compared"
+        assert decision.arms[1].rejected == "needs answers that can be compared, or judged"
 
 
 def test_a_policys_own_condition_says_what_is_comparable(make_voting: Any) -> None:

@@ -28,7 +28,7 @@ BAR_TEXT = {
     Bar.NOT_DEARER: "is no dearer than what has answered",
     Bar.HELD_ABOVE: "is below the tier that the conversation was escalated to",
     Bar.OWN_EFFORT: "the request sets its own reasoning effort",
-    Bar.NOT_COMPARABLE: "a vote needs answers that can be compared",
+    Bar.NOT_COMPARABLE: "needs answers that can be compared, or judged",
     Bar.STANDBY: "stands by: a preferred deployment is free",
     Bar.AT_CAPACITY: "is at capacity: {why}",
     Bar.CIRCUIT_OPEN: "its circuit is open: {why}",

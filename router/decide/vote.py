@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 WRONG_VALUES = 3  # judgement: what a multiple choice of four has; more would make votes surer
 UNANIMOUS, MAJORITY, OPEN = range(3)  # how a vote ended: its signal to a cascade
-_GRID = np.linspace(0.01, 0.99, 50)
+GRID = np.linspace(0.01, 0.99, 50)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class VoteRule:
 class VoteValue:
     """What votes under a rule come to, at P(good) of one sample `quality` (G,): `good` (G,) of the
     answer handed out, `calls` (G,) the mean number of samples that are paid for, and `signals`
-    (2, 3): the chance of each ending of a vote whose answer was bad, and was good."""
+    (2, K): the chance of each ending of a vote whose answer was bad, and was good."""
 
     quality: Floats
     good: Floats
@@ -96,9 +96,9 @@ class VoteValue:
 @lru_cache(maxsize=64)
 def value_of(rule: VoteRule) -> VoteValue:
     """Enumerate every way that a vote may go."""
-    good, calls = np.zeros((2, len(_GRID)))
+    good, calls = np.zeros((2, len(GRID)))
     signals = np.zeros((2, 3))
-    for at, quality in enumerate(_GRID.tolist()):
+    for at, quality in enumerate(GRID.tolist()):
         for chance, right, wrong in _ends(rule, quality):
             counts = _counts(right, wrong)
             ties = counts.count(counts[0])
@@ -109,7 +109,7 @@ def value_of(rule: VoteRule) -> VoteValue:
             signals[1, signal] += chance * wins
             signals[0, signal] += chance * (1 - wins)
     signals = np.maximum(signals / signals.sum(axis=1, keepdims=True), 1e-6)
-    return VoteValue(_GRID, good, calls, signals)
+    return VoteValue(GRID, good, calls, signals)
 
 
 def ending(counts: Sequence[int]) -> int:

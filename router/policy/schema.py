@@ -261,6 +261,11 @@ class Policy(Part):
         if self.cascade is not None and self.objective.keep_quality is not None:
             raise wrong("keep_quality speaks of one call, and a cascade makes several",
                         "only with cost_weight or max_cost_per_request", "cascade")  # fmt: skip
+        for arm in self.arms():
+            vote = self.deployment(arm).vote
+            if vote is not None and vote.pick == "best" and self.cascade is None:
+                raise wrong("no gate judges its samples", "majority, or best with a cascade",
+                            "tiers", arm.tier, arm.deployment, "vote", "pick")  # fmt: skip
         if self.compaction is not None and self.compaction.summary not in (None, *present):
             raise wrong(f"the tier {self.compaction.summary} has no deployment",
                         ", ".join(present), "compaction", "summary")  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -11,17 +11,21 @@ from router.policy.rules import Condition
 
 
 class Vote(Part):
-    """Ask one model several times and hand out the answer that most samples agree on: an arm of its
-    own, for requests whose answers can be compared."""
+    """Ask one model several times and hand out one of its answers: an arm of its own."""
 
     samples: Annotated[int, Field(ge=3, le=9)] = Field(
         default=5, description="The most samples of one vote."
     )
+    pick: Literal["majority", "best"] = Field(
+        default="majority",
+        description="majority: the answer that most samples agree on; best: the sample that the "
+        "cascade's gate finds likeliest good, whether answers can be compared or not.",
+    )
     at_once: bool = Field(
         default=False,
-        description="Send all samples at once and hang up on the rest as soon as the vote is "
-        "decided: quickest, and what was hung up on is charged as reserved. Otherwise as many at a "
-        "time as could decide it.",
+        description="Send all samples at once: quickest. A majority hangs up on the rest as soon "
+        "as it is decided, and what was hung up on is charged as reserved. Otherwise as many at a "
+        "time as could decide it; of the best, one.",
     )
     sure: Annotated[Real, Field(gt=0.5, le=1)] = Field(
         default=0.95,
@@ -35,6 +39,6 @@ class Vote(Part):
     )
     when: Condition | None = Field(
         default=None,
-        description="Which requests have answers that can be compared; those that ask for a "
-        "choice, a number, or JSON of a schema with closed values, otherwise. Never with tools.",
+        description="Which requests are voted on; for a majority otherwise those that ask for a "
+        "choice, a number, or JSON of a schema with closed values. Never with tools.",
     )

@@ -38,12 +38,15 @@ def rule_of(vote: Vote) -> VoteRule:
 
 def comparable(vote: Vote | None, request: Request, shape: Shape) -> bool:
     """Whether samples of a request's answer can be compared: by the policy's condition, or by what
-    the request asks for. Never where tools may be called, or several answers are asked for."""
+    the request asks for. Never where tools may be called, or several answers are asked for. A gate
+    that picks the best needs no such thing."""
     params = request.params
     if params.get("tools") or params.get("functions") or (params.get("n") or 1) != 1:
         return False
     if vote is not None and vote.when is not None:
         return holds(vote.when, request, shape)
+    if vote is not None and vote.pick == "best":
+        return True
     schema = _schema(params.get("response_format"))
     if schema is not None:
         return _closed(schema)
