@@ -44,6 +44,14 @@ class Label:
     rate: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Memo:
+    """What is kept beside the log under a name: JSON, and how often it was written."""
+
+    value: Any
+    version: int
+
+
 class Log(Protocol):
     """Rows in the order of their requests' times, `since` ≤ time < `until` (unix seconds)."""
 
@@ -89,6 +97,17 @@ class Log(Protocol):
 
     def labels(self) -> Iterator[Label]:
         """Every label, in the order in which they were written."""
+        ...
+
+    def memos(self, prefix: str) -> dict[str, Memo]:
+        """What is kept under the names that begin with `prefix`."""
+        ...
+
+    def keep(self, name: str, value: Any, version: int) -> bool:
+        """Keep JSON under a name, in the place of what has this version there (0: nothing has).
+
+        False, and nothing has changed, where another was faster.
+        """
         ...
 
     def close(self) -> None:
