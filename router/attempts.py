@@ -14,7 +14,7 @@ from router.capacity import Capacity, Ticket
 from router.conversations.portable import fitted
 from router.dispatch.bounds import CAP_FIELDS, input_bound
 from router.dispatch.charge import Charge, Terms, for_answer, for_failure
-from router.dispatch.failures import headers_of
+from router.dispatch.failures import headers_of, said
 from router.dispatch.retrying import retrying
 from router.dispatch.streams import StreamEnd, StreamTerms, answer_bytes, routed_stream, whole
 from router.dispatch.usage import report_of
@@ -56,7 +56,8 @@ class Attempts:
     """What the attempts of one request share. `client`: an OpenAI client to send through;
     `streamed`: who wants to see a stream's whole answer once it is settled; `capacity`: what the
     deployments can take; `answered`: who is told of each settled answer; `streams`: whether the
-    wire carries a stream, which one that is buffered does not."""
+    wire carries a stream, which one that is buffered does not; `form`: says what is wrong with an
+    answer by its form."""
 
     ladder: Ladder
     ledger: Ledger
@@ -68,6 +69,7 @@ class Attempts:
     streamed: Callable[[Request, Any], None] | None = None
     answered: Callable[[Plan, Decision, AttemptRow, Usage | None], None] | None = None
     streams: bool = False
+    form: Callable[[Request, Any], str | None] | None = None
     step: int = 0  # of a chain of calls
     note: str | None = None  # why this step is made
     vote: Any = None  # the tally of the latest vote
@@ -133,7 +135,7 @@ class Attempts:
 
     def close_with(self, plan: Plan, decision: Decision | None, error: RouterError) -> None:
         """Log how a request ended that got no answer."""
-        text = _said(error)
+        text = said(error)
         status: RequestStatus = "failed" if isinstance(error, ProviderError) else "refused"
         if self.count == 0:
             self.ledger.refuse(self.row(plan, decision, status, error=text))
@@ -267,7 +269,8 @@ class Attempt:
         """Charge a finished answer and log it."""
         report = report_of(response)
         charge = for_answer(self._terms, report, answer_bytes(response.choices))
-        self._ticket.answered(headers_of(response), _tokens(charge))
+        self._ticket.answered(headers_of(response), charge.tokens)
+        self._look(response)
         row = self._row("answered", charge, report, answer=self._kept(response))
         self._settle(row, charge, ends=True)
         return self._routing(charge.cost)
@@ -280,7 +283,7 @@ class Attempt:
         cancelled = not isinstance(error, RouterError)
         self._shared.failure = error
         status: AttemptStatus = "abandoned" if cancelled else "failed"
-        row = self._row(status, charge, error=_said(error))
+        row = self._row(status, charge, error=said(error))
         self._settle(row, charge, ends=cancelled if ends is None else ends)
 
     def stream(self, reply: Reply) -> Any:
@@ -295,7 +298,7 @@ class Attempt:
             drain_seconds=drain,
             deadline=self._shared.deadline,
             emit_usage=bool(options.get("include_usage")),
-            keep=self._shared.ladder.policy.log.content or self._shared.streamed is not None,
+            keep=policy.log.content or bool(self._shared.streamed or self._shared.form),
         )
         return routed_stream(reply.response, reply.first_chunk, terms, self._routing(None))
 
@@ -303,21 +306,29 @@ class Attempt:
         if end.error is not None:
             self._ticket.failed(end.error)
             charge = for_failure(self._terms, end.error)
-            row = self._row("failed", charge, end.report, error=_said(end.error))
+            row = self._row("failed", charge, end.report, error=said(end.error))
         elif end.abandoned and end.report is None:
             self._ticket.failed(GeneratorExit())
             charge = for_failure(self._terms, GeneratorExit())
             row = self._row("abandoned", charge)
         else:
             charge = for_answer(self._terms, end.report, end.answer_bytes)
-            self._ticket.answered(None, _tokens(charge))
+            self._ticket.answered(None, charge.tokens)
             # Of an answer that was left, the caller saw no more than a part.
             status: AttemptStatus = "abandoned" if end.abandoned else "answered"
             text = None if end.abandoned else end.text
+            if text is not None:
+                self._look(whole(self._decision.arm.model, text))
             row = self._row(status, charge, end.report, answer=self._kept_text(text))
         self._settle(row, charge, ends=True)
         if row.status == "answered" and end.text is not None and self._shared.streamed is not None:
             self._shared.streamed(self._shared.request, whole(row.model, end.text))
+
+    def _look(self, response: Any) -> None:
+        """Note what is wrong with an answer by its form, where anybody asks."""
+        form = self._shared.form
+        found = None if form is None else form(self._shared.request, response)
+        self._note = "; ".join(filter(None, (self._note, found))) or None
 
     def _settle(self, row: AttemptRow, charge: Charge, *, ends: bool) -> None:
         """Write the attempt's row and, where it `ends` the request, how that ended."""
@@ -408,13 +419,3 @@ class Attempt:
     def _client(self, model: str, api_base: str | None) -> Any:
         """The caller's own OpenAI client serves the arms of OpenAI that name no other address."""
         return self._shared.client if model.startswith("openai/") and api_base is None else None
-
-
-def _tokens(charge: Charge) -> int | None:
-    usage = charge.usage
-    return None if usage is None else usage.input_tokens + usage.output_tokens
-
-
-def _said(error: BaseException) -> str:
-    """An error as the log keeps it: its class, and what it says."""
-    return f"{type(error).__name__}: {error}".rstrip(": ")

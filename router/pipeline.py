@@ -21,6 +21,7 @@ from router.clock import GuardedClock, shortest_window
 from router.conversations.memory import Conversations
 from router.decide import Objective
 from router.dispatch.replayed import replayed
+from router.drift.watcher import Drift
 from router.effects import Look, Send, Store, Wait, Walk, arun, run
 from router.errors import (
     AtCapacity,
@@ -109,6 +110,8 @@ class Router:
         log: Callable[[], Any] = lambda: self.ledger.log()  # noqa: E731
         self.conversations = Conversations(self.policy, self.prices, own, log)
         self.checks = Checks(checks or {}, log, self._clock)
+        known = (ladder, self.predictor, self.prices.hash[:12])
+        self.drift = Drift(self.policy, *known, log, self._clock)
         self._opening, self._next_sweep = threading.Lock(), 0.0
 
     # ── the doors ──────────────────────────────────────────────────────────────────────────────
@@ -174,6 +177,7 @@ class Router:
     def close(self) -> None:
         """Close the store. The router opens it again when it is used again."""
         self.checks.close()
+        self.drift.close()
         self.capacity.close()
         self.conversations.close()
         if (ledger := self.__dict__.pop("_ledger", None)) is not None:
@@ -197,6 +201,7 @@ class Router:
         streams = request.stream and not buffers
         ledger = yield Store(lambda: self.ledger)
         yield from self._sweep()
+        plan = self.drift.guarded(plan)
         attempts = Attempts(
             plan.ladder,
             ledger,
@@ -208,6 +213,7 @@ class Router:
             streamed=self.checks.submit if self.checks else None,
             answered=self.conversations.answered,
             streams=streams,
+            form=self.drift.form,
         )
         plan, decision, answer = yield from self._answer(attempts, plan)
         if plan.look is not None:
@@ -326,7 +332,9 @@ class Router:
     def preview(self, request: Request) -> Decision:
         """The decision for a request: nothing is reserved or sent."""
         room = self._room_without_a_trace(request) if self.policy.budgets else Room()
-        plan = self._plan(self.conversations.recall(request))
+        if self.policy.drift is not None and store_exists(self.store):
+            self.drift.recall()
+        plan = self.drift.guarded(self._plan(self.conversations.recall(request)))
         objective, chances = self._paced(plan, room, new=False), self._explorer.chances()
         return decide_now(self.capacity, plan, room, objective, chances)
 
@@ -357,6 +365,7 @@ class Router:
         """What is done about once a minute: charge dead holds, see what other processes sent."""
         self.ledger.expire(now)
         self._read_traffic(now)
+        self.drift.look()
 
     def _read_traffic(self, now: float) -> None:
         if self._pacer is not None:
@@ -365,7 +374,7 @@ class Router:
 
     def _paced(self, plan: Plan, room: Room, *, new: bool) -> Objective | None:
         """The objective that pacing asks for; None for the policy's own."""
-        if self._pacer is None:
+        if self._pacer is None or plan.ladder.objective.alarm:
             return None
         return self._pacer.objective(plan.options, room, plan.request.now, new=new)
 

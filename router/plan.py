@@ -103,7 +103,7 @@ class Plan:
         """
         objective = objective or self.ladder.objective
         kept = objective.pace.kept if objective.pace else 0
-        if self.failure is not None:
+        if self.failure is not None or objective.alarm:
             exploration = None
         if exploration is not None and room.budgets:
             exploration = replace(exploration, roomy=self._roomy(room))
@@ -235,6 +235,7 @@ class Plan:
             "needs": sorted(shape.needs),
             "novel": bool(self.prediction.novel),
             **place(self.request.turn),
+            **({"drift": self.ladder.objective.alarm} if self.ladder.objective.alarm else {}),
             **{  # a text embedder's vector, which comes after them, is not kept
                 name: round(float(value), 4)
                 for name, value in zip(DENSE_NAMES, self.features.dense, strict=False)

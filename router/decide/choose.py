@@ -105,14 +105,14 @@ def _utility(
     free: NDArray[np.bool_],
     unknown: NDArray[np.bool_] | None,
 ) -> Floats:
-    if objective.cost_weight is not None:
-        cost = _known_cost(options.expected, free, unknown)
-        utility = options.quality - objective.cost_weight * cost
+    if objective.cost_weight is not None or objective.max_cost_per_request is not None:
+        utility = options.quality
+        if objective.cost_weight is not None:
+            cost = _known_cost(options.expected, free, unknown)
+            utility = utility - objective.cost_weight * cost
         if objective.margin:
-            utility[:, options.rung == options.baseline] += objective.margin
+            utility = utility + objective.margin * (options.rung == options.baseline)
         return utility
-    if objective.max_cost_per_request is not None:
-        return options.quality
     assert objective.keep_quality is not None
     # The promise is relative to the baseline where it is free, else to the best arm left.
     free_quality = np.where(free, options.quality, -np.inf)

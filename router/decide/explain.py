@@ -187,7 +187,9 @@ def _worth(gain: float, cost_weight: float) -> str:
 
 
 def _reason(view: ArmView, objective: Objective, rule: str | None, *, downgraded: bool) -> str:
-    if objective.cost_weight is not None:
+    if objective.alarm:
+        goal = f"the baseline wherever it is free, since there is a drift alarm: {objective.alarm}"
+    elif objective.cost_weight is not None:
         goal = f"best value at cost_weight {objective.cost_weight:.5g}"
         if objective.margin:
             goal += f", the baseline tier preferred by {objective.margin:.3g}"

@@ -60,7 +60,7 @@ class Objective:
     cost_weight 0 and a margin of 1 the baseline tier is taken wherever it is free.
     `keep_quality`: the cheapest arm whose P(good) is at least this share of the baseline's.
     `max_cost_per_request`: the best P(good) among arms whose upper bound is at most this, in
-    nano-USD.
+    nano-USD; `margin` goes with it as well.
     """
 
     cost_weight: float | None = None
@@ -68,12 +68,20 @@ class Objective:
     max_cost_per_request: int | None = None
     margin: float = 0.0
     promise: str = ""  # what was certified with this weight and margin, in words
+    alarm: str = ""  # the drift because of which the baseline is preferred, in words
     pace: Pace | None = None  # what the weight was found from, where pacing set it
 
     def keeps(self, utility: Floats) -> NDArray[np.bool_]:
         """Which arms reach `keep_quality`, by their utilities under this objective."""
         kept: NDArray[np.bool_] = utility > -SHORT / 2
         return kept
+
+
+def safe_side(objective: Objective, alarm: str) -> Objective:
+    """The baseline tier wherever it is free, under the same ceiling on a request's cost."""
+    ceiling = objective.max_cost_per_request
+    weight = 0.0 if ceiling is None else None
+    return Objective(cost_weight=weight, max_cost_per_request=ceiling, margin=1.0, alarm=alarm)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""Alarms about what changed since a policy was set up, and what a router does until they are read."""
+"""Alarms about what changed, and the safe side until a person has looked at them."""

@@ -7,13 +7,13 @@ Learning in a Random World, 2nd ed., chapter 8). Nothing is assumed of the distr
 reference is no estimate that a long stream would tell from the truth sooner or later: each value
 joins it once it was tested.
 
-A gambler bets against uniform p-values. Capital that starts at 1 and is not expected to grow reaches
-1/a with probability at most a, however long the game goes on (Ville's inequality). A change may come
-late, when one who has bet from the start is ruined; so the capital is dealt out beforehand over all
-starting times, which makes up one capital still (a mixture over change points, as in the e-detectors
-of Shin, Ramdas, Rinaldo, arXiv:2203.03532, with weights that sum to 1: the chance of any false alarm
-ever is then bounded, not only their rate). A change that comes after t values costs about
-log(t) + 2 log log(t) more evidence than one that was expected just then.
+A gambler bets against uniform p-values. Capital that starts at 1 and is not expected to grow
+reaches 1/a with probability at most a, however long the game goes on (Ville's inequality). A change
+may come late, when one who has bet from the start is ruined; so the capital is dealt out beforehand
+over all starting times, which makes up one capital still: a mixture over change points, as in the
+e-detectors of Shin, Ramdas, Rinaldo (arXiv:2203.03532), with weights that sum to 1, so that the
+chance of any false alarm ever is bounded and not only their rate. A change that comes after t values
+costs about log(t) + 2 log log(t) more evidence than one that was expected just then.
 
 At each start the capital is split once more over ways to bet: densities on [0, 1] that are fixed
 (ranks crowd at one end, at both, or in the middle), and two that learn from the latest ranks.
@@ -33,15 +33,13 @@ if TYPE_CHECKING:
     from router.types import Floats, Ints
 
 # Beta densities (a, b): values have become larger (p small), smaller, more spread, less spread.
-# All but the last unbounded where they crowd, so that rare values which come often pay well.
-_BETAS = np.array(
-    [(0.2, 1), (0.45, 1), (0.75, 1), (1, 0.2), (1, 0.45), (1, 0.75)]
-    + [(0.35, 0.35), (0.7, 0.7), (2, 2), (5, 5)]
-)
+# Most are unbounded where they crowd, so that rare values which come often pay well.
+_ONE_END = ((0.2, 1), (0.45, 1), (0.75, 1), (1, 0.2), (1, 0.45), (1, 0.75))
+_BETAS = np.array((*_ONE_END, (0.35, 0.35), (0.7, 0.7), (2, 2), (5, 5)))
 _SPANS = np.array([30.0, 150.0])  # values that a learning bettor looks back over, about
-# The cells of a learning bettor's histogram, narrow at both ends: where one value in a hundred was a
-# refusal, all that is known of refusals is in the ranks below 0.01. Each cell starts as full as 18
-# values would leave it.
+# The cells of a learning bettor's histogram, narrow at both ends: where one value in a hundred was
+# a refusal, all that is known of refusals is in the ranks below 0.01. They start as full as 18
+# uniform values would leave them.
 _HALF = np.array([0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35])
 _EDGES = np.concatenate([_HALF, [0.5], 1 - _HALF[::-1]])
 _WIDTHS = np.diff(_EDGES)
@@ -96,7 +94,7 @@ class Streams:
             capital=np.zeros((streams, BETS)),
             cells=np.tile(_PRIOR, (streams, LEARNING, 1)),
             peak=np.ones(streams),
-            run=np.ones((streams, BETS)),
+            run=np.zeros((streams, BETS)),
             begun=np.zeros((streams, BETS)),
         )
 

@@ -21,6 +21,7 @@ from router.policy.cascade import Cascade
 from router.policy.conversations import CompactionOptions, ConversationOptions
 from router.policy.deployment import Deployment
 from router.policy.document import show
+from router.policy.drift import DriftOptions
 from router.policy.fields import Name, Part, Real, Usd, similar, wrong
 from router.policy.judging import JudgeOptions
 from router.policy.rules import Rule
@@ -241,6 +242,9 @@ class Policy(Part):
     compaction: CompactionOptions | None = Field(
         default=None, description="How a long conversation is shortened. It is not, otherwise."
     )
+    drift: DriftOptions | None = Field(
+        default=None, description="What raises an alarm when it changes. Nothing otherwise."
+    )
 
     _file: Path | None = PrivateAttr(None)
 
@@ -266,6 +270,9 @@ class Policy(Part):
             if vote is not None and vote.pick == "best" and self.cascade is None:
                 raise wrong("no gate judges its samples", "majority, or best with a cascade",
                             "tiers", arm.tier, arm.deployment, "vote", "pick")  # fmt: skip
+        if self.drift is not None and "gate" in (self.drift.watch or ()) and self.cascade is None:
+            raise wrong("there is no cascade whose gate could be watched", "only with cascade",
+                        "drift", "watch")  # fmt: skip
         if self.compaction is not None and self.compaction.summary not in (None, *present):
             raise wrong(f"the tier {self.compaction.summary} has no deployment",
                         ", ".join(present), "compaction", "summary")  # fmt: skip
