@@ -15,6 +15,7 @@ _COMMANDS = {
     "budget": "router.cli.budget",
     "chat": "router.cli.chat",
     "demo": "router.cli.demo",
+    "drift": "router.cli.drift",
     "evaluate": "router.cli.evaluate",
     "export": "router.cli.export",
     "explain": "router.cli.explain",

@@ -12,8 +12,8 @@ reaches 1/a with probability at most a, however long the game goes on (Ville's i
 may come late, when one who has bet from the start is ruined; so the capital is dealt out beforehand
 over all starting times, which makes up one capital still: a mixture over change points, as in the
 e-detectors of Shin, Ramdas, Rinaldo (arXiv:2203.03532), with weights that sum to 1, so that the
-chance of any false alarm ever is bounded and not only their rate. A change that comes after t values
-costs about log(t) + 2 log log(t) more evidence than one that was expected just then.
+chance of any false alarm ever is bounded and not only their rate. A change that comes after t
+values costs about log(t) + 2 log log(t) more evidence than one that was expected just then.
 
 At each start the capital is split once more over ways to bet: densities on [0, 1] that are fixed
 (ranks crowd at one end, at both, or in the middle), and two that learn from the latest ranks.

@@ -231,6 +231,15 @@ def alarms_of(log: Log, policy: str) -> tuple[Alarms, int]:
     return (Alarms(), 0) if memo is None else (Alarms.from_json(memo.value), memo.version)
 
 
+def open_alarms(log: Log) -> list[tuple[str, Alarm]]:
+    """Every open alarm of a store, with its policy's name."""
+    return [
+        (name.removeprefix(ALARMS), alarm)
+        for name, memo in sorted(log.memos(ALARMS).items())
+        for alarm in Alarms.from_json(memo.value).open
+    ]
+
+
 def raise_alarms(log: Log, policy: str, found: list[Alarm], number: int) -> Alarms:
     """Write down alarms that are not open yet, and return all that are. `number`: of the round that
     they were found in; once that was accepted they say nothing any more."""
