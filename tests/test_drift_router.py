@@ -84,8 +84,9 @@ def test_a_provider_that_begins_to_refuse_raises_an_alarm_and_the_baseline_answe
 def test_an_alarm_outlives_a_restart_reaches_other_processes_and_ends_when_it_is_accepted(
     provider: Provider, make_router: MakeRouter, clock: Clock, tmp_path: Path
 ) -> None:
-    first, other = make_router(**at_most_nano(), clock=clock), make_router(
-        **at_most_nano(), clock=clock
+    first, other = (
+        make_router(**at_most_nano(), clock=clock),
+        make_router(**at_most_nano(), clock=clock),
     )
     ask(first, 60)
     assert set(ask(other, 30)) == {"nano"}
@@ -180,9 +181,7 @@ def test_a_ceiling_on_a_request_holds_on_the_safe_side(
 def test_cascades_are_off_while_an_alarm_is_open(
     provider: Provider, make_router: MakeRouter, clock: Clock
 ) -> None:
-    router = make_router(
-        **at_most_nano(), cascade={"max_steps": 2}, baseline="nano", clock=clock
-    )
+    router = make_router(**at_most_nano(), cascade={"max_steps": 2}, baseline="nano", clock=clock)
     ask(router, 80)
     clock.now += 31
     look(router, clock)
@@ -244,9 +243,7 @@ def test_scores_are_held_against_calibration_queries_only_where_there_are_some(
         make_router(drift={"scores": "calibration"})
 
 
-def test_without_drift_in_the_policy_nothing_is_kept(
-    make_router: MakeRouter, clock: Clock
-) -> None:
+def test_without_drift_in_the_policy_nothing_is_kept(make_router: MakeRouter, clock: Clock) -> None:
     router = make_router(clock=clock)
     ask(router, 2)
     look(router, clock)

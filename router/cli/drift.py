@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from dataclasses import asdict
@@ -51,7 +52,7 @@ def show(store: str, as_json: bool) -> None:
     """
     ledger = open_ledger(store_url(store), create=False)
     try:
-        policies = watched_policies(ledger.log(), time.time())
+        policies = watched_policies(ledger.log())
     finally:
         ledger.close()
 
@@ -92,7 +93,7 @@ def accept(store: str, policy: str | None, by: str, note: str, as_json: bool) ->
     emit({"policy": name, "accepted": [asdict(alarm) for alarm in closed]}, as_json, render)
 
 
-def watched_policies(log: Log, now: float) -> list[dict[str, Any]]:
+def watched_policies(log: Log) -> list[dict[str, Any]]:
     """What is known of drift under each policy, by the log as it is now; nothing is written."""
     kept, found = log.memos(TESTS), log.memos(ALARMS)
     alarms = {name.removeprefix(ALARMS): Alarms.from_json(m.value) for name, m in found.items()}
@@ -104,16 +105,16 @@ def watched_policies(log: Log, now: float) -> list[dict[str, Any]]:
         if watch is not None and (known is None or watch.began > known.began):
             watches[name] = watch
     return [
-        _facts(name, watches.get(name), alarms.get(name, Alarms()), log, now)
+        _facts(name, watches.get(name), alarms.get(name, Alarms()), log)
         for name in sorted({*alarms, *watches})
     ]
 
 
-def _facts(name: str, watch: Watch | None, alarms: Alarms, log: Log, now: float) -> dict[str, Any]:
+def _facts(name: str, watch: Watch | None, alarms: Alarms, log: Log) -> dict[str, Any]:
     is_open = {alarm.name: alarm for alarm in alarms.open}
     quantities = []
     if watch is not None and watch.round == alarms.round:
-        watch.read(answered(log, watch.since), now, frozenset(is_open))
+        watch.read(answered(log, watch.since), math.inf, frozenset(is_open))
         evidence = watch.streams.evidence.tolist()
         for at, quantity in enumerate(watch.names):
             streams = watch.streams

@@ -15,8 +15,9 @@ e-detectors of Shin, Ramdas, Rinaldo (arXiv:2203.03532), with weights that sum t
 chance of any false alarm ever is bounded and not only their rate. A change that comes after t
 values costs about log(t) + 2 log log(t) more evidence than one that was expected just then.
 
-At each start the capital is split once more over ways to bet: densities on [0, 1] that are fixed
-(ranks crowd at one end, at both, or in the middle), and two that learn from the latest ranks.
+At each start the capital is split once more over ways to bet, in thirds: densities on [0, 1] that
+are fixed (ranks crowd at one end, at both, or in the middle); steps, for a few values of a kind
+that was rare; and two that learn from the latest ranks.
 """
 
 from __future__ import annotations
@@ -45,10 +46,14 @@ _EDGES = np.concatenate([_HALF, [0.5], 1 - _HALF[::-1]])
 _WIDTHS = np.diff(_EDGES)
 _CELLS = len(_WIDTHS)
 _PRIOR = 18 * _WIDTHS
-FIXED, LEARNING = len(_BETAS), len(_SPANS)
-BETS = FIXED + LEARNING
-# Half of the capital bets on fixed densities, half learns.
-_SHARES = np.repeat([0.5 / FIXED, 0.5 / LEARNING], [FIXED, LEARNING])
+# Steps (share, width): so many of the values are now among what was the largest of so few.
+_SHARE, _WIDTH = np.array(
+    [(share, width) for share in (0.04, 0.2) for width in (0.001, 0.004, 0.016, 0.06, 0.25)]
+).T
+_KINDS = (len(_BETAS), len(_SHARE), len(_SPANS))
+_SMOOTH, _, LEARNING = _KINDS
+BETS = sum(_KINDS)
+_SHARES = np.repeat([1 / (3 * bets) for bets in _KINDS], _KINDS)
 _LEAST = 1e-14  # a p-value is never 0
 _MOST = 1e100  # more capital is not counted
 _LOG_NORM = np.array([math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) for a, b in _BETAS])
@@ -146,10 +151,12 @@ class Streams:
         rows, before = np.arange(len(p)), self.tested[streams]
         paid = np.empty((len(p), BETS))
         logs = np.log(p)[:, None] * (_BETAS[:, 0] - 1) + np.log1p(-p)[:, None] * (_BETAS[:, 1] - 1)
-        paid[:, :FIXED] = np.exp(logs + _LOG_NORM)
+        paid[:, :_SMOOTH] = np.exp(logs + _LOG_NORM)
+        among = p[:, None] < _WIDTH
+        paid[:, _SMOOTH:-LEARNING] = 1 - _SHARE + among * (_SHARE / _WIDTH)
         cell: NDArray[np.int64] = np.searchsorted(_EDGES, p, side="right") - 1
         cells = self.cells[streams]
-        paid[:, FIXED:] = cells[rows, :, cell] / (_WIDTHS[cell, None] * cells.sum(axis=2))
+        paid[:, -LEARNING:] = cells[rows, :, cell] / (_WIDTHS[cell, None] * cells.sum(axis=2))
         # Old values fade, and what they were learnt from fades towards knowing nothing.
         cells -= (cells - _PRIOR) / _SPANS[:, None]
         cells[rows, :, cell] += 1
