@@ -69,6 +69,7 @@ class Recorded:
     values: NDArray[np.int8]
     predicted: Floats
     tokens: Floats
+    answers: list[str]
 
 
 def load(folder: Path, source: str, swapped: str | None = None) -> Recorded:
@@ -111,7 +112,8 @@ def load(folder: Path, source: str, swapped: str | None = None) -> Recorded:
             values[at, NAMES.index(quantity)] = value
     predicted = prediction.output_tokens[np.arange(len(whole)), taken]
     task = np.array([text["task"] for text in texts])
-    return Recorded(task, taken, values, predicted, tokens)
+    answered = [answers[ladder["mini"]]["response"] or "" for answers in whole[:1000]]
+    return Recorded(task, taken, values, predicted, tokens, answered)
 
 
 class Windows:
@@ -222,6 +224,7 @@ def study(folder: Path, source: str, streams: int, seed: int) -> dict[str, Any]:
         "requests": len(recorded.task),
         "tiers": dict(zip(TIERS, shares.tolist(), strict=True)),
         "busiest": tier,
+        "microseconds": costs(recorded),
         "false_alarms": no_change(recorded, streams, rng),
     }
     print(json.dumps(rounded(found["false_alarms"])), f"{time.perf_counter() - started:.0f} s")
@@ -267,6 +270,30 @@ def study(folder: Path, source: str, streams: int, seed: int) -> dict[str, Any]:
         found["changes"][name] = change(recorded, after, whose, max(20, streams // 10), rng)
         print(name, json.dumps(rounded(found["changes"][name])), flush=True)
     return found
+
+
+def costs(recorded: Recorded) -> dict[str, float]:
+    """Microseconds: of testing all values of a request, which is done in a thread of its own; and
+    of looking at an answer's form, which is done while it is settled."""
+    tests, rng = Streams.new(Q, BINS), np.random.default_rng(0)
+    spent = []
+    for values in recorded.values[:2000]:
+        at = np.flatnonzero(values >= 0)
+        bins, ties = values[at].astype(np.int64), rng.random(len(at))
+        started = time.perf_counter()
+        tests.see(at, bins, ties, REFERENCE)
+        spent.append(time.perf_counter() - started)
+    looks = []
+    for text in recorded.answers:
+        answer = Answer(text, "stop")
+        started = time.perf_counter()
+        faults({}, answer)
+        looks.append(time.perf_counter() - started)
+    return {
+        "tests_of_a_request": 1e6 * float(np.median(spent[REFERENCE:])),
+        "form_of_an_answer": 1e6 * float(np.median(looks)),
+        "form_of_an_answer_p99": 1e6 * float(np.quantile(looks, 0.99)),
+    }
 
 
 def main() -> None:

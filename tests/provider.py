@@ -35,6 +35,7 @@ class Behaviour:
     delay: float = 0.0  # seconds before the answer
     chunk_delay: float = 0.0  # seconds between the chunks of a stream
     chunks: int = 3
+    pieces: tuple[str, ...] = ()  # the texts of a stream's chunks
     cut: bool = False  # close the connection: before the answer, or in the middle of a stream
     tool_calls: Any = None
     finish_reason: str = "stop"  # of an answer that is no stream and calls no tool
@@ -170,8 +171,8 @@ def _stream(handler: Any, body: dict[str, Any], behaviour: Behaviour) -> None:
         handler.wfile.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
         handler.wfile.flush()
 
-    for index in range(behaviour.chunks):
-        delta = {"role": "assistant", "content": f"part {index} "}
+    for piece in behaviour.pieces or [f"part {index} " for index in range(behaviour.chunks)]:
+        delta = {"role": "assistant", "content": piece}
         send([{"index": 0, "delta": delta, "finish_reason": None}])
         time.sleep(behaviour.chunk_delay)
     if behaviour.cut:

@@ -71,7 +71,7 @@ def test_the_bound_could_be_broken() -> None:
     ("before", "after", "within"),
     [
         (rate(0.01), rate(0.2), 200),
-        (rate(0.0), rate(0.05), 500),
+        (rate(0.0), rate(0.1), 300),
         (rate(0.5), rate(0.8), 300),
         (spread, lambda rng, t, n: np.minimum(spread(rng, t, n) + 6, BINS - 1), 120),
         (spread, lambda rng, t, n: np.maximum(spread(rng, t, n) - 6, 0), 120),

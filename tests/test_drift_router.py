@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,9 @@ from click.testing import CliRunner
 
 from router import Router
 from router.cli import cli
-from router.errors import BudgetExceeded, ConfigurationError
-from router.prices import load_book
+from router.errors import ConfigurationError
+from router.prices import PriceBook
+from router.prices.book import BookEntry
 from tests.conftest import HELLO, PRICES, MakeRouter, ladder, only, steady_predictor
 from tests.provider import USAGE, Provider, ok
 
@@ -195,45 +195,60 @@ def test_cascades_are_off_while_an_alarm_is_open(
     assert routing.decision.arm.tier == "nano"
 
 
-def test_a_changed_price_of_an_arm_is_an_alarm_and_another_books_hash_alone_is_not(
-    provider: Provider, make_router: MakeRouter, clock: Clock, tmp_path: Path
+def book(digit: str, nano: str) -> PriceBook:
+    """A price book of the policy's models, at this price of nano's input."""
+    entries = [
+        BookEntry.model_validate(
+            {
+                "model": f"openai/t-{tier}",
+                "input": nano if tier == "nano" else price["input"],
+                "output": price["output"],
+                "effective_from": "2026-01-01",
+                "checked": "2026-01-01",
+                "source": "a price list",
+            }
+        )
+        for tier, price in PRICES.items()
+    ]
+    return PriceBook(entries, digit * 64)
+
+
+def test_another_price_of_an_arm_is_an_alarm_and_another_hash_of_the_book_alone_is_not(
+    provider: Provider, clock: Clock, tmp_path: Path
 ) -> None:
-    def listed(price: dict[str, str]) -> dict[str, Any]:
-        changed = ladder(provider.url, **at_most_nano(watch=["prices"]))
-        return changed
+    policy = ladder(provider.url, **at_most_nano(watch=["prices"]))
+    for [deployment] in policy["tiers"].values():
+        del deployment["price"]
 
-    policy = listed(PRICES["nano"])
-    store = f"sqlite:///{tmp_path / 'router.db'}"
-    parts: dict[str, Any] = {"store": store, "predictor": steady_predictor(), "clock": clock}
-    with Router(policy, **parts) as router:
-        look(router, clock)
-        look(router, clock)
-        assert router.drift.alarms() == ()
-        router.drift._book = "another book"
-        look(router, clock)
-        assert router.drift.alarms() == ()
-        digests = router.drift._digests(clock.now)
-        router.drift._digests = lambda now: {**digests, next(iter(digests)): "else"}  # type: ignore[method-assign]
-        look(router, clock)
-        [alarm] = router.drift.alarms()
-        assert alarm.name == "prices"
-        assert "nano" in alarm.text
+    def alarms(prices: PriceBook) -> list[str]:
+        with Router(
+            policy,
+            store=f"sqlite:///{tmp_path / 'router.db'}",
+            predictor=steady_predictor(),
+            clock=clock,
+            prices=prices,
+        ) as router:
+            look(router, clock)
+            look(router, clock)
+            return [alarm.text for alarm in router.drift.alarms()]
+
+    assert alarms(book("a", "0.2")) == []
+    assert alarms(book("b", "0.2")) == []
+    [text] = alarms(book("c", "0.3"))
+    assert "aaaaaaaaaaaa" in text
+    assert "cccccccccccc, which prices nano/0:openai/t-nano anew" in text
 
 
-def test_streams_are_looked_at_for_refusals(
+def test_refusals_in_streams_are_seen_where_drift_is_watched_and_nowhere_else(
     provider: Provider, make_router: MakeRouter, clock: Clock
 ) -> None:
-    router = make_router(**at_most_nano(), clock=clock)
-
-    def stream() -> None:
-        for _ in router.completion(messages=HELLO, stream=True):
-            pass
-
-    for _ in range(60):
-        stream()
-    look(router, clock)
-    notes = [attempt.note for attempt in router.ledger.log().attempts()]
-    assert not any("form" in (note or "") for note in notes)
+    refusal = ok(pieces=("I'm sorry, but ", "I can't help ", "with that."))
+    provider.script("t-nano", refusal, refusal)
+    for changes in (at_most_nano(), {**at_most_nano(), "drift": None}):
+        router = make_router(**changes, clock=clock)
+        assert len(list(router.completion(messages=HELLO, stream=True))) >= 3
+    notes = [attempt.note or "" for attempt in router.ledger.log().attempts()]
+    assert [("form: refusal" in note) for note in notes] == [True, False]
 
 
 def test_scores_are_held_against_calibration_queries_only_where_there_are_some(
@@ -248,6 +263,3 @@ def test_without_drift_in_the_policy_nothing_is_kept(make_router: MakeRouter, cl
     ask(router, 2)
     look(router, clock)
     assert router.ledger.log().memos("") == {}
-
-
-_ = (Callable, BudgetExceeded, load_book)

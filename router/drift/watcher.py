@@ -110,7 +110,9 @@ class Drift:
         self.recall()
         with self._one:
             if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name="router-drift", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._run, args=(self._log(),), name="router-drift", daemon=True
+                )
                 self._thread.start()
 
     def recall(self) -> None:
@@ -147,16 +149,16 @@ class Drift:
         self._know(Alarms())
         return before
 
-    def _run(self) -> None:
+    def _run(self, log: Log) -> None:
         try:
-            self._read_on()
+            self._read_on(log)
         except RouterError as error:
             _logger.warning("drift: the log was not read: %s", error)
         except Exception:
             _logger.exception("drift: the log was not read")
 
-    def _read_on(self) -> None:
-        log, now = self._log(), self._clock()
+    def _read_on(self, log: Log) -> None:
+        now = self._clock()
         alarms, _ = self._alarms(log)
         key = TESTS + self._policy.stamp
         memo = log.memos(key).get(key)
