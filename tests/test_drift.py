@@ -282,6 +282,14 @@ def test_no_request_counts_twice_and_one_under_way_counts_later() -> None:
     assert seen.read([(request("late", 105.5), [row(request_id="late")])], math.inf) == 1
 
 
+def test_looking_while_nothing_comes_counts_nothing_again() -> None:
+    rows, seen = stream(40), watch()
+    assert seen.read(rows, math.inf) == 40
+    for _ in range(10):
+        assert seen.read([r for r in rows if r[0].time >= seen.since], math.inf) == 0
+        assert seen.since == 129.0
+
+
 def test_what_an_alarm_decided_another_policy_and_later_turns_do_not_count() -> None:
     seen = watch()
     others = [

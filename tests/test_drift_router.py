@@ -11,11 +11,13 @@ from click.testing import CliRunner
 
 from router import Router
 from router.cli import cli
+from router.drift.record import TESTS, Watch
 from router.errors import ConfigurationError
 from router.prices import PriceBook
 from router.prices.book import BookEntry
 from tests.conftest import HELLO, PRICES, MakeRouter, ladder, only, steady_predictor
 from tests.provider import USAGE, Provider, ok
+from tests.stores import FreshStore
 
 REFUSAL = ok(text="I'm sorry, but I can't help with that.")
 LONG = ok(usage={**USAGE, "completion_tokens": 400, "total_tokens": 420})
@@ -128,6 +130,34 @@ def test_an_alarm_outlives_a_restart_reaches_other_processes_and_ends_when_it_is
     ask(started, 80)
     look(started, clock)
     assert started.drift.alarms() == ()
+
+
+def test_processes_share_one_series_of_tests_in_every_store(
+    provider: Provider, make_router: MakeRouter, clock: Clock, store: FreshStore
+) -> None:
+    """No request counts twice, whoever looks, and what one of them finds holds for the other."""
+    one, two = (make_router(**at_most_nano(), clock=clock, store=store.url) for _ in range(2))
+    look(one, clock)  # which begins the tests
+    asked = 0
+    for router in (one, two, one, two):
+        ask(router, 20)
+        look(router, clock)
+        asked += 21
+    clock.now += 1
+    one.drift.look()
+    two.drift.look()
+    assert one.drift.wait()
+    assert two.drift.wait()
+    [memo] = one.ledger.log().memos(TESTS).values()
+    watch = Watch.from_json(memo.value)
+    assert watch is not None
+    assert watch.streams.counts[watch.names.index("refusals/nano")].sum() == asked
+    provider.script("t-nano", *[REFUSAL] * 100)
+    ask(two, 40)
+    look(one, clock)
+    assert [alarm.name for alarm in two.drift.alarms()] == ["refusals/nano"]
+    clock.now += 61
+    assert ask(two, 1) == ["frontier"]
 
 
 def test_on_alarm_log_changes_nothing_but_is_written_down(

@@ -151,7 +151,7 @@ class Watch:
                     request.time,
                 )
             count += 1
-        self.since = min(again, latest - _SLACK)
+        self.since = max(self.since, min(again, latest - _SLACK))
         if len(seen) > _MOST_COUNTED:  # one that stays open must not hold up so many
             self.since = max(self.since, seen[-_MOST_COUNTED][0])
         self.counted = {name for time, name in seen if time >= self.since}

@@ -105,24 +105,28 @@ class Drift:
     # ── what is done now and then ──────────────────────────────────────────────────────────────
     def look(self) -> None:
         """Read which alarms are open, and begin to read on in the log."""
-        if self.asked is None:
+        log = self.recall()
+        if log is None:
             return
-        self.recall()
         with self._one:
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(
-                    target=self._run, args=(self._log(),), name="router-drift", daemon=True
+                    target=self._run, args=(log,), name="router-drift", daemon=True
                 )
                 self._thread.start()
 
-    def recall(self) -> None:
-        """Read which alarms are open; where that fails, those that were known stay."""
+    def recall(self) -> Log | None:
+        """Read which alarms are open, and return the log; where that fails, those that were known
+        stay, and None is returned."""
         if self.asked is None:
-            return
+            return None
         try:
-            self._know(self._alarms(self._log())[0])
+            log = self._log()
+            self._know(self._alarms(log)[0])
+            return log
         except RouterError as error:
             _logger.warning("drift: the alarms were not read: %s", error)
+            return None
 
     def wait(self, seconds: float = 60.0) -> bool:
         """Wait until the look under way has ended; False if that takes longer."""
