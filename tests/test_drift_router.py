@@ -13,6 +13,7 @@ from router import Router
 from router.cli import cli
 from router.drift.record import TESTS, Watch
 from router.errors import ConfigurationError
+from router.policy import load_policy
 from router.prices import PriceBook
 from router.prices.book import BookEntry
 from tests.conftest import HELLO, PRICES, MakeRouter, ladder, only, steady_predictor
@@ -252,7 +253,7 @@ def test_another_price_of_an_arm_is_an_alarm_and_another_hash_of_the_book_alone_
 
     def alarms(prices: PriceBook) -> list[str]:
         with Router(
-            policy,
+            load_policy(policy, book=prices),
             store=f"sqlite:///{tmp_path / 'router.db'}",
             predictor=steady_predictor(),
             clock=clock,
