@@ -167,17 +167,21 @@ def no_change(recorded: Recorded, streams: int, rng: np.random.Generator) -> dic
         ("long", streams // 5, LONG, lambda t: recorded.values[rng.integers(n, size=streams // 5)]),
     ):
         first, which, theirs = play(draw, many, length, rng)
-        half, whole = (float(((theirs >= 0) & (theirs < n)).mean()) for n in (length // 2, length))
+        half, whole = (wrong_by(theirs, end) for end in (length // 2, length))
         found[name] = {
             "streams": many,
             "requests": length,
-            "false_alarms": float((first >= 0).mean()),
+            "false_alarms": wrong_by(first, length),
             "bound": ALPHA,
-            "by_half_its_length": float(((first >= 0) & (first < length // 2)).mean()),
+            "by_half_its_length": wrong_by(first, length // 2),
             "by_quantity": dict(Counter(NAMES[w] for w in which[first >= 0])),
             "usual": {"by_half_its_length": half, "false_alarms": whole},
         }
     return found
+
+
+def wrong_by(first: Ints, end: int) -> float:
+    return float(((first >= 0) & (first < end)).mean())
 
 
 def change(
