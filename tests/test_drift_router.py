@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -14,9 +15,18 @@ from router.cli import cli
 from router.drift.record import TESTS, Watch
 from router.errors import ConfigurationError
 from router.policy import load_policy
+from router.predict import Predictor
 from router.prices import PriceBook
 from router.prices.book import BookEntry
-from tests.conftest import HELLO, PRICES, MakeRouter, ladder, only, steady_predictor
+from tests.conftest import (
+    HELLO,
+    PRICES,
+    MakeRouter,
+    ladder,
+    only,
+    plain_model,
+    steady_predictor,
+)
 from tests.provider import USAGE, Provider, ok
 from tests.stores import FreshStore
 
@@ -287,6 +297,34 @@ def test_scores_are_held_against_calibration_queries_only_where_there_are_some(
 ) -> None:
     with pytest.raises(ConfigurationError, match="no calibration queries"):
         make_router(drift={"scores": "calibration"})
+
+
+@pytest.mark.parametrize(("quality", "alarmed"), [(0.6, False), (0.45, True)])
+def test_a_promise_is_given_up_where_traffic_is_unlike_its_calibration_queries(
+    make_router: MakeRouter, clock: Clock, quality: float, alarmed: bool
+) -> None:
+    """The predictor says 0.6 of nano for every request, and `quality` for its own queries."""
+    rows = 2000
+    certified = Predictor(
+        plain_model(
+            intercept=steady_predictor().model.arrays["intercept"],
+            calibration_quality=np.tile([quality, 0.7, 0.8, 0.9], (rows, 1)),
+            calibration_tokens=np.full((rows, 4), 100.0),
+            calibration_input_tokens=np.full(rows, 50.0),
+            calibration_score=np.ones((rows, 4)),
+        )
+    )
+    router = make_router(
+        objective={"keep_quality": 0.95, "confidence": 0.95},
+        drift={"watch": ["scores"], "scores": "calibration", "reference": 50},
+        predictor=certified,
+        clock=clock,
+    )
+    look(router, clock)
+    assert set(ask(router, 40)) == {"nano"}
+    look(router, clock)
+    assert [alarm.name for alarm in router.drift.alarms()] == ["scores/nano"] * alarmed
+    assert ask(router, 1) == (["frontier"] if alarmed else ["nano"])
 
 
 def test_without_drift_in_the_policy_nothing_is_kept(make_router: MakeRouter, clock: Clock) -> None:
