@@ -326,9 +326,9 @@ class Attempt:
 
     def _look(self, response: Any) -> None:
         """Note what is wrong with an answer by its form, where anybody asks."""
-        form = self._shared.form
-        found = None if form is None else form(self._shared.request, response)
-        self._note = "; ".join(filter(None, (self._note, found))) or None
+        if self._shared.form is not None:
+            found = self._shared.form(self._shared.request, response)
+            self._note = "; ".join(filter(None, (self._note, found))) or None
 
     def _settle(self, row: AttemptRow, charge: Charge, *, ends: bool) -> None:
         """Write the attempt's row and, where it `ends` the request, how that ended."""
