@@ -221,6 +221,12 @@ def test_an_answer_that_stood_in_for_a_failed_call_is_left_out() -> None:
     )
 
 
+def test_of_the_samples_of_a_vote_one_counts() -> None:
+    rows = [row(1, status="failed"), row(2, note=form_note(("refusal",))), row(3, output_tokens=9)]
+    found = values_of(request(), rows)
+    assert (found["refusals/nano"], found["tokens/nano"]) == (1, 24)
+
+
 @given(st.floats(0, 1), st.floats(0, 1e9), st.floats(0, 1e9))
 def test_every_value_has_a_bin(quality: float, actual: float, predicted: float) -> None:
     assert 0 <= score_bin(quality) < BINS

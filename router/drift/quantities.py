@@ -73,6 +73,8 @@ def values_of(request: LoggedRequest, attempts: Sequence[AttemptRow]) -> dict[st
         if attempt.status != "answered" or (attempt.step == 0 and attempt.arm != request.chosen):
             continue
         faults = _faults(attempt.note)
+        if f"refusals/{attempt.tier}" in found:
+            continue  # of the samples of a vote, the first that was answered
         found[f"refusals/{attempt.tier}"] = int("refusal" in faults)
         found[f"faults/{attempt.tier}"] = int(any(fault != "refusal" for fault in faults))
         if attempt.output_tokens is not None and attempt.arm in predicted:
