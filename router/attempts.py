@@ -56,7 +56,7 @@ class Attempts:
     """What the attempts of one request share. `client`: an OpenAI client to send through;
     `streamed`: who wants to see a stream's whole answer once it is settled; `capacity`: what the
     deployments can take; `answered`: who is told of each settled answer; `streams`: whether the
-    wire carries a stream, which one that is buffered does not; `form`: names faults of an answer."""
+    wire carries a stream, which one that is buffered does not; `form` names an answer's faults."""
 
     ladder: Ladder
     ledger: Ledger
