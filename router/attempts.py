@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from router.capacity import Capacity, Ticket
 from router.conversations.portable import fitted
+from router.deferred.limits import flex_aside, longest_call, seconds_for, timeouts
 from router.dispatch.bounds import CAP_FIELDS, input_bound
 from router.dispatch.charge import Charge, Terms, for_answer, for_failure
 from router.dispatch.failures import headers_of, said
@@ -81,7 +82,7 @@ class Attempts:
     _pause: float = 0.05
 
     def __post_init__(self) -> None:
-        self.deadline = time.monotonic() + self.ladder.policy.timeout.total
+        self.deadline = time.monotonic() + seconds_for(self.request, self.ladder.policy, self.clock)
 
     def retrying(self) -> Iterable[Any]:
         """Tenacity's attempts on one deployment; the waits between them go to `waits`."""
@@ -195,9 +196,9 @@ class Attempt:
         self._started = time.monotonic()
         arm = decision.arm
         able = shared.ladder.capabilities[decision.chosen]
-        self._terms = Terms(
+        self.terms = Terms(
             price=shared.ladder.price(arm, now),
-            service_tier=shared.ladder.service_tier(shared.request, arm),
+            service_tier=shared.ladder.service_tier(plan.request, arm),
             now=now,
             reserved=(decision.view.quote.upper or 0) // arm.samples,
             input_bound=input_bound(plan.shape, able.context_window),
@@ -215,23 +216,28 @@ class Attempt:
 
     def _reserve(self) -> None:
         shared, view, policy = self._shared, self._decision.view, self._shared.ladder.policy
-        longest = policy.timeout.total + policy.streams.drain_seconds + TTL_MARGIN
-        lost = Charge(self._terms.reserved if self._terms.price else None, "expired")
+        longest = longest_call(policy, self.terms.service_tier) + TTL_MARGIN
         shared.ledger.reserve(
             Reservation(
                 self._id,
-                self._terms.reserved,
+                self.terms.reserved,
                 scopes=shared.request.paid_by(self._decision.arm),
                 tokens=self._plan.token_bound(self._decision.chosen, view.quote)
                 // view.arm.samples,
                 now=self._now,
                 expires_at=self._now + longest,
-                worst_case=self._row("expired", lost),
+                worst_case=self.worst_case,
                 request=shared.row(self._plan, self._decision) if shared.count == 0 else None,
             )
         )
         shared.count = self._number
         self._started = time.monotonic()
+
+    @property
+    def worst_case(self) -> AttemptRow:
+        """The row that stands if nothing is heard of it."""
+        lost = Charge(self.terms.reserved if self.terms.price else None, "expired")
+        return self._row("expired", lost)
 
     @property
     def call(self) -> Call:
@@ -249,9 +255,10 @@ class Attempt:
                 arguments["allowed_openai_params"] = EFFORT_ALLOWED
         if request.stream and not self._shared.streams:
             arguments.pop("stream_options", None)
-        if deployment.service_tier is not None:
-            arguments.setdefault("service_tier", deployment.service_tier)
-        timeout = self._timeout(arguments.pop("timeout", None))
+        if self.terms.service_tier is not None:
+            arguments.setdefault("service_tier", self.terms.service_tier)
+        left, tier = self._shared.deadline - time.monotonic(), self.terms.service_tier
+        timeout = timeouts(ladder.policy, tier, left, arguments.pop("timeout", None))
         messages, fit = fitted(request.messages, arguments, arm.model, request.turn)
         return Call(
             model=arm.model,
@@ -267,7 +274,7 @@ class Attempt:
     def settle_answer(self, response: Any) -> Routing:
         """Charge a finished answer and log it."""
         report = report_of(response)
-        charge = for_answer(self._terms, report, answer_bytes(response.choices))
+        charge = for_answer(self.terms, report, answer_bytes(response.choices))
         self._ticket.answered(headers_of(response), charge.tokens)
         self._look(response)
         row = self._row("answered", charge, report, answer=self._kept(response))
@@ -277,8 +284,9 @@ class Attempt:
     def settle_failure(self, error: BaseException, *, ends: bool | None = None) -> None:
         """Charge or release an attempt that gave no answer. A cancellation `ends` the request, but
         for that of a sample which was not needed."""
-        charge = for_failure(self._terms, error)
-        self._ticket.failed(error, headers_of(error))
+        charge = for_failure(self.terms, error)
+        told = flex_aside(self._plan.request, self._decision.chosen, error)
+        self._ticket.failed(told, headers_of(told))
         cancelled = not isinstance(error, RouterError)
         self._shared.failure = error
         status: AttemptStatus = "abandoned" if cancelled else "failed"
@@ -304,14 +312,14 @@ class Attempt:
     def _settle_stream(self, end: StreamEnd) -> None:
         if end.error is not None:
             self._ticket.failed(end.error)
-            charge = for_failure(self._terms, end.error)
+            charge = for_failure(self.terms, end.error)
             row = self._row("failed", charge, end.report, error=said(end.error))
         elif end.abandoned and end.report is None:
             self._ticket.failed(GeneratorExit())
-            charge = for_failure(self._terms, GeneratorExit())
+            charge = for_failure(self.terms, GeneratorExit())
             row = self._row("abandoned", charge)
         else:
-            charge = for_answer(self._terms, end.report, end.answer_bytes)
+            charge = for_answer(self.terms, end.report, end.answer_bytes)
             self._ticket.answered(None, charge.tokens)
             # Of an answer that was left, the caller saw no more than a part.
             status: AttemptStatus = "abandoned" if end.abandoned else "answered"
@@ -380,7 +388,7 @@ class Attempt:
             model=view.arm.model,
             propensity=view.propensity,
             status=status,
-            reserved=self._terms.reserved,
+            reserved=self.terms.reserved,
             cost=charge.cost,
             cost_source=charge.source,
             price_book=self._shared.stamps[2],
@@ -406,14 +414,6 @@ class Attempt:
         if text is None or not self._shared.ladder.policy.log.content:
             return None
         return json.dumps([{"role": "assistant", "content": text}], ensure_ascii=False)
-
-    def _timeout(self, asked: Any) -> tuple[float, float]:
-        timeout = self._shared.ladder.policy.timeout
-        left = max(0.1, self._shared.deadline - time.monotonic())
-        read = min(timeout.read, left)
-        if isinstance(asked, int | float) and not isinstance(asked, bool):
-            read = min(read, float(asked))
-        return min(timeout.connect, left), read
 
     def _client(self, model: str, api_base: str | None) -> Any:
         """The caller's own OpenAI client serves the arms of OpenAI that name no other address."""

@@ -264,9 +264,12 @@ class Ladder:
         return math.nan if cost is None else float(cost)
 
     def service_tier(self, request: Request, arm: Arm) -> str | None:
-        """The service tier that a call is priced at: the request's own, else the deployment's."""
-        own = self.service_tiers[self.arms.index(arm)]
-        return asked_service_tier(request.params) or own
+        """The service tier that a call is priced at: the one that its way has, else the request's
+        own, else the deployment's."""
+        index = self.arms.index(arm)
+        if request.ways and request.ways[index].service_tier is not None:
+            return request.ways[index].service_tier
+        return asked_service_tier(request.params) or self.service_tiers[index]
 
 
 def asked_service_tier(params: Mapping[str, Any]) -> str | None:

@@ -20,6 +20,8 @@ from router.checks import Check, Checks
 from router.clock import GuardedClock, shortest_window
 from router.conversations.memory import Conversations
 from router.decide import Objective
+from router.deferred.doors import Deferrals
+from router.deferred.timing import after_failure, awaited, in_time
 from router.dispatch.replayed import replayed
 from router.drift.watcher import Drift
 from router.effects import Look, Send, Store, Wait, Walk, arun, run
@@ -37,7 +39,7 @@ from router.intake import AUTO, read_request, refuse_size
 from router.ladder import Ladder
 from router.ledger import open_ledger, store_exists
 from router.ledger.url import store_url
-from router.parts import pacer_of, predictor_of, refuse_unknown_tiers, seemed_to_fit
+from router.parts import of_unused, pacer_of, predictor_of, refuse_unknown_tiers, seemed_to_fit
 from router.plan import Plan
 from router.planning import make_plan
 from router.policy import Policy, load_policy
@@ -56,7 +58,7 @@ if TYPE_CHECKING:
 SWEEP_SECONDS = 60.0  # how often reservations of dead processes are looked for
 
 
-class Router:
+class Router(Deferrals):
     """Routes chat calls under one policy.
 
     Parameters
@@ -120,7 +122,7 @@ class Router:
 
         Parameters: `messages` and every other argument are litellm's; `stream=True` returns a
         stream of its type. The router's own: `scopes`, whose budgets pay ({"user": "ann"});
-        `tags` and `metadata`, for rules and reports; `conversation_id`.
+        `tags` and `metadata`, for rules and reports; `conversation_id`; `deadline` (see `submit`).
         Returns litellm's `ModelResponse`; `decision(response)` says how it was routed.
         Raises `InvalidRequest`, `BudgetExceeded`, `LedgerError` (nothing was sent) or a
         `ProviderError` (every fallback that the policy allows has failed).
@@ -180,6 +182,7 @@ class Router:
         self.drift.close()
         self.capacity.close()
         self.conversations.close()
+        self.close_queue()
         if (ledger := self.__dict__.pop("_ledger", None)) is not None:
             ledger.close()
 
@@ -196,17 +199,18 @@ class Router:
         Parameters: `client`, an OpenAI client for the deployments of OpenAI.
         """
         asked, request = request, (yield from self.conversations.entering(request))
-        plan = self._plan(request)
+        plan = yield from awaited(self, request)
+        request = plan.request
         buffers = self._cascades.buffers(request)
         streams = request.stream and not buffers
         ledger = yield Store(lambda: self.ledger)
-        yield from self._sweep()
+        yield from self.sweep()
         plan = self.drift.guarded(plan)
         attempts = Attempts(
             plan.ladder,
             ledger,
             request,
-            self._stamps,
+            self.stamps,
             self._clock,
             self.capacity,
             client,
@@ -237,7 +241,7 @@ class Router:
             while True:
                 try:
                     room = yield Store(partial(self._room, attempts.ledger, attempts.request))
-                    onward = chain.onward(room, self._paced(chain.plan, room, new=False))
+                    onward = chain.onward(room, self.paced(chain.plan, room))
                     if onward is not None:
                         answer = yield from self._try(attempts, chain.plan, onward)
                     break
@@ -256,7 +260,7 @@ class Router:
         try:
             while True:
                 room = yield Store(partial(self._room, ledger, request))
-                objective = self._paced(plan, room, new=decision is None)
+                objective = self.paced(plan, room, new=decision is None)
                 first = decision is None
                 decision = yield from decided(attempts, plan, room, objective, exploration)
                 if first:
@@ -266,7 +270,7 @@ class Router:
                 except ProviderError as error:
                     if cut is not None:
                         return plan, decision, cut
-                    plan = plan.after(decision.arm, error)
+                    plan = yield from after_failure(attempts, plan, decision, error)
                 except AtCapacity:
                     continue  # another request was faster: decide on what there is now
                 except BudgetExceeded as full:
@@ -324,6 +328,7 @@ class Router:
             tags=params.pop("tags", ()),
             metadata=params.get("metadata"),
             conversation_id=params.pop("conversation_id", None),
+            deadline=params.pop("deadline", None),
             params=params,
             max_messages=self.policy.limits.max_messages,
             now=self._clock(),
@@ -334,8 +339,8 @@ class Router:
         room = self._room_without_a_trace(request) if self.policy.budgets else Room()
         if self.policy.drift is not None and store_exists(self.store):
             self.drift.recall()
-        plan = self.drift.guarded(self._plan(self.conversations.recall(request)))
-        objective, chances = self._paced(plan, room, new=False), self._explorer.chances()
+        plan = self.drift.guarded(self.plan(self.conversations.recall(request)))
+        objective, chances = self.paced(plan, room), self._explorer.chances()
         return decide_now(self.capacity, plan, room, objective, chances)
 
     def room(self, request: Request) -> Room:
@@ -346,33 +351,32 @@ class Router:
         """The time by the router's clock, unix seconds."""
         return self._clock()
 
-    def _plan(self, request: Request) -> Plan:
+    def plan(self, request: Request, *, waits: bool = True, batch: bool = False) -> Plan:
+        """The options of a request (`waits`, `batch`: `router.deferred.timing.timed`)."""
         shape = shape_of(request.messages, request.params)
         refuse_size(shape.input_bytes, self.policy.limits.max_request_bytes)
         features = extract(request, self.predictor.embedder)
         ladder, _ = self._promised.at(request.now)
+        said = self.predictor(features)
         whole = not request.stream or self._cascades.buffers(request)
-        plan = make_plan(ladder, request, shape, features, self.predictor(features), whole=whole)
-        return self._cascades.looking(plan)
+        make = lambda r: make_plan(ladder, r, shape, features, said, whole=whole)  # noqa: E731
+        return self._cascades.looking(in_time(make, request, waits, batch))
 
-    def _sweep(self) -> Walk[None]:
+    def sweep(self) -> Walk[None]:
+        """About once a minute: charge dead holds, see what other processes sent, look for drift."""
         now = self._clock()
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_SECONDS
-            yield Store(partial(self._look_after, now))
-
-    def _look_after(self, now: float) -> None:
-        """What is done about once a minute: charge dead holds, see what other processes sent."""
-        self.ledger.expire(now)
-        self._read_traffic(now)
-        self.drift.look()
+            yield Store(lambda: self.ledger.expire(now))
+            yield Store(partial(self._read_traffic, now))
+            yield Store(self.drift.look)
 
     def _read_traffic(self, now: float) -> None:
         if self._pacer is not None:
             [window] = (b.window for b in self.policy.budgets if b.name == self._pacer.budget)
             self._pacer.read(self.ledger.log(), window, now)
 
-    def _paced(self, plan: Plan, room: Room, *, new: bool) -> Objective | None:
+    def paced(self, plan: Plan, room: Room, *, new: bool = False) -> Objective | None:
         """The objective that pacing asks for; None for the policy's own."""
         if self._pacer is None or plan.ladder.objective.alarm:
             return None
@@ -383,11 +387,7 @@ class Router:
         if "_ledger" in self.__dict__ or store_exists(self.store):
             self._read_traffic(request.now)
             return self._room(self.ledger, request)
-        unused = open_ledger("sqlite://", self.policy.budget_list())
-        try:
-            return self._room(unused, request)
-        finally:
-            unused.close()
+        return of_unused(self.policy, lambda unused: self._room(unused, request))
 
     def _room(self, ledger: Ledger, request: Request) -> Room:
         return ledger.room(request.paid_by(*self.policy.arms()), self._clock())
@@ -398,7 +398,7 @@ class Router:
         return self._promised.at(self._clock())[1]
 
     @property
-    def _stamps(self) -> tuple[str, str, str]:
+    def stamps(self) -> tuple[str, str, str]:
         return self.policy.stamp, self.predictor.name, self.prices.hash[:12]
 
     @property

@@ -189,7 +189,7 @@ class Plan:
             novel=bool(self.prediction.novel),
             obstacles=self.obstacles or UNOBSTRUCTED,
             looks=looks,
-            remark=partial(remark, self) if self.request.turn else None,
+            remark=partial(remark, self) if self.request.turn or self.request.deadline else None,
         )
 
     def after(self, arm: Arm, error: ProviderError) -> Plan:
@@ -234,7 +234,7 @@ class Plan:
             "images": shape.images,
             "needs": sorted(shape.needs),
             "novel": bool(self.prediction.novel),
-            **place(self.request.turn),
+            **place(self.request),
             **({"drift": self.ladder.objective.alarm} if self.ladder.objective.alarm else {}),
             **{  # a text embedder's vector, which comes after them, is not kept
                 name: round(float(value), 4)

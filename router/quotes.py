@@ -27,11 +27,11 @@ def quoter(ladder: Ladder, request: Request, shape: Shape, calls: Sequence[float
     The quoter's parameters: the arm's index, the expected output tokens of one answer, and the cap
     in tokens that goes on the wire for each answer.
     """
-    params, now, tokens = request.params, request.now, shape.input_tokens
+    params, tokens = request.params, shape.input_tokens
     count, tier = samples(params), asked_service_tier(params)
     audio = bool(shape.audio_parts or params.get("audio"))
     text, beyond = text_bound(shape), beyond_cap(params)
-    turn, arms = request.turn, ladder.arms
+    turn, arms, ways = request.turn, ladder.arms, request.ways
 
     def quote_arm(index: int, output_tokens: float, cap: int) -> Quote:
         quoted = quote_call(index, output_tokens, cap)
@@ -43,10 +43,15 @@ def quoter(ladder: Ladder, request: Request, shape: Shape, calls: Sequence[float
     def quote_call(index: int, output_tokens: float, cap: int) -> Quote:
         able = ladder.capabilities[index]
         bound = least(text, able.context_window)
+        now, own = request.now, tier or ladder.service_tiers[index]
+        if ways:
+            now, own = ways[index].at, ways[index].service_tier or own
         price = ladder.prices[index].at(now)
         if price is None or bound is None:
             return Quote(None, None, cap)
-        read, write = (0, 0) if turn is None else cache_use(turn, arms[index], price, tokens)
+        read, write = 0, 0
+        if turn is not None and now <= request.now:  # no cache is counted on after a wait
+            read, write = cache_use(turn, arms[index], price, tokens)
         try:
             return quote(
                 price,
@@ -61,7 +66,7 @@ def quoter(ladder: Ladder, request: Request, shape: Shape, calls: Sequence[float
                 images=shape.images,
                 samples=count,
                 audio=audio,
-                service_tier=tier or ladder.service_tiers[index],
+                service_tier=own,
                 now=now,
             )
         except UnknownPrice:

@@ -42,6 +42,20 @@ AttemptStatus = Literal["answered", "failed", "abandoned", "expired"]
 RequestStatus = Literal["open", "answered", "failed", "abandoned", "refused", "expired", "returned"]
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """When and at which service tier (None: as without a deadline) an arm would be called.
+
+    `at` is unix seconds; `cost` is the expected nano-USD, `at_once` that of the call without a
+    deadline; None where unknown.
+    """
+
+    service_tier: str | None
+    at: float
+    cost: int | None = None
+    at_once: int | None = None
+
+
 # ── 1. what the caller asks ────────────────────────────────────────────────────────────────────
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -50,7 +64,8 @@ class Request:
     `params` holds every other argument of the call (tools, temperature, …), untouched. `scopes`
     says whose budgets pay, e.g. {"user": "ann"}; `tags` and `metadata` are for rules and reports.
     `turn` is its place in its conversation; where that was compacted, `messages` go out and
-    `original` came in.
+    `original` came in. `deadline`, unix seconds, is when it needs its answer; `ways`, one for each
+    arm, how it would be called where it may wait.
     """
 
     request_id: str
@@ -65,6 +80,8 @@ class Request:
     purpose: Purpose = "serve"  # whose budgets count it: a caller's, or the router's own
     turn: Turn | None = None
     original: Sequence[Mapping[str, Any]] | None = None
+    deadline: float | None = None
+    ways: tuple[Way, ...] = ()
 
     def paid_by(self, *arms: Arm) -> Scopes:
         """Whose budgets pay for a call of these arms: the caller's scopes, the router's own."""

@@ -67,6 +67,8 @@ class Provider:
             def log_message(self, *args: Any) -> None: ...
 
             def do_GET(self) -> None:
+                if provider.takes(self, b""):
+                    return
                 body = json.dumps({"object": "list", "data": [{"id": "t-nano"}]}).encode()
                 self.send_response(200)
                 self.send_header("content-type", "application/json")
@@ -74,9 +76,16 @@ class Provider:
                 self.end_headers()
                 self.wfile.write(body)
 
+            def do_DELETE(self) -> None:
+                if not provider.takes(self, b""):
+                    self.send_error(404)
+
             def do_POST(self) -> None:
                 length = int(self.headers["content-length"])
-                body = json.loads(self.rfile.read(length))
+                raw = self.rfile.read(length)
+                if provider.takes(self, raw):
+                    return
+                body = json.loads(raw)
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 behaviour = provider._next(self.path, headers, body)
                 try:
@@ -95,6 +104,10 @@ class Provider:
             self.wire.append((path, headers, body))
             script = self.scripts[body.get("model", "")]
             return script.popleft() if script else self.default
+
+    def takes(self, handler: Any, raw: bytes) -> bool:
+        """Whether a request was for something other than a chat, and has been answered."""
+        return False
 
     def script(self, model: str, *behaviours: Behaviour) -> None:
         self.scripts[model].extend(behaviours)

@@ -24,6 +24,7 @@ _COMMANDS = {
     "ledger": "router.cli.ledger",
     "policy": "router.cli.policy",
     "prices": "router.cli.prices",
+    "queue": "router.cli.queue",
     "replay": "router.cli.replay",
     "report": "router.cli.report",
     "train": "router.cli.train",

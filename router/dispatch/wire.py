@@ -74,7 +74,7 @@ def send(call: Call) -> Reply:
     """Make one wire attempt. Raises a `ProviderError`, its cause being litellm's exception."""
     litellm = load_litellm()
     with _Mapped(call):
-        response = litellm.completion(**_arguments(call))
+        response = litellm.completion(**arguments_of(call))
         if not call.stream:
             return Reply(response)
         return Reply(response, _first(call, next(response, _END)))
@@ -84,7 +84,7 @@ async def asend(call: Call) -> Reply:
     """`send`, on the running event loop."""
     litellm = await asyncio.to_thread(load_litellm)
     with _Mapped(call):
-        response = await litellm.acompletion(**_arguments(call))
+        response = await litellm.acompletion(**arguments_of(call))
         if not call.stream:
             return Reply(response)
         return Reply(response, _first(call, await anext(response, _END)))
@@ -157,7 +157,8 @@ def _with_effort(call: Call) -> dict[str, Any]:
     return arguments
 
 
-def _arguments(call: Call) -> dict[str, Any]:
+def arguments_of(call: Call) -> dict[str, Any]:
+    """What litellm is called with for a call."""
     import httpx
 
     connect, read = call.timeout

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from router.policy.deployment import Deployment
 
 # Keys that came later. Where they are not given a policy's hash stays what it was without them.
-LATER = frozenset({"drift", "margin", "efforts", "effort_params", "vote"})
+LATER = frozenset({"deferred", "drift", "margin", "efforts", "effort_params", "vote"})
 _EFFORTS: tuple[Effort, ...] = get_args(Effort)
 
 

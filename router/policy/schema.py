@@ -19,6 +19,7 @@ from router.policy.calling import Limits, Retry, Streams, Timeout
 from router.policy.capacity import BreakerOptions, check_limits
 from router.policy.cascade import Cascade
 from router.policy.conversations import CompactionOptions, ConversationOptions
+from router.policy.deferred import DeferredOptions
 from router.policy.deployment import Deployment
 from router.policy.document import show
 from router.policy.drift import DriftOptions
@@ -244,6 +245,9 @@ class Policy(Part):
     )
     drift: DriftOptions | None = Field(
         default=None, description="What raises an alarm when it changes. Nothing otherwise."
+    )
+    deferred: DeferredOptions | None = Field(
+        default=None, description="What a request with a deadline may wait for. Nothing otherwise."
     )
 
     _file: Path | None = PrivateAttr(None)
