@@ -23,12 +23,12 @@ from router.decide import Objective
 from router.deferred.doors import Deferrals
 from router.deferred.timing import after_failure, awaited, in_time
 from router.dispatch.replayed import replayed
+from router.doors import Doors
 from router.drift.watcher import Drift
-from router.effects import Look, Send, Store, Wait, Walk, arun, run
+from router.effects import Look, Send, Store, Wait, Walk
 from router.errors import (
     AtCapacity,
     BudgetExceeded,
-    InvalidRequest,
     LedgerError,
     ProviderError,
     RouterError,
@@ -45,20 +45,19 @@ from router.planning import make_plan
 from router.policy import Policy, load_policy
 from router.predict import Predictor, extract, shape_of
 from router.prices import PriceBook, load_book
-from router.routing import Routing, attach, routing_of
+from router.routing import attach
 from router.spill import decide_now, decided
-from router.types import BudgetState, Decision, Request, Room
+from router.types import Decision, Request, Room
 from router.votes.hold import hold
 
 if TYPE_CHECKING:
     from router.decide.certify import Certificate
     from router.ledger import Ledger
-    from router.log.savings import Savings
 
 SWEEP_SECONDS = 60.0  # how often reservations of dead processes are looked for
 
 
-class Router(Deferrals):
+class Router(Doors, Deferrals):
     """Routes chat calls under one policy.
 
     Parameters
@@ -116,66 +115,6 @@ class Router(Deferrals):
         self.drift = Drift(self.policy, *known, log, self._clock)
         self._opening, self._next_sweep = threading.Lock(), 0.0
 
-    # ── the doors ──────────────────────────────────────────────────────────────────────────────
-    def completion(self, model: str | None = AUTO, messages: Any = None, **arguments: Any) -> Any:
-        """Route one chat call: litellm's `completion`, but the policy chooses the model.
-
-        Parameters: `messages` and every other argument are litellm's; `stream=True` returns a
-        stream of its type. The router's own: `scopes`, whose budgets pay ({"user": "ann"});
-        `tags` and `metadata`, for rules and reports; `conversation_id`; `deadline` (see `submit`).
-        Returns litellm's `ModelResponse`; `decision(response)` says how it was routed.
-        Raises `InvalidRequest`, `BudgetExceeded`, `LedgerError` (nothing was sent) or a
-        `ProviderError` (every fallback that the policy allows has failed).
-        """
-        return run(self.walk(self.read(messages, arguments, model)))
-
-    async def acompletion(
-        self, model: str | None = AUTO, messages: Any = None, **arguments: Any
-    ) -> Any:
-        """`completion`, on the running event loop."""
-        return await arun(self.walk(self.read(messages, arguments, model)))
-
-    def explain(self, messages: Any, **arguments: Any) -> Decision:
-        """Return the decision for a chat call without making it: nothing is reserved or sent."""
-        return self.preview(self.read(messages, arguments))
-
-    def feedback(self, request_id: str | Any, score: float) -> None:
-        """Say how good an answer was, 0 to 1, now or later; the latest word counts.
-
-        Takes a request's id or its response.
-        """
-        if not isinstance(request_id, str):
-            request_id = self.decision(request_id).request_id
-        self.ledger.log().feedback(request_id, score, now=self._clock())
-
-    @staticmethod
-    def decision(response: Any) -> Routing:
-        """How a response or stream of this router was routed.
-
-        Raises `InvalidRequest` for anything else.
-        """
-        routing = routing_of(response)
-        if routing is None:
-            raise InvalidRequest("response", "was not routed by this router")
-        return routing
-
-    def budgets(self) -> list[BudgetState]:
-        """Every budget in its current window."""
-        return self.ledger.states(self._clock())
-
-    def report(self) -> Savings:
-        """What was spent, and what always-frontier would have cost."""
-        from router.log.savings import savings
-
-        report = savings(self.ledger.log())
-        report.unaccounted += self.ledger.unbooked()
-        return report
-
-    def confirm_clock(self) -> None:
-        """Say that the machine's clock is right, after a `ClockJumped`."""
-        if isinstance(self._clock, GuardedClock):
-            self._clock.confirm()
-
     def close(self) -> None:
         """Close the store. The router opens it again when it is used again."""
         self.checks.close()
@@ -185,12 +124,6 @@ class Router(Deferrals):
         self.close_queue()
         if (ledger := self.__dict__.pop("_ledger", None)) is not None:
             ledger.close()
-
-    def __enter__(self) -> Router:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     # ── the walk ───────────────────────────────────────────────────────────────────────────────
     def walk(self, request: Request, client: Any = None) -> Walk[Any]:

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from router.attempts import Attempt, Attempts
+from router.attempt import Attempt
+from router.attempts import Attempts
 from router.capacity import Uncounted
 from router.deferred.batch_queue import Batch, BatchQueue, Line
 from router.deferred.kept import answer_text

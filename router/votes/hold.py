@@ -19,7 +19,8 @@ from router.routing import Routing, Step, attach
 from router.votes.comparable import said
 
 if TYPE_CHECKING:
-    from router.attempts import Attempt, Attempts
+    from router.attempt import Attempt
+    from router.attempts import Attempts
     from router.decide.vote import VoteRule
     from router.gates.gate import Gate
     from router.plan import Plan
