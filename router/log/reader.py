@@ -31,7 +31,9 @@ SELECT request.*,
   (SELECT score FROM label WHERE label.request_id = request.request_id
      ORDER BY {_MACHINE}, time DESC, id DESC LIMIT 1) AS label,
   (SELECT source FROM label WHERE label.request_id = request.request_id
-     ORDER BY {_MACHINE}, time DESC, id DESC LIMIT 1) AS label_source
+     ORDER BY {_MACHINE}, time DESC, id DESC LIMIT 1) AS label_source,
+  (SELECT rate FROM label WHERE label.request_id = request.request_id
+     ORDER BY {_MACHINE}, time DESC, id DESC LIMIT 1) AS label_rate
 FROM request
 WHERE (time, id) > (:time, :id) AND time < :until AND status != 'returned'
 ORDER BY time, id LIMIT :page
