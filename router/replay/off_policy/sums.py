@@ -28,8 +28,8 @@ CUTS = (5.0, 20.0, 100.0)
 
 # Of a decision's logged arm: how many rows, and for each outcome how many have it known (m), with
 # the sums of its prediction x, of its value y, and of their products.
-# `told.m`: labels that nobody drew; `sampled.*`: labels that were drawn by a known rate, with the sum
-# of its inverse (m) and what that sum varies by (v).
+# `told.m`: labels that nobody drew; `sampled.*`: labels that were drawn by a known rate, with the
+# sum of its inverse (m) and what that sum varies by (v).
 LOGGED = (
     "n",
     *(f"{o}.{c}" for o in OUTCOMES for c in ("m", "x", "y", "xx", "xy")),
@@ -41,8 +41,8 @@ LOGGED = (
 # Of the arm that a policy decides on: rows, those that the log could never have sent there, and
 # the sums of predictions.
 DECIDED = ("n", "unsupported", "unsupported.cost", *(f"{o}.x" for o in OUTCOMES))
-# What is weighted: each outcome, and of quality the labels that nobody drew and those that were drawn
-# by a known rate apart, the latter by the inverse of that rate too.
+# What is weighted: each outcome, and of quality the labels that nobody drew and those that were
+# drawn by a known rate apart, the latter by the inverse of that rate too.
 WEIGHTED = (*OUTCOMES, "told", "sampled")
 # Of the rows where log and policy agree, weighted by the inverse of the propensity; again for the
 # rows of weights up to each cut.
