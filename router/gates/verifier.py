@@ -20,7 +20,7 @@ import numpy as np
 
 from router.decide.cascade import Signals
 from router.errors import ModelFileError
-from router.gates.agreement import final_answer, likeness_of
+from router.gates.agreement import Final, final_of, likeness_of
 from router.gates.answer import Answer
 from router.predict.model_file import ModelFile, load_model
 from router.types import TIERS
@@ -85,7 +85,7 @@ class Read:
     """What is kept of an answer: its text, its final answer, and its shape (S,)."""
 
     text: str
-    final: str | None
+    final: Final | None
     shape: Floats
 
 
@@ -93,7 +93,7 @@ def read(answer: Answer, faults: Sequence[str] = ()) -> Read:
     """Read an answer. `faults`: what `router.gates.structural` found of it."""
     text = answer.text[:_READ]
     raw = text.encode("utf-8", "replace")
-    final, size = final_answer(text), max(len(text), 1)
+    final, size = final_of(text), max(len(text), 1)
     shape = [
         math.log1p(len(text)),
         math.log1p(text.count(" ")),
