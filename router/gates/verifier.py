@@ -55,11 +55,15 @@ SHAPE_NAMES = (
     "bare",
     "vocabulary",
     "questions",
+    "numeric",
+    "literal",
+    "log_final",
 )
 _T = len(TIERS)
 # Log odds of each tier, the answer's shape, and for each tier: whether it answered before, whether
 # it agrees (1) or not (-1) with this answer, both 0 where it did not; and how many of those that
-# answered agree with the target, with this answer, and among themselves.
+# answered agree with the target, and with this answer, which says more of a number that few come to
+# by chance than of what a program prints.
 NAMES = (
     *(f"odds_{tier}" for tier in TIERS),
     *SHAPE_NAMES,
@@ -67,6 +71,9 @@ NAMES = (
     *(f"agrees_{tier}" for tier in TIERS),
     "votes_of_target",
     "votes_of_answer",
+    "votes_on_a_number",
+    "votes_on_a_literal",
+    "votes_by_length",
 )
 BINS = 5  # signals that a look ahead tells apart: a look ahead takes their number cubed
 _MOST_ODDS = 7.0
@@ -76,6 +83,7 @@ _HEDGE = re.compile(
     r"|perhaps|possibly|approximately|assum\w+|unfortunately|mistake|apolog\w+|sorry)\b",
     re.IGNORECASE,
 )
+_PLAIN_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _DECIMAL = re.compile(r"\d+\.\d+")
 ARRAYS = ("weights", "intercept", "good", "bad", "together")
 
@@ -125,6 +133,9 @@ def read(answer: Answer, faults: Sequence[str] = ()) -> Read:
         float(len(text) < 60),
         len(set(words)) / max(len(words), 1),
         math.log1p(text.count("?")),
+        float(final is not None and _PLAIN_NUMBER.fullmatch(final.folded) is not None),
+        float(final is not None and bool(set(final.exact) & set("'\"[](){}"))),
+        math.log1p(len(final.exact)) if final is not None else 0.0,
     ]
     return Read(text, final, np.array(shape))
 
@@ -162,10 +173,12 @@ def inputs(
         before[:, tier] = 1.0
         agrees[:, tier] = alike[:, last, tier]
     everyone = [*answered, last]
-    votes = np.zeros((len(prior), 2))
+    votes = np.zeros((len(prior), 5))
     if target in everyone:
         votes[:, 0] = sum(alike[:, target, tier] for tier in everyone if tier != target)
     votes[:, 1] = sum(alike[:, last, tier] for tier in answered) if answered else 0.0
+    for at, name in enumerate(("numeric", "literal", "log_final"), start=2):
+        votes[:, at] = votes[:, 1] * shape[:, SHAPE_NAMES.index(name)]
     return np.concatenate([prior, shape, before, agrees, votes], axis=1)
 
 
