@@ -28,6 +28,7 @@ from router.types import TIERS
 if TYPE_CHECKING:
     from router.types import Floats, Ints
 
+KINDS = ("numeric", "literal", "log_final")  # of a final answer
 SHAPE_NAMES = (
     "log_characters",
     "log_words",
@@ -55,9 +56,7 @@ SHAPE_NAMES = (
     "bare",
     "vocabulary",
     "questions",
-    "numeric",
-    "literal",
-    "log_final",
+    *KINDS,
 )
 _T = len(TIERS)
 # Log odds of each tier, the answer's shape, and for each tier: whether it answered before, whether
@@ -71,9 +70,7 @@ NAMES = (
     *(f"agrees_{tier}" for tier in TIERS),
     "votes_of_target",
     "votes_of_answer",
-    "votes_on_a_number",
-    "votes_on_a_literal",
-    "votes_by_length",
+    *(f"votes_of_{of}_by_{kind}" for kind in KINDS for of in ("target", "answer")),
 )
 BINS = 5  # signals that a look ahead tells apart: a look ahead takes their number cubed
 _MOST_ODDS = 7.0
@@ -173,12 +170,12 @@ def inputs(
         before[:, tier] = 1.0
         agrees[:, tier] = alike[:, last, tier]
     everyone = [*answered, last]
-    votes = np.zeros((len(prior), 5))
+    votes = np.zeros((len(prior), 2 + 2 * len(KINDS)))
     if target in everyone:
         votes[:, 0] = sum(alike[:, target, tier] for tier in everyone if tier != target)
     votes[:, 1] = sum(alike[:, last, tier] for tier in answered) if answered else 0.0
-    for at, name in enumerate(("numeric", "literal", "log_final"), start=2):
-        votes[:, at] = votes[:, 1] * shape[:, SHAPE_NAMES.index(name)]
+    for at, kind in enumerate(KINDS, start=1):
+        votes[:, 2 * at : 2 * at + 2] = votes[:, :2] * shape[:, SHAPE_NAMES.index(kind), None]
     return np.concatenate([prior, shape, before, agrees, votes], axis=1)
 
 
