@@ -20,7 +20,7 @@ import numpy as np
 
 from router.decide.cascade import Signals
 from router.errors import ModelFileError
-from router.gates.agreement import final_answer, likeness_of
+from router.gates.agreement import Final, final_of, likeness_of
 from router.gates.answer import Answer
 from router.predict.model_file import ModelFile, load_model
 from router.types import TIERS
@@ -28,6 +28,7 @@ from router.types import TIERS
 if TYPE_CHECKING:
     from router.types import Floats, Ints
 
+KINDS = ("numeric", "literal", "log_final")  # of a final answer
 SHAPE_NAMES = (
     "log_characters",
     "log_words",
@@ -55,11 +56,13 @@ SHAPE_NAMES = (
     "bare",
     "vocabulary",
     "questions",
+    *KINDS,
 )
 _T = len(TIERS)
 # Log odds of each tier, the answer's shape, and for each tier: whether it answered before, whether
 # it agrees (1) or not (-1) with this answer, both 0 where it did not; and how many of those that
-# answered agree with the target, with this answer, and among themselves.
+# answered agree with the target, and with this answer, which says more of a number that few come to
+# by chance than of what a program prints.
 NAMES = (
     *(f"odds_{tier}" for tier in TIERS),
     *SHAPE_NAMES,
@@ -67,6 +70,7 @@ NAMES = (
     *(f"agrees_{tier}" for tier in TIERS),
     "votes_of_target",
     "votes_of_answer",
+    *(f"votes_of_{of}_by_{kind}" for kind in KINDS for of in ("target", "answer")),
 )
 BINS = 5  # signals that a look ahead tells apart: a look ahead takes their number cubed
 _MOST_ODDS = 7.0
@@ -76,6 +80,7 @@ _HEDGE = re.compile(
     r"|perhaps|possibly|approximately|assum\w+|unfortunately|mistake|apolog\w+|sorry)\b",
     re.IGNORECASE,
 )
+_PLAIN_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _DECIMAL = re.compile(r"\d+\.\d+")
 ARRAYS = ("weights", "intercept", "good", "bad", "together")
 
@@ -85,7 +90,7 @@ class Read:
     """What is kept of an answer: its text, its final answer, and its shape (S,)."""
 
     text: str
-    final: str | None
+    final: Final | None
     shape: Floats
 
 
@@ -93,7 +98,7 @@ def read(answer: Answer, faults: Sequence[str] = ()) -> Read:
     """Read an answer. `faults`: what `router.gates.structural` found of it."""
     text = answer.text[:_READ]
     raw = text.encode("utf-8", "replace")
-    final, size = final_answer(text), max(len(text), 1)
+    final, size = final_of(text), max(len(text), 1)
     shape = [
         math.log1p(len(text)),
         math.log1p(text.count(" ")),
@@ -125,6 +130,9 @@ def read(answer: Answer, faults: Sequence[str] = ()) -> Read:
         float(len(text) < 60),
         len(set(words)) / max(len(words), 1),
         math.log1p(text.count("?")),
+        float(final is not None and _PLAIN_NUMBER.fullmatch(final.folded) is not None),
+        float(final is not None and bool(set(final.exact) & set("'\"[](){}"))),
+        math.log1p(len(final.exact)) if final is not None else 0.0,
     ]
     return Read(text, final, np.array(shape))
 
@@ -162,10 +170,12 @@ def inputs(
         before[:, tier] = 1.0
         agrees[:, tier] = alike[:, last, tier]
     everyone = [*answered, last]
-    votes = np.zeros((len(prior), 2))
+    votes = np.zeros((len(prior), 2 + 2 * len(KINDS)))
     if target in everyone:
         votes[:, 0] = sum(alike[:, target, tier] for tier in everyone if tier != target)
     votes[:, 1] = sum(alike[:, last, tier] for tier in answered) if answered else 0.0
+    for at, kind in enumerate(KINDS, start=1):
+        votes[:, 2 * at : 2 * at + 2] = votes[:, :2] * shape[:, SHAPE_NAMES.index(kind), None]
     return np.concatenate([prior, shape, before, agrees, votes], axis=1)
 
 
