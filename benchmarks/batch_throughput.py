@@ -58,7 +58,7 @@ def main() -> None:
                 expected=expected,
                 upper=expected,
                 barred=np.zeros((n, 4), dtype=np.uint8),
-                tier=np.arange(4),
+                rung=np.arange(4),
                 baseline=3,
             ),
             Objective(cost_weight=5.0),

@@ -28,7 +28,8 @@ from router.conversations.memory import Conversations
 from router.decide import Objective
 from router.ladder import Ladder
 from router.money import NANO_PER_USD
-from router.plan import Plan, make_plan
+from router.plan import Plan
+from router.planning import make_plan
 from router.policy import load_policy
 from router.policy.conversations import CompactionOptions
 from router.predict import Predictor, extract, load_predictor, shape_of
@@ -138,7 +139,7 @@ class Simulation:
     """One policy over all conversations, in one way of deciding."""
 
     def __init__(self, policy: Any, predictor: Predictor, weight: float, seconds: float):
-        self._ladder = Ladder.of(policy, load_book(), predictor.effort_tokens)
+        self._ladder = Ladder.of(policy, load_book(), predictor.efforts)
         self._policy = policy
         self._objective, self._seconds = Objective(cost_weight=weight), seconds
         self.spent, self.quality, self.calls, self.switches = 0, 0.0, 0, 0
@@ -243,7 +244,7 @@ def compaction(policy_name: str, turns: int, options: Mapping[str, Any] | None) 
         update={"compaction": None if options is None else CompactionOptions(**options)}
     )
     predictor, own = load_predictor(), None
-    ladder = Ladder.of(policy, load_book(), predictor.effort_tokens)
+    ladder = Ladder.of(policy, load_book(), predictor.efforts)
     at = ladder.baseline_arms[0]
     arm = ladder.arms[at]
     memory: Any = Conversations(policy, load_book(), own)  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ from stamp import ROOT, commit, machine
 
 from router.dispatch.heuristic import classify
 from router.ladder import Ladder
-from router.plan import make_plan
+from router.planning import make_plan
 from router.policy import load_policy
 from router.predict import extract, load_predictor, shape_of
 from router.prices import load_book
@@ -67,7 +67,7 @@ def steps(request: Request) -> Mapping[str, Callable[[], object]]:
     predictor = load_predictor()
     features = extract(request)
     shape = shape_of(request.messages, request.params)
-    ladder = Ladder.of(load_policy("default"), load_book(), predictor.effort_tokens)
+    ladder = Ladder.of(load_policy("default"), load_book(), predictor.efforts)
     prediction = predictor(features)
     plan = make_plan(ladder, request, shape, features, prediction)
     room = Room()

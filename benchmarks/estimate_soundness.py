@@ -36,9 +36,11 @@ from router.dispatch.charge import Terms, for_answer
 from router.errors import InvalidRequest
 from router.intake import read_request
 from router.ladder import Ladder
-from router.plan import Plan, make_plan
+from router.plan import Plan
+from router.planning import make_plan
 from router.policy import load_policy
 from router.predict import extract, shape_of
+from router.predict.effort import Efforts
 from router.prices import load_book
 from router.types import Prediction
 
@@ -191,7 +193,7 @@ class Hostile:
             "limits": {"max_output_tokens": rng.choice((500, 32_000))},
             "budgets": [{"name": "all", "limit": "1"}],
         }  # fmt: skip
-        return Ladder.of(load_policy(policy), load_book(), {})
+        return Ladder.of(load_policy(policy), load_book(), Efforts({}))
 
     def _price(self) -> dict[str, Any]:
         rng = self.rng

@@ -328,7 +328,7 @@ def options_of(traffic: Traffic, row: int) -> Options:
         expected=traffic.expected[one],
         upper=traffic.upper[one],
         barred=np.zeros((1, arms), np.uint8),
-        tier=np.arange(arms),
+        rung=np.arange(arms),
         baseline=arms - 1,
     )
 

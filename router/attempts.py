@@ -1,4 +1,4 @@
-"""The wire attempts of one request: each with its own reservation, call, settlement and log row."""
+"""What the wire attempts of one request share, and how the request ends."""
 
 from __future__ import annotations
 
@@ -6,20 +6,15 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from router.attempt import Attempt
 from router.capacity import Capacity, Ticket
-from router.conversations.portable import fitted
-from router.dispatch.bounds import CAP_FIELDS, input_bound
-from router.dispatch.charge import Charge, Terms, for_answer, for_failure
-from router.dispatch.failures import headers_of
-from router.dispatch.logprobs import ask_for_logprobs
+from router.deferred.limits import seconds_for
+from router.dispatch.failures import said
 from router.dispatch.retrying import retrying
-from router.dispatch.streams import StreamEnd, StreamTerms, answer_bytes, routed_stream, whole
-from router.dispatch.usage import report_of
-from router.dispatch.wire import Call, Reply
 from router.errors import (
     AtCapacity,
     BudgetExceeded,
@@ -28,19 +23,15 @@ from router.errors import (
     ProviderError,
     RouterError,
 )
-from router.gates.answer import kept_answers
 from router.ladder import Ladder
 from router.plan import Plan
-from router.routing import Routing
 from router.types import (
     AttemptRow,
-    AttemptStatus,
     Decision,
     Request,
     RequestEnd,
     RequestRow,
     RequestStatus,
-    Reservation,
     Usage,
 )
 
@@ -50,7 +41,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("router")
 
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.01, 5.0  # seconds between two looks at a budget that queues
-TTL_MARGIN = 60.0  # seconds by which a reservation outlives the longest call
 
 
 @dataclass(slots=True)
@@ -58,7 +48,7 @@ class Attempts:
     """What the attempts of one request share. `client`: an OpenAI client to send through;
     `streamed`: who wants to see a stream's whole answer once it is settled; `capacity`: what the
     deployments can take; `answered`: who is told of each settled answer; `streams`: whether the
-    wire carries a stream, which one that is buffered does not."""
+    wire carries a stream, which one that is buffered does not; `form` names an answer's faults."""
 
     ladder: Ladder
     ledger: Ledger
@@ -70,8 +60,10 @@ class Attempts:
     streamed: Callable[[Request, Any], None] | None = None
     answered: Callable[[Plan, Decision, AttemptRow, Usage | None], None] | None = None
     streams: bool = False
+    form: Callable[[Request, Any], str | None] | None = None
     step: int = 0  # of a chain of calls
     note: str | None = None  # why this step is made
+    vote: Any = None  # the tally of the latest vote
     spent: int = 0  # nano-USD of all settled attempts
     of_baseline: int | None = None  # the bill of the baseline tier's own answer
     waits: list[float] = field(default_factory=list)
@@ -81,7 +73,7 @@ class Attempts:
     _pause: float = 0.05
 
     def __post_init__(self) -> None:
-        self.deadline = time.monotonic() + self.ladder.policy.timeout.total
+        self.deadline = time.monotonic() + seconds_for(self.request, self.ladder.policy, self.clock)
 
     def retrying(self) -> Iterable[Any]:
         """Tenacity's attempts on one deployment; the waits between them go to `waits`."""
@@ -134,7 +126,7 @@ class Attempts:
 
     def close_with(self, plan: Plan, decision: Decision | None, error: RouterError) -> None:
         """Log how a request ended that got no answer."""
-        text = _said(error)
+        text = said(error)
         status: RequestStatus = "failed" if isinstance(error, ProviderError) else "refused"
         if self.count == 0:
             self.ledger.refuse(self.row(plan, decision, status, error=text))
@@ -175,242 +167,3 @@ class Attempts:
             error=error,
             purpose=request.purpose,
         )
-
-
-class Attempt:
-    """One wire attempt: reserve, call, settle."""
-
-    def __init__(
-        self,
-        shared: Attempts,
-        plan: Plan,
-        decision: Decision,
-        number: int,
-        now: float,
-        ticket: Ticket,
-    ):
-        self._shared, self._plan, self._decision = shared, plan, decision
-        self._number, self._now, self._ticket = number, now, ticket
-        self._step, self._note = shared.step, shared.note
-        self._started = time.monotonic()
-        arm = decision.arm
-        able = shared.ladder.capabilities[decision.chosen]
-        self._terms = Terms(
-            price=shared.ladder.price(arm, now),
-            service_tier=shared.ladder.service_tier(shared.request, arm),
-            now=now,
-            reserved=decision.view.quote.upper or 0,
-            input_bound=input_bound(plan.shape, able.context_window),
-            may_reason=able.reasons,
-        )
-        self._id = f"{shared.request.request_id}/{number}"
-
-    def reserve(self) -> None:
-        """Hold the upper bound in every budget; the request's row is written with the first."""
-        try:
-            self._reserve()
-        except BaseException:
-            self._ticket.unsent()
-            raise
-
-    def _reserve(self) -> None:
-        shared = self._shared
-        policy = shared.ladder.policy
-        longest = policy.timeout.total + policy.streams.drain_seconds + TTL_MARGIN
-        lost = Charge(self._terms.reserved if self._terms.price else None, "expired")
-        shared.ledger.reserve(
-            Reservation(
-                self._id,
-                self._terms.reserved,
-                scopes=shared.request.paid_by(self._decision.arm),
-                tokens=self._plan.token_bound(self._decision.chosen, self._decision.view.quote),
-                now=self._now,
-                expires_at=self._now + longest,
-                worst_case=self._row("expired", lost),
-                request=shared.row(self._plan, self._decision) if shared.count == 0 else None,
-            )
-        )
-        shared.count = self._number
-        self._started = time.monotonic()
-
-    @property
-    def call(self) -> Call:
-        """The call with the reserved cap on the wire, as exactly one field."""
-        request, ladder = self._shared.request, self._shared.ladder
-        arm = self._decision.arm
-        deployment = ladder.policy.deployment(arm)
-        arguments = {**deployment.params, **request.params}
-        asked = [name for name in CAP_FIELDS if arguments.pop(name, None) is not None]
-        arguments[asked[0] if asked else "max_tokens"] = self._decision.view.quote.output_cap
-        if arm.effort is not None and "reasoning_effort" not in arguments:
-            arguments["reasoning_effort"] = arm.effort
-            # litellm knows no model of one's own server; the policy's author does.
-            arguments["allowed_openai_params"] = ["reasoning_effort"]
-        if self._plan.look is not None and ladder.policy.cascade and ladder.policy.cascade.logprobs:
-            ask_for_logprobs(arguments, deployment)
-        if request.stream and not self._shared.streams:
-            arguments.pop("stream_options", None)
-        if deployment.service_tier is not None:
-            arguments.setdefault("service_tier", deployment.service_tier)
-        timeout = self._timeout(arguments.pop("timeout", None))
-        messages, fit = fitted(request.messages, arguments, arm.model, request.turn)
-        return Call(
-            model=arm.model,
-            messages=messages,
-            arguments=fit,
-            stream=self._shared.streams,
-            timeout=timeout,
-            api_base=deployment.api_base,
-            api_key_env=deployment.api_key_env,
-            client=self._client(arm.model, deployment.api_base),
-        )
-
-    def settle_answer(self, response: Any) -> Routing:
-        """Charge a finished answer and log it."""
-        report = report_of(response)
-        charge = for_answer(self._terms, report, answer_bytes(response.choices))
-        self._ticket.answered(headers_of(response), _tokens(charge))
-        kept = kept_answers(response) if self._shared.ladder.policy.log.content else None
-        row = self._row("answered", charge, report, answer=kept)
-        self._settle(row, charge, ends=True)
-        return self._routing(charge.cost)
-
-    def settle_failure(self, error: BaseException) -> None:
-        """Charge or release an attempt that gave no answer. A cancellation ends the request."""
-        charge = for_failure(self._terms, error)
-        self._ticket.failed(error, headers_of(error))
-        cancelled = not isinstance(error, RouterError)
-        self._shared.failure = error
-        status: AttemptStatus = "abandoned" if cancelled else "failed"
-        self._settle(self._row(status, charge, error=_said(error)), charge, ends=cancelled)
-
-    def stream(self, reply: Reply) -> Any:
-        """The caller's stream over an open reply; it settles itself when it ends."""
-        self._ticket.opened(headers_of(reply.response))
-        policy = self._shared.ladder.policy
-        drain = policy.streams.drain_seconds if policy.streams.on_abandon == "drain" else 0.0
-        options = self._shared.request.params.get("stream_options") or {}
-        terms = StreamTerms(
-            model=self._decision.arm.model,
-            on_end=self._settle_stream,
-            drain_seconds=drain,
-            deadline=self._shared.deadline,
-            emit_usage=bool(options.get("include_usage")),
-            keep=self._shared.ladder.policy.log.content or self._shared.streamed is not None,
-        )
-        return routed_stream(reply.response, reply.first_chunk, terms, self._routing(None))
-
-    def _settle_stream(self, end: StreamEnd) -> None:
-        if end.error is not None:
-            self._ticket.failed(end.error)
-            charge = for_failure(self._terms, end.error)
-            row = self._row("failed", charge, end.report, error=_said(end.error))
-        elif end.abandoned and end.report is None:
-            self._ticket.failed(GeneratorExit())
-            charge = for_failure(self._terms, GeneratorExit())
-            row = self._row("abandoned", charge)
-        else:
-            charge = for_answer(self._terms, end.report, end.answer_bytes)
-            self._ticket.answered(None, _tokens(charge))
-            # Of an answer that was left, the caller saw no more than a part.
-            status: AttemptStatus = "abandoned" if end.abandoned else "answered"
-            text = None if end.abandoned else end.text
-            row = self._row(status, charge, end.report, answer=self._kept_text(text))
-        self._settle(row, charge, ends=True)
-        if row.status == "answered" and end.text is not None and self._shared.streamed is not None:
-            self._shared.streamed(self._shared.request, whole(row.model, end.text))
-
-    def _settle(self, row: AttemptRow, charge: Charge, *, ends: bool) -> None:
-        """Write the attempt's row and, where it `ends` the request, how that ended."""
-        end = None
-        if ends:
-            end = RequestEnd(
-                status=row.status,
-                accepted=row.number if row.status == "answered" else None,
-                baseline=self._final_baseline(row.cost) if row.status != "failed" else None,
-                error=row.error,
-            )
-        ledger, now = self._shared.ledger, self._shared.now
-        self._shared.spent += (row.cost or 0) if charge.billed else 0
-        try:
-            if charge.billed:
-                ledger.settle(self._id, row, end, now)
-            else:
-                ledger.release(self._id, row, end, now)
-        except LedgerUnavailable as unavailable:
-            # What was paid for is not taken from the caller. The hold stays, and expires in full.
-            _log.error("attempt %s could not be settled: %s", self._id, unavailable)
-        if row.status == "answered" and self._shared.answered is not None:
-            self._shared.answered(self._plan, self._decision, row, charge.usage)
-
-    def _final_baseline(self, cost: int | None) -> int | None:
-        """Where the baseline tier itself answered, its bill is the baseline, not a prediction."""
-        if self._decision.arm.tier == self._shared.ladder.policy.baseline:
-            self._shared.of_baseline = cost
-            return cost
-        of_baseline = self._shared.of_baseline
-        return self._decision.baseline if of_baseline is None else of_baseline
-
-    def _row(
-        self,
-        status: AttemptStatus,
-        charge: Charge,
-        report: Mapping[str, Any] | None = None,
-        *,
-        error: str | None = None,
-        answer: str | None = None,
-    ) -> AttemptRow:
-        view = self._decision.view
-        usage = charge.usage
-        return AttemptRow(
-            request_id=self._shared.request.request_id,
-            number=self._number,
-            time=self._now,
-            step=self._step,
-            arm=view.arm.name,
-            tier=view.arm.tier,
-            model=view.arm.model,
-            propensity=view.propensity,
-            status=status,
-            reserved=self._terms.reserved,
-            cost=charge.cost,
-            cost_source=charge.source,
-            price_book=self._shared.stamps[2],
-            latency=time.monotonic() - self._started,
-            usage=report,
-            input_tokens=usage.input_tokens if usage else None,
-            output_tokens=usage.output_tokens if usage else None,
-            error=error,
-            note="; ".join(filter(None, (self._note, charge.note))) or None,
-            answer=answer,
-        )
-
-    def _routing(self, cost: int | None) -> Routing:
-        return Routing(self._shared.request.request_id, self._decision, self._number, cost)
-
-    def _kept_text(self, text: str | None) -> str | None:
-        if text is None or not self._shared.ladder.policy.log.content:
-            return None
-        return json.dumps([{"role": "assistant", "content": text}], ensure_ascii=False)
-
-    def _timeout(self, asked: Any) -> tuple[float, float]:
-        timeout = self._shared.ladder.policy.timeout
-        left = max(0.1, self._shared.deadline - time.monotonic())
-        read = min(timeout.read, left)
-        if isinstance(asked, int | float) and not isinstance(asked, bool):
-            read = min(read, float(asked))
-        return min(timeout.connect, left), read
-
-    def _client(self, model: str, api_base: str | None) -> Any:
-        """The caller's own OpenAI client serves the arms of OpenAI that name no other address."""
-        return self._shared.client if model.startswith("openai/") and api_base is None else None
-
-
-def _tokens(charge: Charge) -> int | None:
-    usage = charge.usage
-    return None if usage is None else usage.input_tokens + usage.output_tokens
-
-
-def _said(error: BaseException) -> str:
-    """An error as the log keeps it: its class, and what it says."""
-    return f"{type(error).__name__}: {error}".rstrip(": ")

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from router.decide import UNKNOWN
+from router.ladder import asked_effort
+from router.predict.effort import THINKING_TOKENS
 from router.quotes import Quoter, quoter
 
 if TYPE_CHECKING:
@@ -23,9 +25,9 @@ if TYPE_CHECKING:
     from router.types import Quote
 
 SHORTEST_CAP = 256  # tokens: a lowered cap is never below, whatever is predicted
-# A model that reasons may do so for 4,096 tokens (litellm's budget at high effort) before it
-# answers; Anthropic refuses a cap that is not above that budget.
-SHORTEST_REASONING_CAP = 4_096 + 1_024
+# A model that reasons may do so for as long as its effort says before it answers; where nothing
+# says how long, for 4,096 tokens.
+SHORTEST_REASONED_ANSWER = 1_024
 # A lowered cap takes no more of the room than this fraction, since others call at the same time,
 # unless that is less than a few times the P95.
 SHARE, TIMES = 16, 4
@@ -35,16 +37,18 @@ def floor_of(plan: Plan, index: int) -> int:
     """The least cap, in tokens, that an arm's own may be lowered to: its P95, or the shortest."""
     rank, effort = plan.ladder.token_factors[index]
     predicted = math.ceil(float(plan.prediction.output_tokens_p95[rank]) * effort)
-    params = plan.request.params
-    asked = params.get("reasoning_effort") or plan.ladder.arms[index].effort
+    own = asked_effort(plan.request.params)
+    asked = plan.ladder.arms[index].effort if own is None else own
     by_itself = asked is None and plan.ladder.capabilities[index].reasons
-    reasons = by_itself or params.get("thinking") is not None or asked not in (None, "none")
-    return max(predicted, SHORTEST_REASONING_CAP if reasons else SHORTEST_CAP)
+    if not by_itself and asked in (None, "none"):
+        return max(predicted, SHORTEST_CAP)
+    thinking = THINKING_TOKENS.get(asked or "", THINKING_TOKENS["high"])
+    return max(predicted, thinking + SHORTEST_REASONED_ANSWER)
 
 
 def predicted(plan: Plan) -> Plan:
     """The plan with each cap lowered to its predicted P95, where that is less."""
-    quote_arm = quoter(plan.ladder, plan.request, plan.shape)
+    quote_arm = quoter(plan.ladder, plan.request, plan.shape, plan.calls)
     return with_quotes(
         plan,
         [
@@ -60,7 +64,7 @@ def within(plan: Plan, room: int) -> Plan:
     Each such cap is the largest whose bound is within a sixteenth of the room; where four times
     the arm's P95 is more than that, it is that, or what fits, but never below the P95.
     """
-    quote_arm = quoter(plan.ladder, plan.request, plan.shape)
+    quote_arm = quoter(plan.ladder, plan.request, plan.shape, plan.calls)
     return with_quotes(
         plan, [_within(plan, index, room, quote_arm) for index in range(len(plan.quotes))]
     )

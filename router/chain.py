@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,16 +13,18 @@ import numpy as np
 
 from router.attempts import Attempts
 from router.decide import Bar, Look, Objective, best_answer, dearer, goes_on
+from router.decide.cascade import told
 from router.dispatch.logprobs import logprob_arguments, without_logprobs
 from router.errors import AtCapacity, BudgetExceeded, ConfigurationError, ProviderError, RouterError
 from router.gates.answer import Answer, answers_of
 from router.gates.gate import Gate, GateCheck, Verdict, keeps_tool_calls
 from router.plan import Plan
 from router.routing import Step, attach, routing_of
+from router.votes.signals import with_bests, with_votes
 
 if TYPE_CHECKING:
     from router.policy import Policy
-    from router.types import Decision, Ints, Request, Room
+    from router.types import Decision, Floats, Ints, Request, Room
 
 
 _log = logging.getLogger("router")
@@ -66,8 +68,10 @@ class Cascades:
         request = plan.request
         looked_at = not request.stream or self.buffers(request)
         if self.asked is None or request.purpose != "serve" or not looked_at:
-            return plan
+            return without(plan, plan.ladder.bests)
         signals = self.gate.signals(request, plan.ladder.tier, self._told)
+        signals = with_votes(signals, plan.ladder.votes)
+        plan, signals = with_bests(plan, signals)
         return replace(plan, look=Look(signals, self.asked.max_steps))
 
     @cached_property
@@ -77,6 +81,15 @@ class Cascades:
             return ()
         deployments = [self._policy.deployment(arm) for arm in self._policy.arms()]
         return tuple(bool(logprob_arguments(each)) for each in deployments)
+
+
+def without(plan: Plan, arms: Iterable[int]) -> Plan:
+    """The plan without arms whose samples nobody judges."""
+    barred = plan.options.barred.copy()
+    for index in arms:
+        if barred[0, index] == Bar.FREE:
+            barred[0, index] = Bar.NOT_COMPARABLE
+    return replace(plan, options=replace(plan.options, barred=barred))
 
 
 @dataclass(slots=True)
@@ -105,20 +118,39 @@ class Chain:
         """Look at an answer. A caller's own check may take its time here."""
         index, request = decision.chosen, self.plan.request
         answers = answers_of(response)
-        self._answered[index] = _Answered(self._attempts.count, decision, response, answers)
+        routing = routing_of(response)
+        number = self._attempts.count if routing is None else routing.attempts
+        self._answered[index] = _Answered(number, decision, response, answers)
         self._last = index
-        quality = self.plan.options.quality[0]
+        quality = self._counted(index, self.plan.options.quality[0])
         said = {arm: each.answers for arm, each in self._answered.items()}
         try:
-            verdict = self._gate.look(
+            verdict = self._judged(index) or self._gate.look(
                 request, response, said, index, quality, self.plan.ladder.tier
             )
             self._final = keeps_tool_calls(request.params, answers)
         except Exception:  # what was paid for is not lost to a gate that cannot read it
             _log.exception("an answer of request %s could not be judged", request.request_id)
             verdict, self._final = Verdict(quality, "not judged"), True
-        self._answered[index].why = verdict.why
+        votes = [self._attempts.vote.words] if decision.arm.samples > 1 else []
+        self._answered[index].why = "; ".join([*votes, verdict.why])
         self._know(verdict.quality)
+
+    def _counted(self, index: int, quality: Floats) -> Floats:
+        """P(good) of every arm once a vote was counted, before its answer is read."""
+        if index not in self.plan.ladder.votes:
+            return quality
+        together = self._gate.together(self.plan.ladder.tier)[index]
+        posterior = np.array([[self._attempts.vote.good]])
+        found: Floats = told(together, index, quality[None], posterior)[0, 0]
+        return found
+
+    def _judged(self, index: int) -> Verdict | None:
+        """What the gate said of the best of several samples when it was picked."""
+        found: Verdict | None = (
+            self._attempts.vote.verdict if index in self.plan.ladder.bests else None
+        )
+        return found
 
     def without(self, decision: Decision | None, error: RouterError) -> None:
         """Go on without an arm that failed, or for which a budget has no room after all; without
@@ -191,9 +223,9 @@ class Chain:
         self.plan = replace(
             self.plan, options=options, look=replace(look, steps=steps, called=called), failure=None
         )
-        mine = self.plan.ladder.tier == self.plan.ladder.tier[self._last]
-        self._bar(np.flatnonzero(mine), Bar.ANSWERED)  # a spare of its tier would say the same
-        may_follow = dearer(options.expected, self.plan.ladder.tier)[0, self._last]
+        mine = options.rung == options.rung[self._last]
+        self._bar(np.flatnonzero(mine), Bar.ANSWERED)  # a spare of its rung would say the same
+        may_follow = dearer(options.expected, options.rung)[0, self._last]
         self._bar(np.flatnonzero(~may_follow), Bar.NOT_DEARER)
 
     def _bar(self, arms: Ints, bar: int) -> None:

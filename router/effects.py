@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from router.dispatch.race import Race
 from router.dispatch.wire import Call, CancelledUnsent, asend, send
 
 T = TypeVar("T")
@@ -38,13 +39,20 @@ class Send:
 
 
 @dataclass(frozen=True, slots=True)
+class SendAll:
+    """Several wire attempts at once, in `race`; the calls that are not needed are cancelled."""
+
+    race: Race
+
+
+@dataclass(frozen=True, slots=True)
 class Wait:
     """Back off before the next attempt."""
 
     seconds: float
 
 
-Effect = Store | Send | Wait
+Effect = Store | Send | SendAll | Wait
 Walk = Generator[Effect, Any, T]
 
 
@@ -87,6 +95,9 @@ async def arun(walk: Walk[T]) -> T:
                 raise CancelledUnsent from cancelled
             elif isinstance(effect, Wait):
                 result = await asyncio.sleep(effect.seconds, None)
+            elif isinstance(effect, SendAll):
+                await effect.race.arun()
+                result = None
             else:
                 result = await asend(effect.call)
         except BaseException as error:
@@ -102,6 +113,9 @@ def _perform(effect: Effect) -> Any:
         return effect.work()
     if isinstance(effect, Wait):
         return time.sleep(effect.seconds)
+    if isinstance(effect, SendAll):
+        effect.race.run()
+        return None
     return send(effect.call)
 
 

@@ -15,6 +15,7 @@ RouterError
 │   └── NoCapableDeployment       no deployment can take this request: rejected
 ├── BudgetExceeded                no room: budget, used, held, limit, needed, resets_at
 ├── AtCapacity                    no deployment may be called just now: obstacles, retry_after
+├── DeferredError                 a queued request ended without an answer: ticket, kind, why
 ├── LedgerError
 │   ├── LedgerUnavailable         the store does not answer: store, why
 │   ├── LedgerCorrupt             the store's contents cannot be trusted: store, why
@@ -225,6 +226,18 @@ class BudgetExceeded(RouterError):
             f"budget {budget!r}{whose}: {show(used)} used and {show(held)} held of "
             f"{show(limit)}; this call may cost up to {show(needed)}; {when}"
         )
+
+
+class DeferredError(RouterError):
+    """A queued request ended without an answer, or its answer is gone.
+
+    Fields: `ticket`; `kind`, the name of the error that it ended with, "DeadlineMissed",
+    "Cancelled" or "Collected"; `why`, what that said.
+    """
+
+    def __init__(self, ticket: str, kind: str, why: str):
+        self.ticket, self.kind, self.why = ticket, kind, why
+        super().__init__(f"ticket {ticket}: {kind}: {why}")
 
 
 class LedgerError(RouterError):

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from router.deferred.limits import read_deadline
 from router.dispatch.bounds import asked_cap, samples
 from router.errors import InvalidRequest
 from router.types import OWN_SCOPES, Request
@@ -60,6 +61,7 @@ def read_request(
     tags: Sequence[str] = (),
     metadata: Mapping[str, Any] | None = None,
     conversation_id: str | None = None,
+    deadline: Any = None,
     params: Mapping[str, Any],
     max_messages: int,
     now: float | None = None,
@@ -91,6 +93,7 @@ def read_request(
         tags=_tags(tags),
         metadata=dict(metadata or {}),
         conversation_id=conversation_id,
+        deadline=read_deadline(deadline, now),
     )
 
 

@@ -10,17 +10,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from router.decide import Bar, Objective
+from router.decide.vote import VoteRule, value_of
 from router.dispatch.bounds import TOKENS_PER_REQUEST, least
 from router.errors import UnknownPrice
 from router.money import parse_usd
 from router.policy import Policy
+from router.policy.arms import rungs_of
+from router.predict.effort import THINKING_TOKENS, Efforts
 from router.prices import Dated, Price, PriceBook, quote, to_price
 from router.types import TIERS, Arm, Request, Shape
+from router.votes import comparable, rule_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from router.policy import Deployment
+    from router.policy.vote import Vote
     from router.types import Floats, Ints
 
 # Capability → the bar for an arm that lacks it.
@@ -59,19 +64,19 @@ class Capabilities:
             context_window=known.get("context_window"),
             max_output_tokens=known.get("max_output_tokens"),
             reasons=bool(known.get("reasoning") or known.get("efforts"))
-            or deployment.effort not in (None, "none"),
+            or any(effort not in (None, "none") for effort in deployment.asked_efforts),
             reasoning_beyond_cap=known.get("reasoning_beyond_cap") or 0,
         )
 
-    def room_for_answer(self, prompt: int) -> int | None:
+    def room_for_answer(self, prompt: int, least_answer: int = SHORTEST_ANSWER) -> int | None:
         """Tokens of the window that a prompt of `prompt` tokens leaves for an answer.
 
-        0 where it leaves too few, None where the window is not known.
+        0 where it leaves less than `least_answer`, None where the window is not known.
         """
         if self.context_window is None:
             return None
         left = self.context_window - prompt
-        return left if left >= SHORTEST_ANSWER else 0
+        return left if left >= least_answer else 0
 
 
 def room_for_prompt(shape: Shape) -> int:
@@ -86,24 +91,47 @@ class Ladder:
     policy: Policy
     arms: tuple[Arm, ...]
     capabilities: tuple[Capabilities, ...]
-    output_caps: tuple[int, ...]  # the longest answer that an arm is ever asked for
+    output_caps: tuple[int, ...]  # the longest answer that an arm is ever asked for, thinking aside
     prices: tuple[Dated[Price], ...]
     service_tiers: tuple[str | None, ...]  # the deployment's own
     objective: Objective
     tier: Ints  # (A,) index of each arm's tier
-    token_factors: tuple[
-        tuple[int, float], ...
-    ]  # its tier's index, its effort's multiple of tokens
+    # The index of its tier, and its effort's multiple of output tokens.
+    token_factors: tuple[tuple[int, float], ...]
+    efforts: Efforts
+    gained: Floats | None  # (A,) what its effort multiplies the odds by; None where all are 1
+    gain_std: Floats  # (A,) standard deviation of the logarithm of that
+    thinking: tuple[int, ...]  # tokens that its effort may think for, on top of a caller's cap
+    votes: Mapping[int, VoteRule]  # how the votes among the arms are held, by index
+    bests: Mapping[int, Vote]  # which of them hand out what a gate finds best
+    rung: Ints  # (A,) number of each arm's rung: arms of one rung stand in for each other
+    below_baseline: NDArray[np.bool_]  # (A,) whether an arm is below the baseline's usual way
     baseline: int  # index of the baseline tier
-    baseline_arms: tuple[int, ...]  # indices of its arms
+    baseline_rung: int  # number of its usual rung
+    baseline_arms: tuple[int, ...]  # indices of that rung's arms
+    single_calls: tuple[float, ...]  # 1 for each arm
     nothing_barred: NDArray[np.uint8]  # (1, A) `Bar.FREE`, not to be written to
     must_be_priced: bool
 
     @classmethod
-    def of(cls, policy: Policy, book: PriceBook, effort_tokens: Mapping[str, float]) -> Ladder:
-        """Prepare a policy. `effort_tokens`: how an effort multiplies a tier's output tokens."""
+    def of(cls, policy: Policy, book: PriceBook, efforts: Efforts) -> Ladder:
+        """Prepare a policy. `efforts`: what an effort changes, as the predictor knows it."""
         arms = policy.arms()
+        gain, gain_std = np.array(
+            [
+                efforts.gain(arm.tier, arm.effort, policy.deployment(arm).asked_efforts[0])
+                for arm in arms
+            ]
+        ).T
+        rungs, baseline = rungs_of(arms), TIERS.index(policy.baseline)
+        tier = np.array([TIERS.index(arm.tier) for arm in arms])
+        of_baseline = rungs[tier.tolist().index(baseline)]
         deployments = [policy.deployment(arm) for arm in arms]
+        votes = {
+            at: vote
+            for at, (arm, deployment) in enumerate(zip(arms, deployments, strict=True))
+            if arm.samples > 1 and (vote := deployment.vote) is not None
+        }
         capabilities = tuple(Capabilities.of(deployment, book) for deployment in deployments)
         asked = policy.objective
         ceiling = asked.max_cost_per_request
@@ -126,16 +154,85 @@ class Ladder:
                 margin=asked.margin or 0.0,
                 max_cost_per_request=None if ceiling is None else parse_usd(ceiling),
             ),
-            tier=np.array([TIERS.index(arm.tier) for arm in arms]),
+            tier=tier,
             token_factors=tuple(
-                (TIERS.index(arm.tier), effort_tokens.get(arm.effort or "none", 1.0))
-                for arm in arms
+                (TIERS.index(arm.tier), efforts.factor(arm.effort)) for arm in arms
             ),
-            baseline=TIERS.index(policy.baseline),
-            baseline_arms=tuple(i for i, arm in enumerate(arms) if arm.tier == policy.baseline),
+            gained=np.exp(gain) if gain.any() else None,
+            gain_std=gain_std,
+            thinking=tuple(THINKING_TOKENS[arm.effort or "none"] for arm in arms),
+            efforts=efforts,
+            votes={at: rule_of(vote) for at, vote in votes.items() if vote.pick == "majority"},
+            bests={at: vote for at, vote in votes.items() if vote.pick == "best"},
+            rung=np.array(rungs),
+            below_baseline=(tier < baseline) | ((tier == baseline) & (gain < 0)),
+            baseline=baseline,
+            baseline_rung=of_baseline,
+            baseline_arms=tuple(i for i, rung in enumerate(rungs) if rung == of_baseline),
+            single_calls=(1.0,) * len(arms),
             nothing_barred=_nothing_barred(len(arms)),
             must_be_priced=policy.limited,
         )
+
+    def quality(self, of_tier: Floats) -> Floats:
+        """P(good) of each arm, (…, A), by that of each tier, (…, 4), and what its effort adds."""
+        found: Floats = of_tier.take(self.tier, axis=-1)
+        if self.gained is not None:
+            rest = np.maximum(1 - found, 1e-9)
+            odds = found / rest * self.gained
+            found = odds / (1 + odds)
+        for index, rule in self.votes.items():
+            value = value_of(rule)
+            found[..., index] = np.interp(found[..., index], value.quality, value.good)
+        return found
+
+    def calls(self, of_tier: Floats) -> tuple[float, ...]:
+        """How many calls each arm is expected to take, by P(good) of each tier, (4,)."""
+        if not (self.votes or self.bests):
+            return self.single_calls
+        found = [float(arm.samples) for arm in self.arms]  # of a best-of, until its gate is known
+        for index, rule in self.votes.items():
+            value = value_of(rule)
+            found[index] = float(np.interp(of_tier[self.tier[index]], value.quality, value.calls))
+        return tuple(found)
+
+    def without_votes(self, request: Request, shape: Shape, *, whole: bool) -> frozenset[int]:
+        """The votes (indices) that cannot be held on a request."""
+        return frozenset(
+            index
+            for index in (*self.votes, *self.bests)
+            if not whole
+            or not comparable(self.policy.deployment(self.arms[index]).vote, request, shape)
+        )
+
+    def quality_std(self, of_tier: Floats, quality: Floats) -> Floats:
+        """Its standard error, (…, A): that of its tier, and of what its effort adds."""
+        found: Floats = of_tier.take(self.tier, axis=-1)
+        if self.gained is not None:
+            found = np.hypot(found, quality * (1 - quality) * self.gain_std)
+        return found
+
+    @property
+    def other_efforts(self) -> frozenset[int]:
+        """The arms that differ from another one in their effort alone."""
+        return frozenset(
+            at for at, arm in enumerate(self.arms) if arm.samples == 1 and self.ways_of(at)[0] != at
+        )
+
+    def factors_at(self, effort: str) -> tuple[tuple[int, float], ...]:
+        """`token_factors` of a request that sets its own effort."""
+        if effort not in self.efforts.tokens:
+            return self.token_factors
+        return tuple((rank, self.efforts.factor(effort)) for rank, _ in self.token_factors)
+
+    def ways_of(self, index: int) -> list[int]:
+        """The arms that call the same deployment as an arm does, itself among them."""
+        mine = self.arms[index]
+        return [
+            at
+            for at, arm in enumerate(self.arms)
+            if (arm.tier, arm.deployment) == (mine.tier, mine.deployment)
+        ]
 
     def price(self, arm: Arm, now: float) -> Price | None:
         """The deployment's own price, or the book's at `now`, or None."""
@@ -167,15 +264,27 @@ class Ladder:
         return math.nan if cost is None else float(cost)
 
     def service_tier(self, request: Request, arm: Arm) -> str | None:
-        """The service tier that a call is priced at: the request's own, else the deployment's."""
-        own = self.service_tiers[self.arms.index(arm)]
-        return asked_service_tier(request.params) or own
+        """The service tier that a call is priced at: the one that its way has, else the request's
+        own, else the deployment's."""
+        index = self.arms.index(arm)
+        if request.ways and request.ways[index].service_tier is not None:
+            return request.ways[index].service_tier
+        return asked_service_tier(request.params) or self.service_tiers[index]
 
 
 def asked_service_tier(params: Mapping[str, Any]) -> str | None:
     """The service tier that a request asks for itself, None where it leaves that open."""
     asked = params.get("service_tier")
     return str(asked) if asked else None
+
+
+def asked_effort(params: Mapping[str, Any]) -> str | None:
+    """The reasoning effort that a request asks for itself, "" where it says it in tokens, None
+    where it leaves that open."""
+    effort = params.get("reasoning_effort")
+    if effort is not None:
+        return str(effort.get("effort", "")) if isinstance(effort, Mapping) else str(effort)
+    return None if params.get("thinking") is None else ""
 
 
 def _nothing_barred(arms: int) -> NDArray[np.uint8]:

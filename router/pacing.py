@@ -67,11 +67,11 @@ class Drawn:
 
 
 class Sample:
-    """`SAMPLE` requests as decisions saw them: a ring of rows over arms. `tier`: (A,)."""
+    """`SAMPLE` requests as decisions saw them: a ring of rows over arms. `rung`: (A,)."""
 
-    def __init__(self, tier: Ints):
-        shape = (SAMPLE, len(tier))
-        self._tier = tier
+    def __init__(self, rung: Ints):
+        shape = (SAMPLE, len(rung))
+        self._rung = rung
         self._quality: Floats = np.zeros(shape)
         self._expected: Ints = np.zeros(shape, dtype=np.int64)
         self._upper: Ints = np.zeros(shape, dtype=np.int64)
@@ -102,7 +102,7 @@ class Sample:
         quality, expected, upper = self._quality[:n], self._expected[:n], self._upper[:n]
         able = (self._barred[:n] == Bar.FREE) & (upper != UNKNOWN) & (expected != UNKNOWN)
         fits = upper <= room
-        free = leaders_of(able & fits, self._tier)
+        free = leaders_of(able & fits, self._rung)
         curve = spend_curve(quality, expected, free)
         if curve is None:
             return None
@@ -131,8 +131,8 @@ class Pacer:
     ----------
     budget
         Its name.
-    arms, tier
-        The names and tiers of the A arms.
+    arms, rung
+        The names and rungs of the A arms.
     floor
         The cost weight below which pacing does not go.
     requests
@@ -146,17 +146,17 @@ class Pacer:
         self,
         budget: str,
         arms: Sequence[str],
-        tier: Ints,
+        rung: Ints,
         floor: float,
         requests: float | None = None,
         unit_costs: Dated[Floats] | None = None,
     ):
         self.budget = budget
-        self._arms, self._tier, self._floor, self._requests = tuple(arms), tier, floor, requests
+        self._arms, self._rung, self._floor, self._requests = tuple(arms), rung, floor, requests
         self._unit_costs = unit_costs
         self._costs: Floats | None = None
         self._lock = threading.Lock()
-        self._sample = Sample(tier)
+        self._sample = Sample(rung)
         self._drawn: Drawn | None = None
         self._weight = floor
         self._asked, self._every = 0, 1  # requests, and how many of them one joins the sample for
@@ -213,8 +213,8 @@ class Pacer:
             expected=expected[None],
             upper=upper[None],
             barred=np.zeros((1, len(self._arms)), dtype=np.uint8),
-            tier=self._tier,
-            baseline=int(self._tier[-1]),
+            rung=self._rung,
+            baseline=int(self._rung[-1]),
         )
 
     # ── what each request asks ─────────────────────────────────────────────────────────────────
@@ -266,7 +266,7 @@ class Pacer:
 
     def _draw(self, options: Options, room: int) -> Drawn | None:
         if self._sample.count == 0:  # the request that asks does not count, and is all there is
-            alone = Sample(self._tier)
+            alone = Sample(self._rung)
             alone.add(options)
             return alone.draw(room, self._weight)
         if self._drawn is None or self._drawn.stale(self._sample.count, room):

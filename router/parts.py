@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 from router.errors import ModelFileError
 from router.ladder import Ladder
+from router.ledger import open_ledger
 from router.pacing import Pacer
 from router.plan import Plan
 from router.policy import Policy
 from router.predict import Predictor, load_predictor
 from router.types import Decision, Room
+
+if TYPE_CHECKING:
+    from router.ledger import Ledger
+
+
+def of_unused(policy: Policy, ask: Callable[[Ledger], Room]) -> Room:
+    """What a policy's budgets allow where nothing was ever spent: no store is made for that."""
+    unused = open_ledger("sqlite://", policy.budget_list())
+    try:
+        return ask(unused)
+    finally:
+        unused.close()
 
 
 def seemed_to_fit(plan: Plan, decision: Decision, room: Room) -> bool:
@@ -26,7 +42,7 @@ def pacer_of(ladder: Ladder) -> Pacer | None:
     return Pacer(
         asked.budget,
         [arm.name for arm in ladder.arms],
-        ladder.tier,
+        ladder.rung,
         ladder.policy.objective.cost_weight or 0.0,
         asked.expected_requests,
         ladder.unit_costs(),

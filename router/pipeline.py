@@ -20,12 +20,15 @@ from router.checks import Check, Checks
 from router.clock import GuardedClock, shortest_window
 from router.conversations.memory import Conversations
 from router.decide import Objective
+from router.deferred.doors import Deferrals
+from router.deferred.timing import after_failure, awaited, in_time
 from router.dispatch.replayed import replayed
-from router.effects import Look, Send, Store, Wait, Walk, arun, run
+from router.doors import Doors
+from router.drift.watcher import Drift
+from router.effects import Look, Send, Store, Wait, Walk
 from router.errors import (
     AtCapacity,
     BudgetExceeded,
-    InvalidRequest,
     LedgerError,
     ProviderError,
     RouterError,
@@ -36,24 +39,25 @@ from router.intake import AUTO, read_request, refuse_size
 from router.ladder import Ladder
 from router.ledger import open_ledger, store_exists
 from router.ledger.url import store_url
-from router.parts import pacer_of, predictor_of, refuse_unknown_tiers, seemed_to_fit
-from router.plan import Plan, make_plan
+from router.parts import of_unused, pacer_of, predictor_of, refuse_unknown_tiers, seemed_to_fit
+from router.plan import Plan
+from router.planning import make_plan
 from router.policy import Policy, load_policy
 from router.predict import Predictor, extract, shape_of
 from router.prices import PriceBook, load_book
-from router.routing import Routing, attach, routing_of
+from router.routing import attach
 from router.spill import decide_now, decided
-from router.types import BudgetState, Decision, Request, Room
+from router.types import Decision, Request, Room
+from router.votes.hold import hold
 
 if TYPE_CHECKING:
     from router.decide.certify import Certificate
     from router.ledger import Ledger
-    from router.log.savings import Savings
 
 SWEEP_SECONDS = 60.0  # how often reservations of dead processes are looked for
 
 
-class Router:
+class Router(Doors, Deferrals):
     """Routes chat calls under one policy.
 
     Parameters
@@ -96,7 +100,7 @@ class Router:
         self.store = store_url(store or self.policy.log.store)
         refuse_unknown_tiers(self.policy, self.predictor)
         self._clock = clock or GuardedClock(shortest_window(self.policy.budget_list()))
-        ladder = Ladder.of(self.policy, self.prices, self.predictor.effort_tokens)
+        ladder = Ladder.of(self.policy, self.prices, self.predictor.efforts)
         self._promised = PromisedLadder(ladder, self.predictor, self._clock())
         self._pacer = pacer_of(ladder)
         self._explorer = Explorer(self.policy.explore)
@@ -107,81 +111,19 @@ class Router:
         log: Callable[[], Any] = lambda: self.ledger.log()  # noqa: E731
         self.conversations = Conversations(self.policy, self.prices, own, log)
         self.checks = Checks(checks or {}, log, self._clock)
+        known = (ladder, self.predictor, self.prices.hash[:12])
+        self.drift = Drift(self.policy, *known, log, self._clock)
         self._opening, self._next_sweep = threading.Lock(), 0.0
-
-    # ── the doors ──────────────────────────────────────────────────────────────────────────────
-    def completion(self, model: str | None = AUTO, messages: Any = None, **arguments: Any) -> Any:
-        """Route one chat call: litellm's `completion`, but the policy chooses the model.
-
-        Parameters: `messages` and every other argument are litellm's; `stream=True` returns a
-        stream of its type. The router's own: `scopes`, whose budgets pay ({"user": "ann"});
-        `tags` and `metadata`, for rules and reports; `conversation_id`.
-        Returns litellm's `ModelResponse`; `decision(response)` says how it was routed.
-        Raises `InvalidRequest`, `BudgetExceeded`, `LedgerError` (nothing was sent) or a
-        `ProviderError` (every fallback that the policy allows has failed).
-        """
-        return run(self.walk(self.read(messages, arguments, model)))
-
-    async def acompletion(
-        self, model: str | None = AUTO, messages: Any = None, **arguments: Any
-    ) -> Any:
-        """`completion`, on the running event loop."""
-        return await arun(self.walk(self.read(messages, arguments, model)))
-
-    def explain(self, messages: Any, **arguments: Any) -> Decision:
-        """Return the decision for a chat call without making it: nothing is reserved or sent."""
-        return self.preview(self.read(messages, arguments))
-
-    def feedback(self, request_id: str | Any, score: float) -> None:
-        """Say how good an answer was, 0 to 1, now or later; the latest word counts.
-
-        Takes a request's id or its response.
-        """
-        if not isinstance(request_id, str):
-            request_id = self.decision(request_id).request_id
-        self.ledger.log().feedback(request_id, score, now=self._clock())
-
-    @staticmethod
-    def decision(response: Any) -> Routing:
-        """How a response or stream of this router was routed.
-
-        Raises `InvalidRequest` for anything else.
-        """
-        routing = routing_of(response)
-        if routing is None:
-            raise InvalidRequest("response", "was not routed by this router")
-        return routing
-
-    def budgets(self) -> list[BudgetState]:
-        """Every budget in its current window."""
-        return self.ledger.states(self._clock())
-
-    def report(self) -> Savings:
-        """What was spent, and what always-frontier would have cost."""
-        from router.log.savings import savings
-
-        report = savings(self.ledger.log())
-        report.unaccounted += self.ledger.unbooked()
-        return report
-
-    def confirm_clock(self) -> None:
-        """Say that the machine's clock is right, after a `ClockJumped`."""
-        if isinstance(self._clock, GuardedClock):
-            self._clock.confirm()
 
     def close(self) -> None:
         """Close the store. The router opens it again when it is used again."""
         self.checks.close()
+        self.drift.close()
         self.capacity.close()
         self.conversations.close()
+        self.close_queue()
         if (ledger := self.__dict__.pop("_ledger", None)) is not None:
             ledger.close()
-
-    def __enter__(self) -> Router:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     # ── the walk ───────────────────────────────────────────────────────────────────────────────
     def walk(self, request: Request, client: Any = None) -> Walk[Any]:
@@ -190,22 +132,25 @@ class Router:
         Parameters: `client`, an OpenAI client for the deployments of OpenAI.
         """
         asked, request = request, (yield from self.conversations.entering(request))
-        plan = self._plan(request)
+        plan = yield from awaited(self, request)
+        request = plan.request
         buffers = self._cascades.buffers(request)
         streams = request.stream and not buffers
         ledger = yield Store(lambda: self.ledger)
-        yield from self._sweep()
+        yield from self.sweep()
+        plan = self.drift.guarded(plan)
         attempts = Attempts(
             plan.ladder,
             ledger,
             request,
-            self._stamps,
+            self.stamps,
             self._clock,
             self.capacity,
             client,
             streamed=self.checks.submit if self.checks else None,
             answered=self.conversations.answered,
             streams=streams,
+            form=self.drift.form,
         )
         plan, decision, answer = yield from self._answer(attempts, plan)
         if plan.look is not None:
@@ -229,7 +174,7 @@ class Router:
             while True:
                 try:
                     room = yield Store(partial(self._room, attempts.ledger, attempts.request))
-                    onward = chain.onward(room, self._paced(chain.plan, room, new=False))
+                    onward = chain.onward(room, self.paced(chain.plan, room))
                     if onward is not None:
                         answer = yield from self._try(attempts, chain.plan, onward)
                     break
@@ -248,7 +193,7 @@ class Router:
         try:
             while True:
                 room = yield Store(partial(self._room, ledger, request))
-                objective = self._paced(plan, room, new=decision is None)
+                objective = self.paced(plan, room, new=decision is None)
                 first = decision is None
                 decision = yield from decided(attempts, plan, room, objective, exploration)
                 if first:
@@ -258,7 +203,7 @@ class Router:
                 except ProviderError as error:
                     if cut is not None:
                         return plan, decision, cut
-                    plan = plan.after(decision.arm, error)
+                    plan = yield from after_failure(attempts, plan, decision, error)
                 except AtCapacity:
                     continue  # another request was faster: decide on what there is now
                 except BudgetExceeded as full:
@@ -283,6 +228,8 @@ class Router:
 
     def _try(self, attempts: Attempts, plan: Plan, decision: Decision) -> Walk[Any]:
         """One arm: a reservation, a wire attempt and a settlement, as often as `retry` says."""
+        if decision.arm.samples > 1:
+            return (yield from hold(attempts, plan, decision, self._cascades.gate))
         for attempt in attempts.retrying():
             if attempts.waits:
                 yield Wait(attempts.waits.pop())
@@ -314,6 +261,7 @@ class Router:
             tags=params.pop("tags", ()),
             metadata=params.get("metadata"),
             conversation_id=params.pop("conversation_id", None),
+            deadline=params.pop("deadline", None),
             params=params,
             max_messages=self.policy.limits.max_messages,
             now=self._clock(),
@@ -322,8 +270,10 @@ class Router:
     def preview(self, request: Request) -> Decision:
         """The decision for a request: nothing is reserved or sent."""
         room = self._room_without_a_trace(request) if self.policy.budgets else Room()
-        plan = self._plan(self.conversations.recall(request))
-        objective, chances = self._paced(plan, room, new=False), self._explorer.chances()
+        if self.policy.drift is not None and store_exists(self.store):
+            self.drift.recall()
+        plan = self.drift.guarded(self.plan(self.conversations.recall(request)))
+        objective, chances = self.paced(plan, room), self._explorer.chances()
         return decide_now(self.capacity, plan, room, objective, chances)
 
     def room(self, request: Request) -> Room:
@@ -334,33 +284,34 @@ class Router:
         """The time by the router's clock, unix seconds."""
         return self._clock()
 
-    def _plan(self, request: Request) -> Plan:
+    def plan(self, request: Request, *, waits: bool = True, batch: bool = False) -> Plan:
+        """The options of a request (`waits`, `batch`: `router.deferred.timing.timed`)."""
         shape = shape_of(request.messages, request.params)
         refuse_size(shape.input_bytes, self.policy.limits.max_request_bytes)
         features = extract(request, self.predictor.embedder)
         ladder, _ = self._promised.at(request.now)
-        plan = make_plan(ladder, request, shape, features, self.predictor(features))
-        return self._cascades.looking(plan)
+        said = self.predictor(features)
+        whole = not request.stream or self._cascades.buffers(request)
+        make = lambda r: make_plan(ladder, r, shape, features, said, whole=whole)  # noqa: E731
+        return self._cascades.looking(in_time(make, request, waits, batch))
 
-    def _sweep(self) -> Walk[None]:
+    def sweep(self) -> Walk[None]:
+        """About once a minute: charge dead holds, see what other processes sent, look for drift."""
         now = self._clock()
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_SECONDS
-            yield Store(partial(self._look_after, now))
-
-    def _look_after(self, now: float) -> None:
-        """What is done about once a minute: charge dead holds, see what other processes sent."""
-        self.ledger.expire(now)
-        self._read_traffic(now)
+            yield Store(lambda: self.ledger.expire(now))
+            yield Store(partial(self._read_traffic, now))
+            yield Store(self.drift.look)
 
     def _read_traffic(self, now: float) -> None:
         if self._pacer is not None:
             [window] = (b.window for b in self.policy.budgets if b.name == self._pacer.budget)
             self._pacer.read(self.ledger.log(), window, now)
 
-    def _paced(self, plan: Plan, room: Room, *, new: bool) -> Objective | None:
+    def paced(self, plan: Plan, room: Room, *, new: bool = False) -> Objective | None:
         """The objective that pacing asks for; None for the policy's own."""
-        if self._pacer is None:
+        if self._pacer is None or plan.ladder.objective.alarm:
             return None
         return self._pacer.objective(plan.options, room, plan.request.now, new=new)
 
@@ -369,11 +320,7 @@ class Router:
         if "_ledger" in self.__dict__ or store_exists(self.store):
             self._read_traffic(request.now)
             return self._room(self.ledger, request)
-        unused = open_ledger("sqlite://", self.policy.budget_list())
-        try:
-            return self._room(unused, request)
-        finally:
-            unused.close()
+        return of_unused(self.policy, lambda unused: self._room(unused, request))
 
     def _room(self, ledger: Ledger, request: Request) -> Room:
         return ledger.room(request.paid_by(*self.policy.arms()), self._clock())
@@ -384,7 +331,7 @@ class Router:
         return self._promised.at(self._clock())[1]
 
     @property
-    def _stamps(self) -> tuple[str, str, str]:
+    def stamps(self) -> tuple[str, str, str]:
         return self.policy.stamp, self.predictor.name, self.prices.hash[:12]
 
     @property

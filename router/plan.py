@@ -6,17 +6,15 @@ rule decides again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from router.caps import predicted, with_quotes, within
+from router.caps import with_quotes, within
 from router.conversations.words import place, remark
 from router.decide import (
-    UNKNOWN,
     UNLIMITED,
     Bar,
     Choices,
@@ -25,33 +23,26 @@ from router.decide import (
     Objective,
     Obstacles,
     Options,
-    cautious,
     choose,
     decision,
 )
 from router.decide.explain import UNOBSTRUCTED
 from router.dispatch.bounds import (
-    asked_cap,
     input_bound,
-    least,
     samples,
-    unbounded_surcharge,
 )
 from router.errors import (
     AuthenticationFailed,
     ContextWindowExceeded,
-    InvalidRequest,
     MalformedReply,
     ProviderError,
     ProviderTimeout,
     ProviderUnavailable,
     RateLimited,
 )
-from router.ladder import NEEDS, Ladder, room_for_prompt
+from router.ladder import Ladder
 from router.money import MAX_NANO
-from router.policy.rules import match
 from router.predict.features import DENSE_NAMES
-from router.quotes import quoter
 from router.refusal import refusal
 from router.types import (
     TIERS,
@@ -68,7 +59,6 @@ from router.types import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from router.policy.rules import Rule
     from router.types import Ints
 
 LACKING = -2  # less than any amount of money, an unknown one (-1) too
@@ -87,7 +77,8 @@ class Plan:
     shape: Shape
     features: Features
     prediction: Prediction
-    tokens: tuple[float, ...]  # expected output tokens of each arm
+    tokens: tuple[float, ...]  # expected output tokens of one answer of each arm
+    calls: tuple[float, ...]  # expected number of calls of each arm, 1 but for votes
     quotes: tuple[Quote, ...]
     options: Options
     rule: str | None
@@ -112,7 +103,7 @@ class Plan:
         """
         objective = objective or self.ladder.objective
         kept = objective.pace.kept if objective.pace else 0
-        if self.failure is not None:
+        if self.failure is not None or objective.alarm:
             exploration = None
         if exploration is not None and room.budgets:
             exploration = replace(exploration, roomy=self._roomy(room))
@@ -198,7 +189,7 @@ class Plan:
             novel=bool(self.prediction.novel),
             obstacles=self.obstacles or UNOBSTRUCTED,
             looks=looks,
-            remark=partial(remark, self) if self.request.turn else None,
+            remark=partial(remark, self) if self.request.turn or self.request.deadline else None,
         )
 
     def after(self, arm: Arm, error: ProviderError) -> Plan:
@@ -210,10 +201,15 @@ class Plan:
             raise error
         barred = self.options.barred.copy()
         barred[barred == Bar.NOT_NEXT] = Bar.FREE
-        barred[0, self.ladder.arms.index(arm)] = Bar.FAILED
-        rank = TIERS.index(arm.tier)
-        sideways = (self.ladder.tier == rank) & (barred[0] == Bar.FREE)
-        upwards = (self.ladder.tier > rank) & (barred[0] == Bar.FREE)
+        rank, failed = TIERS.index(arm.tier), self.ladder.arms.index(arm)
+        # What refused one effort may take another; a deployment that is out of order takes none.
+        elsewhere = isinstance(error, (*_WORTH_ANOTHER_TIER, AuthenticationFailed))
+        barred[0, self.ladder.ways_of(failed) if elsewhere else [failed]] = Bar.FAILED
+        free = barred[0] == Bar.FREE
+        sideways = (self.ladder.rung == self.ladder.rung[failed]) & free
+        if not sideways.any():
+            sideways = (self.ladder.tier == rank) & free
+        upwards = (self.ladder.tier > rank) & free
         may_go_up = isinstance(error, (*_WORTH_ANOTHER_TIER, ContextWindowExceeded))
         may_go_sideways = (
             may_go_up or isinstance(error, AuthenticationFailed) or _unsupported(error)
@@ -238,7 +234,8 @@ class Plan:
             "images": shape.images,
             "needs": sorted(shape.needs),
             "novel": bool(self.prediction.novel),
-            **place(self.request.turn),
+            **place(self.request),
+            **({"drift": self.ladder.objective.alarm} if self.ladder.objective.alarm else {}),
             **{  # a text embedder's vector, which comes after them, is not kept
                 name: round(float(value), 4)
                 for name, value in zip(DENSE_NAMES, self.features.dense, strict=False)
@@ -248,16 +245,17 @@ class Plan:
     def views(self, decision: Decision | None) -> tuple[dict[str, Any], ...]:
         """Each arm as the log keeps it: prediction, quote, propensity, and why it was not taken."""
         rows = []
+        quality = self.ladder.quality(self.prediction.quality)
+        std = self.ladder.quality_std(self.prediction.quality_std, quality)
         for index, (arm, quoted) in enumerate(zip(self.ladder.arms, self.quotes, strict=True)):
-            rank = int(self.ladder.tier[index])
             view = decision.arms[index] if decision else None
             rows.append(
                 {
                     "arm": arm.name,
                     "tier": arm.tier,
                     "model": arm.model,
-                    "quality": round(float(self.prediction.quality[rank]), 6),
-                    "quality_std": round(float(self.prediction.quality_std[rank]), 6),
+                    "quality": round(float(quality[index]), 6),
+                    "quality_std": round(float(std[index]), 6),
                     "output_tokens": round(self.tokens[index], 1),
                     "expected": quoted.expected,
                     "upper": quoted.upper,
@@ -278,12 +276,13 @@ class Plan:
         return self.quotes[members[0]].expected
 
     def token_bound(self, index: int, quoted: Quote) -> int:
-        """Most tokens that the prompt and the answers of an arm can be billed as, at a quote."""
+        """Most tokens that the prompts and the answers of an arm can be billed as, at a quote."""
         window = self.ladder.capabilities[index].context_window
         prompt = input_bound(self.shape, window)
         answers = quoted.output_cap * samples(self.request.params)
         # Where nothing bounds the prompt, no limit on tokens has room for it.
-        return MAX_NANO if prompt is None else min(prompt + answers, MAX_NANO)
+        times = self.ladder.arms[index].samples
+        return MAX_NANO if prompt is None else min(times * (prompt + answers), MAX_NANO)
 
     def _left(self, room: Room) -> Ints:
         """Nano-USD left for each arm (1, A) in the budgets that ask for a downgrade, below every
@@ -309,109 +308,6 @@ class Plan:
             for index, arm in enumerate(self.ladder.arms)
         ]
         return np.array([left])
-
-
-def make_plan(
-    ladder: Ladder, request: Request, shape: Shape, features: Features, prediction: Prediction
-) -> Plan:
-    """Lay out the options of a request.
-
-    Raises `InvalidRequest` for arguments whose cost nothing bounds, under a budget.
-    """
-    rule = match(ladder.policy.rules, request, shape)
-    if ladder.must_be_priced or ladder.policy.limits_tokens:
-        _refuse_unbounded(request.params)
-    prompt = room_for_prompt(shape)
-    rooms = [able.room_for_answer(prompt) for able in ladder.capabilities]
-    of_tier = prediction.output_tokens.tolist()
-    tokens = tuple([of_tier[rank] * effort for rank, effort in ladder.token_factors])
-    quotes = _quotes(ladder, request, shape, rooms, tokens)
-    expected, upper = np.array(
-        (
-            ([UNKNOWN if quoted.expected is None else quoted.expected for quoted in quotes],),
-            ([UNKNOWN if quoted.upper is None else quoted.upper for quoted in quotes],),
-        )
-    )
-    quality = prediction.quality
-    if prediction.novel:
-        quality = cautious(quality, prediction.quality_std, np.arange(len(TIERS)), ladder.baseline)
-    options = Options(
-        quality=quality.take(ladder.tier)[None],
-        expected=expected,
-        upper=upper,
-        barred=_bars(ladder, shape, rooms, rule, request.turn.floor if request.turn else -1),
-        tier=ladder.tier,
-        baseline=ladder.baseline,
-    )
-    plan = Plan(
-        ladder=ladder,
-        request=request,
-        shape=shape,
-        features=features,
-        prediction=prediction,
-        tokens=tokens,
-        quotes=quotes,
-        options=options,
-        rule=rule.name if rule else None,
-    )
-    # A stream cannot be asked for again once its beginning has been read: it keeps its cap.
-    if ladder.policy.reserve == "predicted" and not request.stream:
-        return replace(predicted(plan), full=quotes)
-    return plan
-
-
-def _bars(
-    ladder: Ladder, shape: Shape, rooms: Sequence[int | None], rule: Rule | None, floor: int
-) -> NDArray[np.uint8]:
-    """Why each arm may not be chosen, whatever it costs: (1, A) codes of `Bar`. `floor`: the tier
-    (index) that a conversation is kept at or above."""
-    if not shape.needs and rule is None and 0 not in rooms and floor < 0:
-        return ladder.nothing_barred
-    barred = ladder.nothing_barred.copy()
-    for index, (arm, able) in enumerate(zip(ladder.arms, ladder.capabilities, strict=True)):
-        lacks = shape.needs - able.has
-        if lacks:
-            barred[0, index] = next(bar for need, bar in NEEDS.items() if need in lacks)
-        elif rooms[index] == 0:
-            barred[0, index] = Bar.WINDOW_TOO_SMALL
-        elif rule is not None and arm.tier not in rule.tiers:
-            barred[0, index] = Bar.RULE
-        elif TIERS.index(arm.tier) < floor:
-            barred[0, index] = Bar.HELD_ABOVE
-    return barred
-
-
-def _quotes(
-    ladder: Ladder,
-    request: Request,
-    shape: Shape,
-    rooms: Sequence[int | None],
-    output_tokens: Sequence[float],
-) -> tuple[Quote, ...]:
-    """Each arm's quote with the cap that was asked for. `output_tokens`: of one answer."""
-    asked, quote_arm = asked_cap(request.params), quoter(ladder, request, shape)
-    longest = ladder.output_caps
-    if asked is not None:
-        longest = tuple([min(asked, cap) for cap in longest])
-    return tuple(
-        [
-            quote_arm(index, expected, least(cap, room))
-            for index, (expected, cap, room) in enumerate(
-                zip(output_tokens, longest, rooms, strict=True)
-            )
-        ]
-    )
-
-
-def _refuse_unbounded(params: Mapping[str, Any]) -> None:
-    name = unbounded_surcharge(params)
-    if name is not None:
-        raise InvalidRequest(
-            name.split(":")[0],
-            f"{name} is work at the provider whose cost nothing bounds",
-            allowed="under a budget, what the router can put a bound on: text and audio, tools of "
-            "type 'function', and one cap as `max_tokens`",
-        )
 
 
 def _unsupported(error: ProviderError) -> bool:

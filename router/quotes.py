@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from router.conversations.state import cache_use
@@ -19,25 +19,39 @@ if TYPE_CHECKING:
 Quoter = Callable[[int, float, int], Quote]
 
 
-def quoter(ladder: Ladder, request: Request, shape: Shape) -> Quoter:
+def quoter(ladder: Ladder, request: Request, shape: Shape, calls: Sequence[float]) -> Quoter:
     """Return what quotes one arm of a request; what no arm changes is read here, once.
 
-    Its parameters: the arm's index, the expected output tokens of one answer, and the cap in tokens
-    that goes on the wire for each answer.
+    Parameters: `calls`, how many calls each arm is expected to take, 1 but for votes.
+
+    The quoter's parameters: the arm's index, the expected output tokens of one answer, and the cap
+    in tokens that goes on the wire for each answer.
     """
-    params, now, tokens = request.params, request.now, shape.input_tokens
+    params, tokens = request.params, shape.input_tokens
     count, tier = samples(params), asked_service_tier(params)
     audio = bool(shape.audio_parts or params.get("audio"))
     text, beyond = text_bound(shape), beyond_cap(params)
-    turn, arms = request.turn, ladder.arms
+    turn, arms, ways = request.turn, ladder.arms, request.ways
 
     def quote_arm(index: int, output_tokens: float, cap: int) -> Quote:
+        quoted = quote_call(index, output_tokens, cap)
+        if arms[index].samples == 1 or quoted.expected is None or quoted.upper is None:
+            return quoted
+        expected = round(quoted.expected * calls[index])
+        return Quote(expected, quoted.upper * arms[index].samples, cap)
+
+    def quote_call(index: int, output_tokens: float, cap: int) -> Quote:
         able = ladder.capabilities[index]
         bound = least(text, able.context_window)
+        now, own = request.now, tier or ladder.service_tiers[index]
+        if ways:
+            now, own = ways[index].at, ways[index].service_tier or own
         price = ladder.prices[index].at(now)
         if price is None or bound is None:
             return Quote(None, None, cap)
-        read, write = (0, 0) if turn is None else cache_use(turn, arms[index], price, tokens)
+        read, write = 0, 0
+        if turn is not None and now <= request.now:  # no cache is counted on after a wait
+            read, write = cache_use(turn, arms[index], price, tokens)
         try:
             return quote(
                 price,
@@ -52,7 +66,7 @@ def quoter(ladder: Ladder, request: Request, shape: Shape) -> Quoter:
                 images=shape.images,
                 samples=count,
                 audio=audio,
-                service_tier=tier or ladder.service_tiers[index],
+                service_tier=own,
                 now=now,
             )
         except UnknownPrice:

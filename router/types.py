@@ -42,6 +42,20 @@ AttemptStatus = Literal["answered", "failed", "abandoned", "expired"]
 RequestStatus = Literal["open", "answered", "failed", "abandoned", "refused", "expired", "returned"]
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """When and at which service tier (None: as without a deadline) an arm would be called.
+
+    `at` is unix seconds; `cost` is the expected nano-USD, `at_once` that of the call without a
+    deadline; None where unknown.
+    """
+
+    service_tier: str | None
+    at: float
+    cost: int | None = None
+    at_once: int | None = None
+
+
 # ── 1. what the caller asks ────────────────────────────────────────────────────────────────────
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -50,7 +64,8 @@ class Request:
     `params` holds every other argument of the call (tools, temperature, …), untouched. `scopes`
     says whose budgets pay, e.g. {"user": "ann"}; `tags` and `metadata` are for rules and reports.
     `turn` is its place in its conversation; where that was compacted, `messages` go out and
-    `original` came in.
+    `original` came in. `deadline`, unix seconds, is when it needs its answer; `ways`, one for each
+    arm, how it would be called where it may wait.
     """
 
     request_id: str
@@ -65,6 +80,8 @@ class Request:
     purpose: Purpose = "serve"  # whose budgets count it: a caller's, or the router's own
     turn: Turn | None = None
     original: Sequence[Mapping[str, Any]] | None = None
+    deadline: float | None = None
+    ways: tuple[Way, ...] = ()
 
     def paid_by(self, *arms: Arm) -> Scopes:
         """Whose budgets pay for a call of these arms: the caller's scopes, the router's own."""
@@ -140,19 +157,25 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One thing the router may do: call a deployment of a tier at a reasoning effort."""
+    """One thing the router may do: call a deployment of a tier at a reasoning effort, once, or
+    several times for a vote of so many `samples`."""
 
     tier: Tier
     deployment: int  # position in the tier's ordered list
     model: str  # litellm model string
     effort: Effort | None = None
-    strategy: Literal["single"] = "single"
+    samples: int = 1
+
+    @property
+    def way(self) -> str:
+        """How the model is asked: "@low", "*5" for a vote of five, "@low*5"; "" as it is."""
+        effort = f"@{self.effort}" if self.effort else ""
+        return effort + (f"*{self.samples}" if self.samples > 1 else "")
 
     @property
     def name(self) -> str:
         """A unique, readable name such as "mini/0:openai/gpt-5.4-mini@low"."""
-        suffix = f"@{self.effort}" if self.effort else ""
-        return f"{self.tier}/{self.deployment}:{self.model}{suffix}"
+        return f"{self.tier}/{self.deployment}:{self.model}{self.way}"
 
 
 # ── 4. what it would cost and what room there is ───────────────────────────────────────────────
@@ -161,7 +184,8 @@ class Quote:
     """What one call would cost, in nano-USD; None where the price is unknown.
 
     `upper` is the sound bound that is reserved: no valid bill for a request with `output_cap`
-    tokens on the wire exceeds it.
+    tokens on the wire exceeds it. Of a vote both are of all its samples, each of which is reserved
+    by itself.
     """
 
     expected: int | None

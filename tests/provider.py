@@ -35,6 +35,7 @@ class Behaviour:
     delay: float = 0.0  # seconds before the answer
     chunk_delay: float = 0.0  # seconds between the chunks of a stream
     chunks: int = 3
+    pieces: tuple[str, ...] = ()  # the texts of a stream's chunks
     cut: bool = False  # close the connection: before the answer, or in the middle of a stream
     tool_calls: Any = None
     # Of tokens: (text, log-probability, {other text: its}); given where the call asks for them.
@@ -68,6 +69,8 @@ class Provider:
             def log_message(self, *args: Any) -> None: ...
 
             def do_GET(self) -> None:
+                if provider.takes(self, b""):
+                    return
                 body = json.dumps({"object": "list", "data": [{"id": "t-nano"}]}).encode()
                 self.send_response(200)
                 self.send_header("content-type", "application/json")
@@ -75,9 +78,16 @@ class Provider:
                 self.end_headers()
                 self.wfile.write(body)
 
+            def do_DELETE(self) -> None:
+                if not provider.takes(self, b""):
+                    self.send_error(404)
+
             def do_POST(self) -> None:
                 length = int(self.headers["content-length"])
-                body = json.loads(self.rfile.read(length))
+                raw = self.rfile.read(length)
+                if provider.takes(self, raw):
+                    return
+                body = json.loads(raw)
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 behaviour = provider._next(self.path, headers, body)
                 try:
@@ -96,6 +106,10 @@ class Provider:
             self.wire.append((path, headers, body))
             script = self.scripts[body.get("model", "")]
             return script.popleft() if script else self.default
+
+    def takes(self, handler: Any, raw: bytes) -> bool:
+        """Whether a request was for something other than a chat, and has been answered."""
+        return False
 
     def script(self, model: str, *behaviours: Behaviour) -> None:
         self.scripts[model].extend(behaviours)
@@ -189,8 +203,8 @@ def _stream(handler: Any, body: dict[str, Any], behaviour: Behaviour) -> None:
         handler.wfile.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
         handler.wfile.flush()
 
-    for index in range(behaviour.chunks):
-        delta = {"role": "assistant", "content": f"part {index} "}
+    for piece in behaviour.pieces or [f"part {index} " for index in range(behaviour.chunks)]:
+        delta = {"role": "assistant", "content": piece}
         send([{"index": 0, "delta": delta, "finish_reason": None}])
         time.sleep(behaviour.chunk_delay)
     if behaviour.cut:

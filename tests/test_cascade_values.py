@@ -112,7 +112,7 @@ def options(quality: Any, usd: Any, barred: Any = None) -> Options:
         expected=nano,
         upper=2 * nano,
         barred=np.zeros(shape, dtype=np.uint8) if barred is None else barred,
-        tier=np.array([0, 1, 3]),
+        rung=np.array([0, 1, 3]),
         baseline=3,
     )
 

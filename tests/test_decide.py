@@ -35,7 +35,7 @@ def options(
         expected=expected,
         upper=expected * 10 if upper is None else np.atleast_2d(np.asarray(upper)),
         barred=np.zeros(quality.shape, np.uint8) if barred is None else np.atleast_2d(barred),
-        tier=np.asarray(tier),
+        rung=np.asarray(tier),
         baseline=3,
     )
 
@@ -147,7 +147,7 @@ def problems(draw: st.DrawFn) -> tuple[Options, Any]:
         expected=expected,
         upper=np.where(expected == UNKNOWN, UNKNOWN, expected + extra),
         barred=draw(hnp.arrays(np.uint8, shape, elements=st.sampled_from([0, 0, 0, 1, 7]))),
-        tier=TIER,
+        rung=TIER,
         baseline=3,
     )
     return made, draw(hnp.arrays(np.int64, rows, elements=st.integers(0, 3 * 10**9)))
@@ -182,7 +182,7 @@ def test_many_requests_are_decided_as_each_alone(
             made.expected[[row]],
             made.upper[[row]],
             made.barred[[row]],
-            made.tier,
+            made.rung,
             made.baseline,
         )
         single = choose(alone, objective, room[[row]], priced=False)
@@ -226,18 +226,18 @@ def plainly(made: Options, objective: Objective, left: int, row: int, *, priced:
 
     def utility(at: int) -> tuple[float, float]:
         if objective.cost_weight is not None:
-            favour = objective.margin if made.tier[at] == made.baseline else 0.0
+            favour = objective.margin if made.rung[at] == made.baseline else 0.0
             return 0.0, quality[at] - objective.cost_weight * usd[at] + favour
         if ceiling is not None:
             return 0.0, quality[at]
         assert objective.keep_quality is not None
-        of_baseline = [quality[other] for other in arms if made.tier[other] == made.baseline]
+        of_baseline = [quality[other] for other in arms if made.rung[other] == made.baseline]
         promised = objective.keep_quality * max(of_baseline or [quality[other] for other in arms])
         return (1.0, -usd[at]) if quality[at] >= promised else (0.0, quality[at] - 1e9)
 
     worth = {at: utility(at) for at in arms}
     arms = [at for at in arms if upper[at] <= left]
-    leaders = [at for at in arms if not any(made.tier[at] == made.tier[b] for b in arms if b < at)]
+    leaders = [at for at in arms if not any(made.rung[at] == made.rung[b] for b in arms if b < at)]
     return max(leaders, key=lambda at: (worth[at], -at), default=-1)
 
 
@@ -262,8 +262,8 @@ def test_a_margin_of_one_takes_the_baseline_wherever_it_is_free(
     made, room = problem
     always = choose(made, Objective(cost_weight=0.0, margin=1.0), room, priced=True)
     in_reach = (made.barred == Bar.FREE) & (made.upper != UNKNOWN) & (made.upper <= room[:, None])
-    free = in_reach[:, made.tier == made.baseline].any(axis=1)
-    assert (made.tier[always.arm[free]] == made.baseline).all()
+    free = in_reach[:, made.rung == made.baseline].any(axis=1)
+    assert (made.rung[always.arm[free]] == made.baseline).all()
 
 
 @given(problems(), st.floats(0, 1e6), st.floats(0.0, 1.0))
@@ -274,7 +274,7 @@ def test_a_margin_moves_requests_to_the_baseline_and_nowhere_else(
     plain = choose(made, Objective(cost_weight=weight), room, priced=True)
     favoured = choose(made, Objective(cost_weight=weight, margin=margin), room, priced=True)
     moved = plain.arm != favoured.arm
-    assert (made.tier[favoured.arm[moved]] == made.baseline).all()
+    assert (made.rung[favoured.arm[moved]] == made.baseline).all()
     if margin == 0.0:
         assert not moved.any()
         assert (plain.utility == favoured.utility).all()

@@ -20,6 +20,7 @@ SAYS = {
     "asynchronous.py": "infinitely many primes",
     "own_rule.py": "by rule contracts",
     "feedback.py": "answers judged good: 50%",
+    "deadline.py": "at the flex price",
     "judge_a_sample.py": "2 of 2 at least as good",
 }
 COLD = "wrap_a_client.py"  # this one imports litellm itself, which takes seconds

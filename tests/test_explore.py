@@ -42,7 +42,7 @@ def many(draw: st.DrawFn) -> Options:
         barred=draw(
             hnp.arrays(np.uint8, shape, elements=st.sampled_from([0, 0, 0, int(Bar.RULE)]))
         ),
-        tier=TIER,
+        rung=TIER,
         baseline=3,
     )
 
@@ -126,7 +126,7 @@ def test_arms_are_drawn_as_often_as_their_chances_say() -> None:
         expected=np.tile(np.array([10, 40, 40, 100, 900]) * 1000, (n, 1)),
         upper=np.tile(np.array([10, 40, 40, 100, 900]) * 2000, (n, 1)),
         barred=np.zeros((n, WIDTH), np.uint8),
-        tier=TIER,
+        rung=TIER,
         baseline=3,
     )
     draw = np.array([uniform(f"request-{at}") for at in range(n)])

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.errors import ModelFileError
-from router.gates.agreement import final_answer, likeness
+from router.gates.agreement import NEARLY, final_answer, likeness
 from router.gates.answer import Answer
 from router.gates.gate import Gate
 from router.gates.schemas import parse_json, problem_of
@@ -144,6 +144,28 @@ def test_likeness_goes_by_final_answers_first_and_wording_otherwise() -> None:
     assert likeness(one, other) > 0.6 > 0.3 > likeness(one, third)
     assert likeness(one, one) == pytest.approx(1)
     assert likeness(one, "The answer is (C).") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        ('{"answer": "hello"}', """{"answer": "'hello'"}""", 1.0),
+        ('{"answer": "(B)"}', '{"answer": "B."}', 1.0),
+        ('{"answer": "5"}', '{"answer": 5.0}', 1.0),
+        ('{"answer": "1,234"}', '{"answer": "1234"}', 1.0),
+        ('{"answer": "cA"}', '{"answer": "CA"}', NEARLY),
+        ('{"answer": "iq!!!"}', '{"answer": "iq!!!!"}', NEARLY),
+        ("""{"answer": "' 4 2 '"}""", '{"answer": "42"}', NEARLY),
+        ('{"answer": "I, am"}', '{"answer": "I, was"}', NEARLY),
+        ('{"answer": "Paris"}', '{"answer": "paris"}', NEARLY),
+        ('{"answer": "[1, 2]"}', '{"answer": "[1, 3]"}', 0.0),
+    ],
+)
+def test_answers_that_differ_in_case_spacing_or_punctuation_are_nearly_the_same(
+    one: str, other: str, alike: float
+) -> None:
+    """Where a program's output is asked for, that is another answer; in prose it is none."""
+    assert likeness(one, other) == likeness(other, one) == alike
 
 
 @given(st.text(max_size=300), st.text(max_size=300))

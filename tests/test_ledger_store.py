@@ -120,7 +120,7 @@ def test_without_a_home_a_folder_for_the_journal_is_asked_for(monkeypatch):
     def none() -> Path:
         raise RuntimeError
 
-    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", none)
     with pytest.raises(ConfigurationError, match="journal"):
         journal_folder("postgresql://db/x")

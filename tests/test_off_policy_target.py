@@ -15,6 +15,7 @@ from router.ladder import Ladder
 from router.log import open_log
 from router.policy import load_policy
 from router.policy.rules import Rule, match
+from router.predict.effort import Efforts
 from router.prices import load_book
 from router.replay.off_policy.batch import LogBatch, read_log, read_part
 from router.replay.off_policy.export import export, open_exported
@@ -46,7 +47,7 @@ def policy_of(**changes: Any) -> Any:
 
 
 def ladder_of(policy: Any) -> Ladder:
-    return Ladder.of(policy, load_book(), {})
+    return Ladder.of(policy, load_book(), Efforts({}))
 
 
 def logged(url: str) -> list[LogBatch]:

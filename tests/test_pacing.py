@@ -65,7 +65,7 @@ def options_of(day: Day, row: int) -> Options:
         expected=day.expected[one],
         upper=day.upper[one],
         barred=np.zeros((1, 4), np.uint8),
-        tier=TIER,
+        rung=TIER,
         baseline=3,
     )
 

@@ -47,7 +47,7 @@ def spend_by_choice(quality: Any, cost: Any, weight: float) -> float:
         expected=cost,
         upper=cost,
         barred=np.zeros(quality.shape, np.uint8),
-        tier=np.arange(ARMS),
+        rung=np.arange(ARMS),
         baseline=ARMS - 1,
     )
     arm = choose(options, Objective(cost_weight=weight), np.full(n, UNLIMITED), priced=True).arm
@@ -135,7 +135,7 @@ def one(quality: Any, cost: Any, upper: Any, tier: Any, barred: Any = None) -> O
         barred=np.zeros(quality.shape, np.uint8)
         if barred is None
         else np.array([barred], np.uint8),
-        tier=np.array(tier),
+        rung=np.array(tier),
         baseline=tier[-1],
     )
 

@@ -75,8 +75,8 @@ def test_the_decision_says_that_pacing_set_the_weight_and_from_what(
 
 def test_without_the_key_the_policys_own_objective_decides(make_router: MakeRouter) -> None:
     router = make_router(budgets=[DAILY], clock=lambda: MORNING)
-    plan = router._plan(router.read(HELLO, {}))
-    assert router._paced(plan, Room(), new=True) is None
+    plan = router.plan(router.read(HELLO, {}))
+    assert router.paced(plan, Room(), new=True) is None
     decision = router.explain(HELLO)
     assert "best value at cost_weight 20," in decision.reason
     assert "pacing" not in decision.reason

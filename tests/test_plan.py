@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,11 @@ from router.decide import Bar
 from router.dispatch.bounds import input_bound
 from router.errors import UnknownPrice
 from router.ladder import Ladder
-from router.plan import Plan, make_plan
+from router.plan import Plan
+from router.planning import make_plan
 from router.policy.loader import load_policy
 from router.predict import extract, shape_of
+from router.predict.effort import Efforts
 from router.prices import PriceBook, quote
 from router.prices.book import BookEntry
 from router.types import TIERS, Prediction, Quote, Request, Room
@@ -51,7 +54,7 @@ def entry(day: str, dollars: str, **more: Any) -> BookEntry:
 def prepared(book: PriceBook, objective: Any = None, **deployment: Any) -> Ladder:
     tiers = {"frontier": [{"model": MODEL, **deployment}]}
     policy = {"version": 1, "objective": objective or {"cost_weight": 1}, "tiers": tiers}
-    return Ladder.of(load_policy(policy, book=book, now=MIDNIGHT), book, {})
+    return Ladder.of(load_policy(policy, book=book, now=MIDNIGHT), book, Efforts({}))
 
 
 def plan_at(ladder: Ladder, now: float, params: Any = None, content: Any = "Hello there") -> Plan:
@@ -187,7 +190,7 @@ def test_a_long_system_prompt_is_expected_from_the_cache_and_held_at_the_full_pr
 
 
 def test_no_request_is_kept_from_an_arm_by_what_an_earlier_one_needed() -> None:
-    ladder = Ladder.of(load_policy(ladder_policy("http://127.0.0.1:9")), BOOK, {})
+    ladder = Ladder.of(load_policy(ladder_policy("http://127.0.0.1:9")), BOOK, Efforts({}))
     picture = [{"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}]
     first = plan_at(ladder, MIDNIGHT)
     assert (plan_at(ladder, MIDNIGHT, content=picture).options.barred == Bar.NO_VISION).all()
@@ -198,7 +201,7 @@ def test_no_request_is_kept_from_an_arm_by_what_an_earlier_one_needed() -> None:
 
 
 def test_the_baseline_of_a_plan_is_its_tiers_own_quote() -> None:
-    ladder = Ladder.of(load_policy(ladder_policy("http://127.0.0.1:9")), BOOK, {})
+    ladder = Ladder.of(load_policy(ladder_policy("http://127.0.0.1:9")), BOOK, Efforts({}))
     plan = plan_at(ladder, MIDNIGHT)
     assert plan.baseline() == plan.quotes[TIERS.index("frontier")].expected
     assert plan.decide(Room()).baseline == plan.baseline()
@@ -208,3 +211,22 @@ def test_a_ceiling_that_no_price_can_be_held_against_is_an_unknown_price() -> No
     ladder = prepared(BOOK, objective={"max_cost_per_request": "1"})
     with pytest.raises(UnknownPrice, match="max_cost_per_request"):
         plan_at(ladder, MIDNIGHT, {"service_tier": "unheard-of"}).decide(Room())
+
+
+@pytest.mark.parametrize("cost_weight", [0.5, 20, 1000])
+def test_a_dearer_model_that_answers_in_a_third_of_the_tokens_wins(cost_weight: float) -> None:
+    policy = ladder_policy("http://127.0.0.1:9", objective={"cost_weight": cost_weight})
+    policy["tiers"] = {tier: policy["tiers"][tier] for tier in ("mini", "frontier")}
+    policy["tiers"]["mini"][0]["price"] = {"input": "1", "output": "10"}
+    policy["tiers"]["frontier"][0]["price"] = {"input": "1", "output": "20"}
+    prepared = Ladder.of(load_policy(policy), BOOK, Efforts({}))
+    request = Request("r", [{"role": "user", "content": "Add two numbers."}], {}, now=MIDNIGHT)
+    shape = shape_of(request.messages, request.params)
+
+    def chosen(frontier_tokens: float) -> str:
+        tokens = np.array([0.0, 300.0, 0.0, frontier_tokens])
+        said = replace(EVEN, quality=np.full(4, 0.8), output_tokens=tokens)
+        return make_plan(prepared, request, shape, extract(request), said).decide(Room()).arm.tier
+
+    assert chosen(100.0) == "frontier"  # twice the price, a third of the tokens
+    assert chosen(300.0) == "mini"

@@ -251,7 +251,7 @@ def test_what_was_not_seen_in_training_is_more_uncertain() -> None:
 
 
 def test_reasoning_effort_multiplies_tokens_and_none_leaves_them() -> None:
-    factors = load_predictor().effort_tokens
+    factors = load_predictor().efforts.tokens
     assert list(factors) == ["none", "minimal", "low", "medium", "high", "xhigh"]
     assert factors["none"] == 1.0
     assert list(factors.values()) == sorted(factors.values())

@@ -14,16 +14,18 @@ from router import Router
 from router.caps import (
     SHARE,
     SHORTEST_CAP,
-    SHORTEST_REASONING_CAP,
+    SHORTEST_REASONED_ANSWER,
     TIMES,
     floor_of,
     within,
 )
 from router.errors import BudgetExceeded
 from router.ladder import Ladder
-from router.plan import Plan, make_plan
+from router.plan import Plan
+from router.planning import make_plan
 from router.policy import load_policy
 from router.predict import extract, shape_of
+from router.predict.effort import Efforts
 from router.prices import load_book
 from router.quotes import quoter
 from router.types import Budget, BudgetState, Prediction, Request, Room
@@ -238,7 +240,7 @@ def plan_of(
         deployment["price"]["cache_read"] = "0.01"
     if effort:
         policy["tiers"]["nano"][0]["effort"] = effort
-    prepared = Ladder.of(load_policy(policy), load_book(), {"high": 2.0})
+    prepared = Ladder.of(load_policy(policy), load_book(), Efforts({"high": 2.0}))
     request = Request("r", messages, params, now=1.79e9)
     prediction = Prediction(
         *(np.full(4, value) for value in (0.8, 0.1, 100.0, 90.0, 250.0, p95)), novel=np.array(False)
@@ -284,9 +286,9 @@ def test_a_lowered_cap_is_quoted_as_if_it_had_been_asked_for(
 def test_the_lowest_cap_is_the_p95_of_the_arms_own_effort() -> None:
     assert floor_of(plan_of({}), 0) == 300
     assert floor_of(plan_of({}, p95=12.5), 0) == SHORTEST_CAP
-    assert floor_of(plan_of({}, effort="high"), 0) == SHORTEST_REASONING_CAP
+    assert floor_of(plan_of({}, effort="high"), 0) == 4_096 + SHORTEST_REASONED_ANSWER
     assert floor_of(plan_of({}, p95=4_000.0, effort="high"), 0) == 8_000
-    assert floor_of(plan_of({"reasoning_effort": "low"}), 0) == SHORTEST_REASONING_CAP
+    assert floor_of(plan_of({"reasoning_effort": "low"}), 0) == 1_024 + SHORTEST_REASONED_ANSWER
 
 
 @given(st.lists(st.integers(0, 40_000_000), max_size=3), st.integers(1, 16_000))
@@ -306,7 +308,7 @@ def test_what_a_plan_decides_fits_the_room_or_nothing_would_have(
         decision = plan.decide(room)
     except BudgetExceeded:
         assert least is not None
-        quote_arm = quoter(plan.ladder, plan.request, plan.shape)
+        quote_arm = quoter(plan.ladder, plan.request, plan.shape, plan.calls)
         floors = [
             quote_arm(index, 0.0, min(quoted.output_cap, floor_of(plan, index))).upper
             for index, quoted in enumerate(plan.quotes)

@@ -1,4 +1,4 @@
-"""`router train --verifier`: what a verifier learns, whether it is promoted, and that it is used."""
+"""`router train --verifier`: what a verifier learns, whether it is promoted, how it is used."""
 
 from __future__ import annotations
 
@@ -297,7 +297,14 @@ def test_log_probabilities_of_a_log_are_learnt_from(provider: Provider, tmp_path
 
 def test_labels_that_hang_on_nothing_promote_nothing(provider: Provider, tmp_path: Path) -> None:
     store = tmp_path / "r.db"
-    labels = np.random.default_rng(0).integers(0, 2, 90).astype(float).tolist()
+    with Router(
+        ladder(provider.url, objective={"cost_weight": 40}, cascade={}),
+        predictor=steady_predictor(),
+        store=str(tmp_path / "none.db"),
+    ) as router:
+        expected = router.explain([{"role": "user", "content": "Question 1"}]).view.quality
+    drawn = np.random.default_rng(0).random(90) < expected  # as good as was predicted
+    labels = drawn.astype(float).tolist()
     logged(provider, store, 90, [ok(text=GOOD), ok(text=BAD)], labels)
     with closing(open_log(f"sqlite:///{store}")) as log:
         assert not train_on_log(log, draws=200).promoted

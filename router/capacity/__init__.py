@@ -4,6 +4,6 @@ All of it is what this process knows: another process's calls are seen only in w
 """
 
 from router.capacity.capacity import Capacity
-from router.capacity.endpoint import Endpoint, Ticket
+from router.capacity.endpoint import Endpoint, Ticket, Uncounted
 
-__all__ = ["Capacity", "Endpoint", "Ticket"]
+__all__ = ["Capacity", "Endpoint", "Ticket", "Uncounted"]

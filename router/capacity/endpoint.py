@@ -215,6 +215,24 @@ class Ticket:
         return True
 
 
+class Uncounted(Ticket):
+    """The ticket of a call in a batch, which no limit of a deployment counts."""
+
+    def __init__(self) -> None:
+        self._ended = True
+
+    def _end(self, tokens: int | None) -> bool:
+        return False
+
+    def unsent(self) -> None: ...
+
+    def failed(self, error: BaseException, headers: Mapping[str, Any] | None = None) -> None: ...
+
+    def answered(
+        self, headers: Mapping[str, Any] | None = None, tokens: int | None = None
+    ) -> None: ...
+
+
 def _limits(limits: CapacityLimits | None) -> tuple[_Limit, ...]:
     if limits is None:
         return ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from router.cli.output import console, emit, json_option
+from router.drift.watcher import open_alarms
 from router.errors import ConfigurationError
 from router.ledger import open_ledger
 from router.ledger.url import store_url
@@ -22,6 +24,7 @@ from router.policy import load_policy
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from router.drift.record import Alarm
     from router.replay.break_even import BreakEven
     from router.replay.report_data import ReportData
 
@@ -60,6 +63,7 @@ def command(
         if html is None and not as_json and not policies:
             report = savings(ledger.log(), _unix(since), _unix(until))
             render(report, console())
+            render_alarms(open_alarms(ledger.log()), console())
             return
         from router.replay.report_data import report_data
 
@@ -72,14 +76,17 @@ def command(
             until=_unix(until),
             policies=loaded,
         )
+        alarms = open_alarms(ledger.log())
     finally:
         ledger.close()
     if html is not None:
         _write(data, html, now)
-    facts = data.as_dict() | ({} if html is None else {"html": str(html)})
+    said = [{"policy": policy, **asdict(alarm)} for policy, alarm in alarms]
+    facts = data.as_dict() | {"drift": said} | ({} if html is None else {"html": str(html)})
 
     def show(out: Console) -> None:
         render(data.savings, out)
+        render_alarms(alarms, out)
         if policies:
             render_break_even(data.break_even, out)
         if html is not None:
@@ -123,6 +130,12 @@ def render(report: Savings, console: Console) -> None:
             console.print(_table(title, lines))
     for note in notes(report):
         console.print(f"[dim]{note}[/]")
+
+
+def render_alarms(alarms: Sequence[tuple[str, Alarm]], console: Console) -> None:
+    """Print the drift alarms that are open, each with its policy."""
+    for policy, alarm in alarms:
+        console.print(f"DRIFT under {policy}: {alarm.text}", style="red", markup=False)
 
 
 def render_break_even(found: Sequence[BreakEven], console: Console) -> None:

@@ -68,7 +68,8 @@ class _Options:
     "--base",
     metavar="MODEL",
     help=f"A model folder ('{SHIPPED}' is the shipped one) that knows the other tiers: OUTCOMES "
-    "has a few answers of the one new model of --ladder.",
+    "has a few answers of the one new model of --ladder, or of one at another reasoning effort, "
+    "as mini@high=M.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option(
@@ -227,23 +228,33 @@ def _from_log(store: str, options: _Options) -> bool:
 
 def _from_anchors(anchors: Path, ladder: str, base: str, options: _Options) -> bool:
     from router.predict import load_predictor
+    from router.predict.effort import EFFORTS
     from router.replay.anchors import anchor
+    from router.replay.effort_gain import measure_effort
     from router.replay.train import need_learner, without_nan
 
-    tier, equals, model = (part.strip() for part in ladder.partition("="))
-    if tier not in TIERS or not equals or not model or "," in ladder:
+    said, equals, model = (part.strip() for part in ladder.partition("="))
+    tier = next((each for each in TIERS if each == said.partition("@")[0]), None)
+    effort = next((each for each in EFFORTS if said.endswith(f"@{each}")), None)
+    unknown = tier is None or said not in (tier, f"{tier}@{effort}")
+    if tier is None or unknown or not equals or not model or "," in ladder:
         raise ConfigurationError(
-            f"ladder: {ladder!r}: with --base it is the one new model, such as mini=MODEL"
+            f"ladder: {ladder!r}: with --base it is the one new model, such as mini=MODEL, or a "
+            f"model at one of the efforts {', '.join(EFFORTS)}, such as mini@high=MODEL"
         )
     need_learner()
     predictor = load_predictor(None if base == SHIPPED else base, options.embedder)
     with progress(options.as_json) as show:
         examples = _read(anchors, {tier: model}, predictor.embedder, show)
-        found = anchor(examples, tier, predictor, seed=options.seed)
+        found: Any = (
+            measure_effort(examples, tier, effort, predictor)
+            if effort
+            else anchor(examples, tier, predictor, seed=options.seed)
+        )
     written = write_model(found.model, True, options.out, options.force)
     data = without_nan(
         {
-            "kind": "anchored",
+            "kind": "effort" if effort else "anchored",
             "base": predictor.name,
             "new_model": model,
             **found.as_dict(),

@@ -5,24 +5,27 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from router.deferred.words import facts as of_deadline
+from router.deferred.words import of_way
 from router.money import format_usd
 from router.quotes import quoter
 from router.types import TIERS
 
 if TYPE_CHECKING:
     from router.plan import Plan
-    from router.types import Quote, Turn
+    from router.types import Quote, Request, Turn
 
 
 def remark(plan: Plan, chosen: int) -> str:
-    """What the conversation had to do with the choice of an arm, "" where it had nothing.
+    """What the conversation and the deadline had to do with the choice of an arm, "" where they had
+    nothing.
 
     Made when a decision is read, not when it is taken.
     """
-    turn = plan.request.turn
+    turn, way = plan.request.turn, of_way(plan.request, chosen)
     if turn is None or not turn.arm:
-        return ""
-    said = [_of_cache(plan, turn, chosen)]
+        return way
+    said = [_of_cache(plan, turn, chosen), way]
     if turn.floor >= 0 and TIERS.index(plan.ladder.arms[chosen].tier) >= turn.floor:
         left = f"{turn.floor_turns} more turn{'s' if turn.floor_turns > 1 else ''}"
         said.append(f"escalated before, it keeps at least {TIERS[turn.floor]} for {left}")
@@ -32,11 +35,13 @@ def remark(plan: Plan, chosen: int) -> str:
     return "; ".join(part for part in said if part)
 
 
-def place(turn: Turn | None) -> dict[str, Any]:
-    """What the log keeps of a request's place in its conversation: numbers, no text."""
-    if turn is None:
-        return {}
-    facts: dict[str, Any] = {"turn": turn.turns, "cached_tokens": turn.warm.get(turn.arm, 0)}
+def place(request: Request) -> dict[str, Any]:
+    """What the log keeps of a request's place in its conversation and of its deadline: numbers, no
+    text."""
+    facts: dict[str, Any] = dict(of_deadline(request))
+    if (turn := request.turn) is None:
+        return facts
+    facts |= {"turn": turn.turns, "cached_tokens": turn.warm.get(turn.arm, 0)}
     if turn.compacted is not None:
         facts["compacted"] = list(turn.compacted)
     return facts
@@ -89,7 +94,7 @@ def _cold(plan: Plan, index: int) -> Quote:
 
 def _quoted(plan: Plan, index: int, turn: Turn) -> Quote:
     request = replace(plan.request, turn=turn)
-    quote_arm = quoter(plan.ladder, request, plan.shape)
+    quote_arm = quoter(plan.ladder, request, plan.shape, plan.calls)
     return quote_arm(index, plan.tokens[index], plan.quotes[index].output_cap)
 
 

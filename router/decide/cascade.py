@@ -150,24 +150,24 @@ def told(together: Floats, arm: int, quality: Floats, posterior: Floats) -> Floa
     return after
 
 
-def dearer(expected: Ints, tier: Ints) -> NDArray[np.bool_]:
-    """Whether arm c is dearer than b or of a higher tier, (N, A, A) at [n, b, c]: what may follow.
+def dearer(expected: Ints, rung: Ints) -> NDArray[np.bool_]:
+    """Whether arm c is dearer than b or of a higher rung, (N, A, A) at [n, b, c]: what may follow.
 
     A ladder need not be monotone: a small model can be dearer than the one above it.
     """
     found: NDArray[np.bool_] = expected[:, None, :] > expected[:, :, None]
-    found |= tier[None, :] > tier[:, None]
+    found |= rung[None, :] > rung[:, None]
     return found
 
 
 def followers(options: Options, free: NDArray[np.bool_], left: Ints) -> NDArray[np.bool_]:
-    """Which arm may follow which, (N, A, A): a free one that is dearer or of a higher tier, where
+    """Which arm may follow which, (N, A, A): a free one that is dearer or of a higher rung, where
     the bounds of both fit what is `left` (N or 1, A or 1) together."""
-    upper, tier = options.upper, options.tier
+    upper, rung = options.upper, options.rung
     # Compared by subtracting: a sum of bounds may overflow where nothing limits.
     fits = upper[:, None, :] <= left[:, None, :] - np.maximum(upper, 0)[:, :, None]
-    apart: NDArray[np.bool_] = dearer(options.expected, tier) & fits & free[:, None, :]
-    apart &= ~np.eye(len(tier), dtype=bool)
+    apart: NDArray[np.bool_] = dearer(options.expected, rung) & fits & free[:, None, :]
+    apart &= ~np.eye(len(rung), dtype=bool)
     return apart
 
 

@@ -79,7 +79,7 @@ def choose(
 
     free = np.logical_not(barred)  # Bar.FREE is 0
     utility = _utility(options, objective, free, unknown)
-    leaders = leaders_of(free, options.tier)
+    leaders = leaders_of(free, options.rung)
     left = room[:, None] if room.ndim == 1 else room
     if look is not None:
         utility = _with_looks(options, objective, leaders, left, look, unknown)
@@ -87,7 +87,7 @@ def choose(
 
     if _bar(barred, options.upper > left, Bar.OVER_BUDGET):
         free = np.logical_not(barred)
-        leaders = leaders_of(free, options.tier)
+        leaders = leaders_of(free, options.rung)
         arm = _best(utility, leaders)
     if leaders is not free:
         barred[free & ~leaders] = Bar.STANDBY
@@ -105,18 +105,18 @@ def _utility(
     free: NDArray[np.bool_],
     unknown: NDArray[np.bool_] | None,
 ) -> Floats:
-    if objective.cost_weight is not None:
-        cost = _known_cost(options.expected, free, unknown)
-        utility = options.quality - objective.cost_weight * cost
+    if objective.cost_weight is not None or objective.max_cost_per_request is not None:
+        utility = options.quality
+        if objective.cost_weight is not None:
+            cost = _known_cost(options.expected, free, unknown)
+            utility = utility - objective.cost_weight * cost
         if objective.margin:
-            utility[:, options.tier == options.baseline] += objective.margin
+            utility = utility + objective.margin * (options.rung == options.baseline)
         return utility
-    if objective.max_cost_per_request is not None:
-        return options.quality
     assert objective.keep_quality is not None
-    # The promise is relative to the baseline tier where it is free, else to the best arm left.
+    # The promise is relative to the baseline where it is free, else to the best arm left.
     free_quality = np.where(free, options.quality, -np.inf)
-    of_baseline = np.where(options.tier == options.baseline, free_quality, -np.inf).max(axis=1)
+    of_baseline = np.where(options.rung == options.baseline, free_quality, -np.inf).max(axis=1)
     reference = np.where(np.isfinite(of_baseline), of_baseline, free_quality.max(axis=1))
     good_enough = options.quality >= objective.keep_quality * reference[:, None]
     # Good enough arms compete on price; the others only on quality, and always behind them.
@@ -162,18 +162,18 @@ def _bar(barred: NDArray[np.uint8], where: NDArray[np.bool_], bar: int) -> bool:
     return True
 
 
-def leaders_of(free: NDArray[np.bool_], tier: Ints) -> NDArray[np.bool_]:
-    """The first free arm of each tier: a tier's deployments are in order of preference.
+def leaders_of(free: NDArray[np.bool_], rung: Ints) -> NDArray[np.bool_]:
+    """The first free arm of each rung: its deployments are in order of preference.
 
-    Returns `free` itself where no tier has two arms. Arms of one tier are neighbours.
+    Returns `free` itself where no rung has two arms. Arms of one rung are neighbours.
     """
-    tiers = tier.tolist()
+    rungs = rung.tolist()
     leaders = free
-    for arm in range(1, len(tiers)):
-        if tiers[arm] == tiers[arm - 1]:
+    for arm in range(1, len(rungs)):
+        if rungs[arm] == rungs[arm - 1]:
             if leaders is free:
                 leaders = free.copy()
-            preferred = free[:, tiers.index(tiers[arm]) : arm]
+            preferred = free[:, rungs.index(rungs[arm]) : arm]
             leaders[:, arm] &= ~preferred.any(axis=1)
     return leaders
 

@@ -27,7 +27,9 @@ BAR_TEXT = {
     Bar.ANSWERED: "has answered this request already",
     Bar.NOT_DEARER: "is no dearer than what has answered",
     Bar.HELD_ABOVE: "is below the tier that the conversation was escalated to",
-    Bar.STANDBY: "stands by: a preferred deployment of its tier is free",
+    Bar.OWN_EFFORT: "the request sets its own reasoning effort",
+    Bar.NOT_COMPARABLE: "needs answers that can be compared, or judged",
+    Bar.STANDBY: "stands by: a preferred deployment is free",
     Bar.AT_CAPACITY: "is at capacity: {why}",
     Bar.CIRCUIT_OPEN: "its circuit is open: {why}",
     Bar.UNHEALTHY: "is out of order: {why}",
@@ -167,7 +169,7 @@ def _less_useful(
             "costs " + format_usd(extra) + " more" if extra > 0 else "saves " + format_usd(-extra)
         )
         said = f"P(good) {gain:+.3f}, but {price}: {_worth(gain, objective.cost_weight)}"
-        if objective.margin and options.baseline in (options.tier[index], options.tier[chosen]):
+        if objective.margin and options.baseline in (options.rung[index], options.rung[chosen]):
             said += f"; the baseline tier is preferred by {objective.margin:g}"
         return said
     if objective.max_cost_per_request is not None:
@@ -185,7 +187,9 @@ def _worth(gain: float, cost_weight: float) -> str:
 
 
 def _reason(view: ArmView, objective: Objective, rule: str | None, *, downgraded: bool) -> str:
-    if objective.cost_weight is not None:
+    if objective.alarm:
+        goal = f"the baseline wherever it is free, since there is a drift alarm: {objective.alarm}"
+    elif objective.cost_weight is not None:
         goal = f"best value at cost_weight {objective.cost_weight:.5g}"
         if objective.margin:
             goal += f", the baseline tier preferred by {objective.margin:.3g}"

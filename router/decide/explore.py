@@ -72,7 +72,7 @@ def chances_of(
     chances = np.where(dearer > 0, within * chances, chances)
 
     chances += np.where(taken, 1 - chances.sum(axis=1, keepdims=True), 0.0)
-    held_out = free & (options.tier == options.baseline) & some[:, None]
+    held_out = free & (options.rung == options.baseline) & some[:, None]
     holdout = exploration.holdout * held_out.any(axis=1, keepdims=True)
     mixed: Floats = (1 - holdout) * chances + holdout * held_out
     return mixed
@@ -98,7 +98,7 @@ def _safe(
     """Which arms keep what the objective promises, and are nearly as good as the best one."""
     if objective.promise:
         # A mixture with the baseline keeps a certified promise about it; no other does for sure.
-        return np.broadcast_to(options.tier == options.baseline, options.quality.shape)
+        return np.broadcast_to(options.rung == options.baseline, options.quality.shape)
     least = options.quality[np.arange(len(best)), best] - exploration.max_quality_loss
     safe: NDArray[np.bool_] = options.quality >= least[:, None]
     if objective.keep_quality is not None:

@@ -45,6 +45,8 @@ class Bar:
     ANSWERED = 17
     NOT_DEARER = 18
     HELD_ABOVE = 19
+    OWN_EFFORT = 20
+    NOT_COMPARABLE = 21
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class Objective:
     cost_weight 0 and a margin of 1 the baseline tier is taken wherever it is free.
     `keep_quality`: the cheapest arm whose P(good) is at least this share of the baseline's.
     `max_cost_per_request`: the best P(good) among arms whose upper bound is at most this, in
-    nano-USD.
+    nano-USD; `margin` goes with it as well.
     """
 
     cost_weight: float | None = None
@@ -66,6 +68,7 @@ class Objective:
     max_cost_per_request: int | None = None
     margin: float = 0.0
     promise: str = ""  # what was certified with this weight and margin, in words
+    alarm: str = ""  # the drift because of which the baseline is preferred, in words
     pace: Pace | None = None  # what the weight was found from, where pacing set it
 
     def keeps(self, utility: Floats) -> NDArray[np.bool_]:
@@ -74,28 +77,36 @@ class Objective:
         return kept
 
 
+def safe_side(objective: Objective, alarm: str) -> Objective:
+    """The baseline tier wherever it is free, under the same ceiling on a request's cost."""
+    ceiling = objective.max_cost_per_request
+    weight = 0.0 if ceiling is None else None
+    return Objective(cost_weight=weight, max_cost_per_request=ceiling, margin=1.0, alarm=alarm)
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """N requests by A arms, as decisions see them.
 
     `quality`: (N, A) P(good answer). `expected`: (N, A) expected cost, `upper`: (N, A) reserved
     cost, both int64 nano-USD or both UNKNOWN. `barred`: (N, A) codes of `Bar` known beforehand.
-    `tier`: (A,) tier index of each arm, ascending. `baseline`: index of the baseline tier.
+    `rung`: (A,) number of each arm's rung, ascending: arms of one rung stand in for each other.
+    `baseline`: the rung of the baseline.
     """
 
     quality: Floats
     expected: Ints
     upper: Ints
     barred: NDArray[np.uint8]
-    tier: Ints
+    rung: Ints
     baseline: int
 
 
-def cautious(quality: Floats, quality_std: Floats, tier: Ints, baseline: int) -> Floats:
-    """P(good) of requests unlike anything in training: below the baseline tier, a lower bound.
+def cautious(quality: Floats, quality_std: Floats, below: NDArray[np.bool_]) -> Floats:
+    """P(good) of requests unlike anything in training: below the baseline, a lower bound.
 
-    Parameters: `quality` and its standard error, (…, A); `tier` (A,), index of each arm's tier.
+    Parameters: `quality` and its standard error, (…, A); `below` (A,), which arms are below it.
     """
     lower = quality - LOWER_BOUND * quality_std
-    found: Floats = np.maximum(np.where(tier < baseline, lower, quality), 0.0)
+    found: Floats = np.maximum(np.where(below, lower, quality), 0.0)
     return found

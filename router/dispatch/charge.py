@@ -49,6 +49,11 @@ class Charge:
     note: str | None = None
     billed: bool = True
 
+    @property
+    def tokens(self) -> int | None:
+        """Tokens of prompt and answer, None where the provider did not say."""
+        return None if self.usage is None else self.usage.input_tokens + self.usage.output_tokens
+
 
 def for_answer(terms: Terms, report: Mapping[str, Any] | None, answer_bytes: int) -> Charge:
     """Charge a finished answer. `answer_bytes`: UTF-8 bytes of all text and tool calls in it."""

@@ -190,3 +190,8 @@ def _seconds_until(text: str, date: str | None) -> float | None:
 def _message(error: Exception) -> str:
     text = str(error).strip().split("\n")[0]
     return text[:_LONGEST_MESSAGE] or type(error).__name__
+
+
+def said(error: BaseException) -> str:
+    """An error as the log keeps it: its class, and what it says."""
+    return f"{type(error).__name__}: {error}".rstrip(": ")

@@ -12,11 +12,18 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from router.dispatch.failures import provider_error
 from router.errors import AuthenticationFailed, MalformedReply, ProviderError
 
+# What the policy's own effort goes out with: litellm knows no model of one's own server.
+EFFORT_ALLOWED = ["reasoning_effort"]
+# Providers whose format has no place for OpenAI's plain argument.
+_OWN_FORMAT = frozenset(
+    {"anthropic", "bedrock", "cohere_chat", "gemini", "vertex_ai", "vertex_ai_beta"}
+)
 _import_lock = threading.Lock()
 _END = object()
 
@@ -67,7 +74,7 @@ def send(call: Call) -> Reply:
     """Make one wire attempt. Raises a `ProviderError`, its cause being litellm's exception."""
     litellm = load_litellm()
     with _Mapped(call):
-        response = litellm.completion(**_arguments(call))
+        response = litellm.completion(**arguments_of(call))
         if not call.stream:
             return Reply(response)
         return Reply(response, _first(call, next(response, _END)))
@@ -77,7 +84,7 @@ async def asend(call: Call) -> Reply:
     """`send`, on the running event loop."""
     litellm = await asyncio.to_thread(load_litellm)
     with _Mapped(call):
-        response = await litellm.acompletion(**_arguments(call))
+        response = await litellm.acompletion(**arguments_of(call))
         if not call.stream:
             return Reply(response)
         return Reply(response, _first(call, await anext(response, _END)))
@@ -122,12 +129,41 @@ def _first(call: Call, chunk: Any) -> Any:
     return chunk
 
 
-def _arguments(call: Call) -> dict[str, Any]:
+@lru_cache(maxsize=1024)
+def _says_effort(model: str) -> bool | None:
+    """Whether litellm has a way to tell a model its reasoning effort (OpenAI's levels, Anthropic's
+    and Gemini's budgets or levels, …). None where it knows of none for a model that is called in
+    OpenAI's own format, which may take the plain argument nevertheless: a server of one's own."""
+    litellm = load_litellm()
+    name, provider, _, _ = litellm.get_llm_provider(model)
+    supported = litellm.get_supported_openai_params(model=name, custom_llm_provider=provider)
+    if "reasoning_effort" in (supported or ()):
+        return True
+    return False if provider in _OWN_FORMAT else None
+
+
+def _with_effort(call: Call) -> dict[str, Any]:
+    """The arguments, the policy's reasoning effort in such a way that it goes out once: where
+    litellm translates it, the plain argument beside the translation would be refused."""
+    arguments = dict(call.arguments)
+    if arguments.get("allowed_openai_params") != EFFORT_ALLOWED:
+        return arguments
+    says = _says_effort(call.model)
+    if says is not None:
+        del arguments["allowed_openai_params"]
+    if says is not True and arguments["reasoning_effort"] == "none":  # it has no other way
+        arguments.pop("allowed_openai_params", None)
+        del arguments["reasoning_effort"]
+    return arguments
+
+
+def arguments_of(call: Call) -> dict[str, Any]:
+    """What litellm is called with for a call."""
     import httpx
 
     connect, read = call.timeout
     arguments: dict[str, Any] = {
-        **call.arguments,
+        **_with_effort(call),
         "model": call.model,
         # litellm rewrites messages in place for some providers; the caller's stay as they are.
         "messages": copy.deepcopy([dict(message) for message in call.messages]),

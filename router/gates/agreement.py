@@ -10,10 +10,12 @@ import json
 import math
 import re
 from collections import Counter
+from typing import NamedTuple
 
 _LONGEST_SHORT = 60  # characters of an answer that is all final answer
 _READ = 20_000  # characters at each end
 _GRAM = 4  # letters
+NEARLY = 0.5  # likeness of answers that differ in case, spacing or punctuation alone
 _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 # Within a lookahead, so that "the correct answer is:\nThe answer is B" is found at both.
 _SAID = re.compile(
@@ -30,41 +32,56 @@ _NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?")
 _EDGES = " \t\n.,;:!?*_`'\"$()[]{}\\"
 
 
+class Final(NamedTuple):
+    """A final answer: `folded`, as people would compare it (a choice's letter, a number's value,
+    words whatever their case and spacing), and `exact`, letter by letter, but for the quotes around
+    it, as a program's output has to be compared."""
+
+    folded: str
+    exact: str
+
+
 def final_answer(text: str) -> str | None:
     """The normalised final answer of a text (a letter, a number or a short string), None where it
     names none: the last box, the last "the answer is …", a `####` line, a JSON key "answer", or a
     text that is no longer than an answer itself."""
-    found = _final(text if len(text) <= 2 * _READ else text[:_READ] + text[-_READ:])
+    found = final_of(text)
+    return None if found is None else found.folded
+
+
+def final_of(text: str) -> Final | None:
+    """`final_answer`, folded and exact."""
+    found = _found(text if len(text) <= 2 * _READ else text[:_READ] + text[-_READ:])
     return None if found is None else found[0]
 
 
 def final_span(text: str) -> tuple[int, int] | None:
     """Where in a text its final answer stands, as (start, end); None where it names none, or where
     the text is too long to be read whole."""
-    found = _final(text) if len(text) <= 2 * _READ else None
+    found = _found(text) if len(text) <= 2 * _READ else None
     return None if found is None else found[1:]
 
 
-def _final(text: str) -> tuple[str, int, int] | None:
-    """The normalised final answer, and where it stands."""
+def _found(text: str) -> tuple[Final, int, int] | None:
+    """The final answer, and where it stands."""
     boxed = _last(_BOXED, text)
     if boxed is not None:
-        return normal(boxed[1]), *boxed.span(1)
+        return _final(boxed[1]), *boxed.span(1)
     keyed = _keyed(text)
     if keyed is not None:
-        return keyed
+        return _final(keyed[0]), *keyed[1:]
     marked = _last(_MARKED, text)
     if marked is not None:
-        return normal(marked[1]), *marked.span(1)
+        return _final(marked[1]), *marked.span(1)
     said = [found for found in _SAID.finditer(text) if found[1].strip(_EDGES)]
     if said:
         answer, start, end = _short(said[-1][1])
-        return answer, said[-1].start(1) + start, said[-1].start(1) + end
+        return Final(answer, answer), said[-1].start(1) + start, said[-1].start(1) + end
     stripped = text.strip()
     if not 0 < len(stripped) <= _LONGEST_SHORT:
         return None
     start = len(text) - len(text.lstrip())
-    return normal(stripped), start, start + len(stripped)
+    return _final(stripped), start, start + len(stripped)
 
 
 def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
@@ -72,6 +89,23 @@ def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
     for found in pattern.finditer(text):  # noqa: B007
         pass
     return found
+
+
+def _final(said: str) -> Final:
+    folded = normal(said)
+    if _LETTER.fullmatch(folded) or _NUMBER.fullmatch(folded):
+        # A letter or a number is the same however it is set; a letter before a word is none.
+        plain = said.strip(_EDGES)
+        whole = len(plain) <= 1 or _NUMBER.fullmatch(folded) is not None
+        return Final(folded, folded if whole and not _spaced(said) else said)
+    quote = said[:1]
+    quoted = len(said) > 1 and quote in ("'", '"') and said.endswith(quote)
+    return Final(folded, said[1:-1] if quoted else said)
+
+
+def _spaced(said: str) -> bool:
+    """Whether a quoted answer has spaces that count, such as ' 4 2 '."""
+    return said.strip()[:1] in ("'", '"') and said.strip()[1:-1] != said.strip()[1:-1].strip()
 
 
 def normal(answer: str) -> str:
@@ -88,17 +122,19 @@ def normal(answer: str) -> str:
 
 
 def likeness(one: str, other: str) -> float:
-    """How far two answers agree, 0 to 1: equal final answers or not; where one has none, the
-    cosine of their letter n-grams (n = 4)."""
-    finals = final_answer(one), final_answer(other)
+    """How far two answers agree, 0 to 1: equal final answers or not, and a half where they are so
+    only by their words; where one has none, the cosine of their letter n-grams (n = 4)."""
+    finals = final_of(one), final_of(other)
     return likeness_of(finals, one, other)
 
 
-def likeness_of(finals: tuple[str | None, str | None], one: str, other: str) -> float:
+def likeness_of(finals: tuple[Final | None, Final | None], one: str, other: str) -> float:
     """`likeness`, where the final answers are known."""
     mine, its = finals
     if mine is not None and its is not None:
-        return 1.0 if mine == its else 0.0
+        if mine.exact == its.exact:
+            return 1.0
+        return NEARLY if mine.folded == its.folded else 0.0
     if mine != its:
         return 0.0  # one of the two came to an answer
     a, b = _grams(one), _grams(other)
@@ -131,8 +167,8 @@ def _keyed(text: str) -> tuple[str, int, int] | None:
         said, end = _DECODER.raw_decode(text, key.end())
     except (ValueError, RecursionError):
         line = text[key.end() :].split("\n")[0]
-        return normal(line.strip(' ",}')), key.end(), key.end() + len(line)
-    return normal(said if isinstance(said, str) else json.dumps(said)), key.end(), end
+        return line.strip(' ",}'), key.end(), key.end() + len(line)
+    return said if isinstance(said, str) else json.dumps(said), key.end(), end
 
 
 def _grams(text: str) -> Counter[str]:

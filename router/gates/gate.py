@@ -25,6 +25,9 @@ GateCheck = Callable[[Request, Any], "float | bool | None"]
 # How far two tiers are good on the same requests where nobody measured: about what the ladders of
 # benchmarks/results/cascade.json show.
 TOGETHER = 0.4
+# How far one model is good on the same requests at two reasoning efforts: the mean of those that
+# were recorded both ways (benchmarks/effort.py).
+SAME_MODEL = 0.67
 # What a caller's own check is taken to tell before anything was learnt of it: nine in ten answers.
 _CHECK_GOOD: tuple[float, ...] = (0.9, 0.1)
 _CHECK_BAD: tuple[float, ...] = (0.1, 0.9)
@@ -66,7 +69,8 @@ class Gate:
         Parameters: `told`, for each arm whether its answers come with log-probabilities; () for
         none."""
         if self._verifier is not None and not self._checks:
-            return self._verifier.signals(tier)
+            found = self._verifier.signals(tier)
+            return Signals(found.good, found.bad, self.together(tier))
         good, bad = np.array([_CHECK_GOOD, _CHECK_BAD])
         if not self._checks:
             good, bad = np.array([structural.OF_GOOD, _of_bad(request)])
@@ -75,7 +79,7 @@ class Gate:
         if any(told) and not self._checks:
             good = _by_level(good, confidence.OF_GOOD, told)
             bad = _by_level(bad, confidence.OF_BAD, told)
-        return Signals(good, bad, self._together(tier))
+        return Signals(good, bad, self.together(tier))
 
     def look(
         self,
@@ -108,7 +112,8 @@ class Gate:
             return Verdict(self._told(tier, last, quality, posterior), f"{name} says {score:g}")
         why = ", ".join(worst) or "no fault of form"
         if self._verifier is not None and not structural.HARD.intersection(worst):
-            return Verdict(self._verifier.judge(answers, last, worst, quality, tier), why)
+            found_of_tier = self._verifier.judge(answers, last, worst, quality, tier)
+            return Verdict(self._of_efforts(found_of_tier, answers, last, quality, tier), why)
         signal = structural.signal_of(worst)
         of_good = quality[last] * structural.OF_GOOD[signal]
         of_bad = (1 - quality[last]) * _of_bad(request)[signal]
@@ -121,14 +126,31 @@ class Gate:
 
     def _told(self, tier: Ints, last: int, quality: Floats, posterior: float) -> Floats:
         """P(good) of every arm, once it is known of the last one."""
-        together = self._together(tier)[last]
+        together = self.together(tier)[last]
         found: Floats = told(together, last, quality[None], np.array([[posterior]]))[0, 0]
         return found
 
-    def _together(self, tier: Ints) -> Floats:
-        if self._verifier is not None:
-            return self._verifier.together(tier)
-        return np.full((len(tier), len(tier)), TOGETHER)
+    def _of_efforts(
+        self,
+        found: Floats,
+        answers: Mapping[int, tuple[Answer, ...]],
+        last: int,
+        quality: Floats,
+        tier: Ints,
+    ) -> Floats:
+        """A verifier's word on tiers as one on arms: other efforts of a tier that has answered are
+        as good as its answer only as far as one model's answers go together."""
+        told_of = self._told(tier, last, quality, float(found[last]))
+        others = [arm not in answers and (tier[list(answers)] == tier[arm]).any()
+                  for arm in range(len(tier))]  # fmt: skip
+        return np.where(others, told_of, found)
+
+    def together(self, tier: Ints) -> Floats:
+        """How far arms are good on the same requests, (A, A)."""
+        size = (len(tier), len(tier))
+        found = np.full(size, TOGETHER) if self._verifier is None else self._verifier.together(tier)
+        same = (tier[:, None] == tier[None, :]) & ~np.eye(len(tier), dtype=bool)
+        return np.where(same, SAME_MODEL, found)
 
     def _verdict(self, request: Request, response: Any) -> tuple[str, float] | None:
         """The lowest score of the caller's own checks, and whose it is; None for no verdict."""

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from router.gates.agreement import final_answer
+from router.gates.agreement import Final, final_of
 from router.gates.answer import Answer
 from router.gates.structural import HARD
 
 if TYPE_CHECKING:
     from router.types import Floats
 
+KINDS = ("numeric", "literal", "log_final")  # of a final answer
 LOGPROB_NAMES = ("logprobs", "mean_logprob", "lowest_logprob", "margin_known", "margin")
 SHAPE_NAMES = (
     "log_characters",
@@ -47,6 +48,7 @@ SHAPE_NAMES = (
     "vocabulary",
     "questions",
     "bad_code",
+    *KINDS,
     # Of an answer that came without log-probabilities all of these are 0.
     *LOGPROB_NAMES,
 )
@@ -57,6 +59,7 @@ _HEDGE = re.compile(
     r"|perhaps|possibly|approximately|assum\w+|unfortunately|mistake|apolog\w+|sorry)\b",
     re.IGNORECASE,
 )
+_PLAIN_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _DECIMAL = re.compile(r"\d+\.\d+")
 
 
@@ -65,7 +68,7 @@ class Read:
     """What is kept of an answer: its text, its final answer, and its shape (S,)."""
 
     text: str
-    final: str | None
+    final: Final | None
     shape: Floats
 
 
@@ -73,7 +76,7 @@ def read(answer: Answer, faults: Sequence[str] = ()) -> Read:
     """Read an answer. `faults`: what `router.gates.structural` found of it."""
     text = answer.text[:_READ]
     raw = text.encode("utf-8", "replace")
-    final, size = final_answer(text), max(len(text), 1)
+    final, size = final_of(text), max(len(text), 1)
     shape = [
         math.log1p(len(text)),
         math.log1p(text.count(" ")),
@@ -106,6 +109,9 @@ def read(answer: Answer, faults: Sequence[str] = ()) -> Read:
         len(set(words)) / max(len(words), 1),
         math.log1p(text.count("?")),
         float("code_does_not_parse" in faults),
+        float(final is not None and _PLAIN_NUMBER.fullmatch(final.folded) is not None),
+        float(final is not None and bool(set(final.exact) & set("'\"[](){}"))),
+        math.log1p(len(final.exact)) if final is not None else 0.0,
         *_confidence(answer),
     ]
     return Read(text, final, np.array(shape))

@@ -18,7 +18,7 @@ from router.decide.cascade import Signals
 from router.errors import ModelFileError
 from router.gates.agreement import likeness_of
 from router.gates.answer import Answer
-from router.gates.reading import SHAPE_NAMES, Read, read
+from router.gates.reading import KINDS, SHAPE_NAMES, Read, read
 from router.predict.model_file import ModelFile, load_model
 from router.types import TIERS
 
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 _T = len(TIERS)
 # Log odds of each tier, the answer's shape, and for each tier: whether it answered before, whether
 # it agrees (1) or not (-1) with this answer, both 0 where it did not; and how many of those that
-# answered agree with the target, with this answer, and among themselves.
+# answered agree with the target, and with this answer, which says more of a number that few come to
+# by chance than of what a program prints.
 NAMES = (
     *(f"odds_{tier}" for tier in TIERS),
     *SHAPE_NAMES,
@@ -36,6 +37,7 @@ NAMES = (
     *(f"agrees_{tier}" for tier in TIERS),
     "votes_of_target",
     "votes_of_answer",
+    *(f"votes_of_{of}_by_{kind}" for kind in KINDS for of in ("target", "answer")),
 )
 BINS = 5  # signals that a look ahead tells apart: a look ahead takes their number cubed
 _MOST_ODDS = 7.0
@@ -75,10 +77,12 @@ def inputs(
         before[:, tier] = 1.0
         agrees[:, tier] = alike[:, last, tier]
     everyone = [*answered, last]
-    votes = np.zeros((len(prior), 2))
+    votes = np.zeros((len(prior), 2 + 2 * len(KINDS)))
     if target in everyone:
         votes[:, 0] = sum(alike[:, target, tier] for tier in everyone if tier != target)
     votes[:, 1] = sum(alike[:, last, tier] for tier in answered) if answered else 0.0
+    for at, kind in enumerate(KINDS, start=1):
+        votes[:, 2 * at : 2 * at + 2] = votes[:, :2] * shape[:, SHAPE_NAMES.index(kind), None]
     return np.concatenate([prior, shape, before, agrees, votes], axis=1)
 
 

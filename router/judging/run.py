@@ -9,7 +9,7 @@ does, or where a provider or the store is away; what was judged until then is ke
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing, suppress
 
 from router.errors import (
@@ -27,10 +27,10 @@ from router.errors import (
 from router.intake import new_request_id
 from router.judging.calls import CEILING, RUN, Account, Caller
 from router.judging.figures import JudgeReport, agreements
-from router.judging.sample import Candidate, sample
+from router.judging.sample import Candidate, draw, sample
 from router.judging.verdicts import Outcome, Verdict, outcome, parse, question, score
 from router.ledger.url import store_url
-from router.log import Log
+from router.log import Label, Log
 from router.money import format_usd
 from router.policy import Policy
 from router.policy.deployment import Deployment
@@ -106,6 +106,8 @@ def judge(
         )
         bench = _Bench(policy, judging, shadowing, log, report)
         bench.run(chosen.candidates, progress)
+        with suppress(LedgerError):
+            bench.state_rates(chosen.earlier.values(), seed)
         with suppress(LedgerError):  # it was said already why the run ended
             report.spent = _spent(log, account.name, began)
             report.agreement = agreements(log.labels(), f"judge:{arm.model}")
@@ -119,6 +121,8 @@ class _Bench:
         self, policy: Policy, judging: Caller, shadowing: Caller, log: Log, report: JudgeReport
     ):
         self._judging, self._shadowing, self._log, self._report = judging, shadowing, log, report
+        self._written: list[Label] = []
+        self._short: str | None = None  # the first request that the run did not get to
         self._longest, self._room = policy.limits.max_output_tokens, policy.judge.max_output_tokens
 
     def run(
@@ -132,19 +136,40 @@ class _Bench:
                 try:
                     self._judge(candidate)
                     in_a_row = 0
-                except _OUTAGES:
+                except (*_OUTAGES, _NoRoom, BudgetExceeded, LedgerError):
+                    self._short = candidate.request_id
                     raise
                 except InvalidRequest:  # of this request alone: too long for the judge, say
                     report.failed += 1
                 except ProviderError as error:
                     report.failed, in_a_row = report.failed + 1, in_a_row + 1
                     if in_a_row == _IN_A_ROW:
+                        self._short = candidate.request_id
                         raise _Stop(f"{in_a_row} in a row failed, lastly: {error}") from error
                 progress(report)
         except (_NoRoom, BudgetExceeded) as full:
             report.stopped = str(full)
         except (_Stop, LedgerError, ProviderError, AtCapacity) as away:
             report.stopped, report.outage = str(away), True
+
+    def state_rates(self, earlier: Iterable[Label], seed: int) -> None:
+        """Write into every label of this seed's draws the rate by which it is there by now.
+
+        A run that was cut short reached all that are drawn before where it ended, and no more; a
+        run at a higher rate takes in what earlier ones at a lower rate had judged. Without this,
+        requests of days that were drawn from twice would weigh too much.
+        """
+        rate = self._report.rate
+        if self._short is not None:
+            rate = draw(self._short, seed)
+        elif self._report.stopped is not None:
+            return  # before the first request
+        stale = [each for each in earlier if each.rate is not None and each.rate < rate]
+        if self._short is not None:
+            stale += self._written
+        now = self._judging.router.now()
+        for label in stale:
+            self._log.feedback(label.request_id, label.score, label.source, now=now, rate=rate)
 
     def _look_first(self) -> None:
         """Find out that a price is unknown before anything is spent."""
@@ -168,13 +193,17 @@ class _Bench:
                 return
             both.append(outcome(verdict, routed_first=routed_first))
         first, second = both
-        self._log.feedback(
+        label = Label(
             candidate.request_id,
             score(first, second),
             f"judge:{self._report.judge}",
-            now=self._judging.router.now(),
-            rate=self._report.rate,
+            self._judging.router.now(),
+            self._report.rate,
         )
+        self._log.feedback(
+            label.request_id, label.score, label.source, now=label.time, rate=label.rate
+        )
+        self._written.append(label)
         self._report.pairs.append((first, second))
 
     def _ask_baseline(self, candidate: Candidate) -> str:

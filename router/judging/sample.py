@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any
 
 from router.judging.calls import JUDGED
 from router.judging.verdicts import parse
-from router.log import Log
+from router.log import Label, Log
 from router.policy import Policy
 
 
@@ -29,9 +30,13 @@ class Candidate:
 
 @dataclass(slots=True)
 class Sample:
-    """`candidates` in the order in which they are judged, and what became of all others."""
+    """`candidates` in the order in which they are judged, and what became of all others.
+
+    `earlier`: label of this judge that an earlier draw with this seed led to, by request.
+    """
 
     candidates: list[Candidate] = field(default_factory=list)
+    earlier: dict[str, Label] = field(default_factory=dict)
     rate: float = 0.0
     eligible: int = 0
     sampled: int = 0
@@ -75,12 +80,24 @@ def sample(
         else [(number, name) for number, name in drawn if number < rate]
     )
     found.sampled = len(chosen)
-    done = {label.request_id for label in log.labels() if label.source == f"judge:{judge}"}
+    labels = {each.request_id: each for each in log.labels() if each.source == f"judge:{judge}"}
+    found.earlier = {
+        name: labels[name]
+        for number, name in chosen
+        if name in labels and _may_be_of(number, labels[name].rate or 0.0, found.eligible)
+    }
+    done = set(labels)
     done |= {name for name, times in seen.verdicts.items() if times >= 2}
     left = [name for _, name in chosen if name not in done]
     found.before = len(chosen) - len(left)
     _fill(found, log, left, seen.shadows)
     return found
+
+
+def _may_be_of(number: float, rate: float, eligible: int) -> bool:
+    """Whether a draw of this number could lead to a label of this rate; a `count` of requests ends
+    at a number that varies around its rate."""
+    return number < rate + 4 * math.sqrt(rate / eligible)
 
 
 class _Seen:

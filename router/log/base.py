@@ -16,7 +16,8 @@ class LoggedRequest(RequestRow):
     `status`, `baseline` and `error` are those of its end. `accepted` is the number of the attempt
     whose answer the caller got; `ended` unix seconds, None while open; `attempts` counts the wire
     attempts that have ended, and `cost` is their sum in nano-USD, None if any price is unknown.
-    `label` is the score from 0 to 1 that counts (`Label`), None without one.
+    `label` is the score from 0 to 1 that counts (`Label`), None without one; `label_rate` is the
+    rate of that very label.
     """
 
     accepted: int | None = None
@@ -25,6 +26,7 @@ class LoggedRequest(RequestRow):
     cost: int | None = 0
     label: float | None = None
     label_source: str | None = None
+    label_rate: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,8 @@ class Label:
     """How good an answer was, 1 for a good one and 0 for a bad one, and who says so.
 
     `source` is "user", "check:NAME" or "judge:MODEL", or whatever else a caller writes. `rate` is
-    the share of all requests that this source was asked about, None where nobody chose them.
+    the chance by which a draw had this request labelled, which may differ between requests (dear
+    ones more often, say); None where nobody drew them.
     A person's label counts before a check's or a judge's, however late that comes; of labels of one
     kind, the latest counts.
     """
@@ -42,6 +45,14 @@ class Label:
     source: str
     time: float  # unix seconds
     rate: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Memo:
+    """What is kept beside the log under a name: JSON, and how often it was written."""
+
+    value: Any
+    version: int
 
 
 class Log(Protocol):
@@ -89,6 +100,17 @@ class Log(Protocol):
 
     def labels(self) -> Iterator[Label]:
         """Every label, in the order in which they were written."""
+        ...
+
+    def memos(self, prefix: str) -> dict[str, Memo]:
+        """What is kept under the names that begin with `prefix`."""
+        ...
+
+    def keep(self, name: str, value: Any, version: int) -> bool:
+        """Keep JSON under a name, in the place of what has this version there (0: nothing has).
+
+        False, and nothing has changed, where another was faster.
+        """
         ...
 
     def close(self) -> None:

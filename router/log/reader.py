@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from router.errors import InvalidRequest
 from router.ledger.url import load_postgres, scheme, sqlite_path
-from router.log.base import Label, Log, LoggedRequest
-from router.log.writer import JSON_COLUMNS
+from router.log.base import Label, Log, LoggedRequest, Memo
+from router.log.schema import MEMO_TABLE
+from router.log.writer import JSON_COLUMNS, to_json
 from router.types import AttemptRow
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ SELECT request.*,
   (SELECT score FROM label WHERE label.request_id = request.request_id
      ORDER BY {_MACHINE}, time DESC, id DESC LIMIT 1) AS label,
   (SELECT source FROM label WHERE label.request_id = request.request_id
-     ORDER BY {_MACHINE}, time DESC, id DESC LIMIT 1) AS label_source
+     ORDER BY {_MACHINE}, time DESC, id DESC LIMIT 1) AS label_source,
+  (SELECT rate FROM label WHERE label.request_id = request.request_id
+     ORDER BY {_MACHINE}, time DESC, id DESC LIMIT 1) AS label_rate
 FROM request
 WHERE (time, id) > (:time, :id) AND time < :until AND status != 'returned'
 ORDER BY time, id LIMIT :page
@@ -57,6 +60,8 @@ WHERE time >= :since AND time < :until AND status != 'returned' AND purpose = 's
   AND id % :every = 0
 ORDER BY time, id
 """
+
+_HAS_MEMOS = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'memo'"
 
 
 def open_log(url: str) -> Log:
@@ -165,6 +170,12 @@ class PagedLog(ABC):
             self._database.close()
 
     @abstractmethod
+    def memos(self, prefix: str) -> dict[str, Memo]: ...
+
+    @abstractmethod
+    def keep(self, name: str, value: Any, version: int) -> bool: ...
+
+    @abstractmethod
     def _page(self, query: str, place: Mapping[str, float | int]) -> list[dict[str, Any]]:
         """The rows of a query, by column."""
 
@@ -209,6 +220,34 @@ class SqliteLog(PagedLog):
                 " SELECT request_id, ?, ?, ?, ? FROM request WHERE request_id = ?",
                 (label.score, label.source, label.time, label.rate, label.request_id),
             )
+            return done.rowcount == 1
+
+    def memos(self, prefix: str) -> dict[str, Memo]:
+        with self._database.read() as connection:
+            if not connection.execute(_HAS_MEMOS).fetchone():
+                return {}
+            found = connection.execute(
+                "SELECT name, value, version FROM memo WHERE substr(name, 1, ?) = ?",
+                (len(prefix), prefix),
+            )
+            return {name: Memo(json.loads(value), version) for name, value, version in found}
+
+    def keep(self, name: str, value: Any, version: int) -> bool:
+        text = to_json(value)
+        with self._database.write() as connection:
+            if not connection.execute(_HAS_MEMOS).fetchone():
+                connection.execute(MEMO_TABLE)
+            if version == 0:
+                done = connection.execute(
+                    "INSERT OR IGNORE INTO memo (name, value, version) VALUES (?, ?, 1)",
+                    (name, text),
+                )
+            else:
+                done = connection.execute(
+                    "UPDATE memo SET value = ?, version = version + 1"
+                    " WHERE name = ? AND version = ?",
+                    (text, name, version),
+                )
             return done.rowcount == 1
 
 

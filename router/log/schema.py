@@ -64,3 +64,13 @@ CREATE TABLE label (
 );
 CREATE INDEX label_request ON label (request_id);
 """
+
+# Made with the first memo, in any store: what came later is no reason to refuse an older file, and
+# an older release does not look at it.
+MEMO_TABLE = """
+CREATE TABLE IF NOT EXISTS memo (
+  name    TEXT PRIMARY KEY,
+  value   TEXT NOT NULL,     -- JSON
+  version BIGINT NOT NULL    -- how often it was written
+)
+"""

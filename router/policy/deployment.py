@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from router.policy.capacity import CapacityLimits, HealthCheck
 from router.policy.fields import Part, Real, Tokens, http_url, wrong
+from router.policy.vote import Vote
 from router.prices.schema import PriceEntry, to_price
 from router.types import Effort
 
@@ -96,17 +97,33 @@ def _json_value(value: object) -> object:
     return value
 
 
+CheckedParams = Annotated[dict[str, Any], AfterValidator(_checked_params)]
+
+
 class Deployment(Part):
     """One model behind one provider, called in one way."""
 
     model: Annotated[str, Field(pattern=r"^\S{1,200}$")] = Field(
         description="The model as litellm names it, such as openai/gpt-5.4-mini."
     )
-    params: Annotated[dict[str, Any], AfterValidator(_checked_params)] = Field(
+    params: CheckedParams = Field(
         default_factory=dict,
         description="Arguments sent with each call, such as temperature; the request's own win.",
     )
     effort: Effort | None = Field(default=None, description="The reasoning effort asked for.")
+    efforts: Annotated[tuple[Effort, ...], Field(min_length=1)] | None = Field(
+        default=None,
+        description="Several reasoning efforts instead of one: each is an arm of its own, and the "
+        "first is the tier's usual one.",
+    )
+    effort_params: dict[Effort, CheckedParams] | None = Field(
+        default=None,
+        description="What says each effort to a server that has its own way, such as none: "
+        "{chat_template_kwargs: {enable_thinking: false}}; reasoning_effort says it otherwise.",
+    )
+    vote: Vote | None = Field(
+        default=None, description="A vote of several samples of it, as an arm of its own."
+    )
     api_base: Annotated[str, AfterValidator(http_url)] | None = Field(
         default=None, description="Where the provider answers, if not at its usual address."
     )
@@ -140,6 +157,24 @@ class Deployment(Part):
     health: HealthCheck | None = Field(
         default=None, description="How to ask a server of one's own for its health and queue."
     )
+
+    @property
+    def asked_efforts(self) -> tuple[Effort | None, ...]:
+        """The reasoning efforts that it may be called with, the usual one first."""
+        return self.efforts or (self.effort,)
+
+    @model_validator(mode="after")
+    def _distinct_efforts(self) -> Self:
+        if self.efforts is not None:
+            if self.effort is not None:
+                raise wrong("efforts are given as well", "either effort or efforts", "effort")
+            if len(set(self.efforts)) < len(self.efforts):
+                raise wrong("an effort is named twice", "each effort once", "efforts")
+        for effort in self.effort_params or ():
+            if effort not in self.asked_efforts:
+                asked = ", ".join(each or "none asked" for each in self.asked_efforts)
+                raise wrong(f"{effort} is never asked for", asked, "effort_params", effort)
+        return self
 
     @model_validator(mode="after")
     def _askable(self) -> Self:

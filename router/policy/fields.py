@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from decimal import Decimal
 from difflib import get_close_matches
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -32,24 +32,6 @@ def wrong(problem: str, allowed: str, *key: str | int) -> PydanticCustomError:
     """A validation error that says what is allowed and, below the value at fault, which key."""
     facts = {"problem": problem, "allowed": allowed, "key": key}
     return PydanticCustomError("policy", "{problem}", facts)
-
-
-# Keys that came after policies had been hashed: where they are not set, old hashes stay what they
-# were. Of a deployment's own `params`, whose keys are not ours, everything counts.
-_CAME_LATER = frozenset({"margin", "logprobs"})
-
-
-def without_unset(content: Any) -> Any:
-    """A policy's dumped content without the later keys that are not set."""
-    if isinstance(content, list):
-        return [without_unset(each) for each in content]
-    if not isinstance(content, dict):
-        return content
-    return {
-        key: value if key == "params" else without_unset(value)
-        for key, value in content.items()
-        if not (value is None and key in _CAME_LATER)
-    }
 
 
 def _usd(value: object) -> object:

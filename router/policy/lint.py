@@ -89,6 +89,7 @@ def lint(policy: Policy, book: PriceBook, now: float) -> list[Finding]:
         *_paced(options, policy),
         *_cascades(policy),
         *_conversations(options, policy),
+        *_deferred(options, policy),
     ]
 
 
@@ -118,11 +119,12 @@ def _unknown(options: Sequence[_Option], policy: Policy) -> Iterator[Finding]:
 
 def _efforts(options: Sequence[_Option]) -> Iterator[Finding]:
     for option in options:
-        effort, listed = option.deployment.effort, option.known.get("efforts")
+        effort, listed = option.arm.effort, option.known.get("efforts")
         if effort is not None and listed is not None and effort not in listed:
             has = "takes only " + ", ".join(listed) if listed else "takes no reasoning effort"
             message = f"effort {effort} is not known of {option.arm.model}, which {has}"
-            yield Finding("warning", f"{option.key}.effort", message)
+            key = "efforts" if option.deployment.efforts else "effort"
+            yield Finding("warning", f"{option.key}.{key}", message)
 
 
 def _dominated(options: Sequence[_Option]) -> Iterator[Finding]:
@@ -268,6 +270,19 @@ def _conversations(options: Sequence[_Option], policy: Policy) -> Iterator[Findi
             "messages; log: {content: true} keeps the original"
         )
         yield Finding("note", "compaction", message)
+
+
+def _deferred(options: Sequence[_Option], policy: Policy) -> Iterator[Finding]:
+    """What may be waited for that no deployment has a price for."""
+    asked = policy.deferred
+    prices = [option.price for option in options if option.price is not None]
+    if asked is None:
+        return
+    for key in ("flex", "batch"):
+        if getattr(asked, key) and not any(key in price.multipliers for price in prices):
+            yield Finding("warning", f"deferred.{key}", f"no deployment has a {key} price")
+    if asked.off_peak and not any(price.off_peak for price in prices):
+        yield Finding("warning", "deferred.off_peak", "no deployment has off-peak prices")
 
 
 def _tier_cost(options: Sequence[_Option], tier: Tier) -> Cost:

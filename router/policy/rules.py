@@ -113,10 +113,11 @@ def match(rules: Sequence[Rule], request: Request, shape: Shape) -> Rule | None:
 
     `tags` and `metadata` are the caller's; tokens, needs and text are the request's `shape`.
     """
-    return next((rule for rule in rules if _holds(rule.when, request, shape)), None)
+    return next((rule for rule in rules if holds(rule.when, request, shape)), None)
 
 
-def _holds(when: Condition, request: Request, shape: Shape) -> bool:
+def holds(when: Condition, request: Request, shape: Shape) -> bool:
+    """Whether all of a condition holds for a request. Pure."""
     if when.tags is not None and not set(when.tags) <= set(request.tags):
         return False
     for key, value in (when.metadata or {}).items():

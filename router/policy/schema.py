@@ -13,14 +13,17 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
+from router.policy.arms import arms_of, without_later
 from router.policy.budgets import BudgetLimit
 from router.policy.calling import Limits, Retry, Streams, Timeout
 from router.policy.capacity import BreakerOptions, check_limits
 from router.policy.cascade import Cascade
 from router.policy.conversations import CompactionOptions, ConversationOptions
+from router.policy.deferred import DeferredOptions
 from router.policy.deployment import Deployment
 from router.policy.document import show
-from router.policy.fields import Name, Part, Real, Usd, similar, without_unset, wrong
+from router.policy.drift import DriftOptions
+from router.policy.fields import Name, Part, Real, Usd, similar, wrong
 from router.policy.judging import JudgeOptions
 from router.policy.rules import Rule
 from router.policy.storage import LedgerOptions, Log
@@ -240,6 +243,12 @@ class Policy(Part):
     compaction: CompactionOptions | None = Field(
         default=None, description="How a long conversation is shortened. It is not, otherwise."
     )
+    drift: DriftOptions | None = Field(
+        default=None, description="What raises an alarm when it changes. Nothing otherwise."
+    )
+    deferred: DeferredOptions | None = Field(
+        default=None, description="What a request with a deadline may wait for. Nothing otherwise."
+    )
 
     _file: Path | None = PrivateAttr(None)
 
@@ -260,6 +269,14 @@ class Policy(Part):
         if self.cascade is not None and self.objective.keep_quality is not None:
             raise wrong("keep_quality speaks of one call, and a cascade makes several",
                         "only with cost_weight or max_cost_per_request", "cascade")  # fmt: skip
+        for arm in self.arms():
+            vote = self.deployment(arm).vote
+            if vote is not None and vote.pick == "best" and self.cascade is None:
+                raise wrong("no gate judges its samples", "majority, or best with a cascade",
+                            "tiers", arm.tier, arm.deployment, "vote", "pick")  # fmt: skip
+        if self.drift is not None and "gate" in (self.drift.watch or ()) and self.cascade is None:
+            raise wrong("there is no cascade whose gate could be watched", "only with cascade",
+                        "drift", "watch")  # fmt: skip
         if self.compaction is not None and self.compaction.summary not in (None, *present):
             raise wrong(f"the tier {self.compaction.summary} has no deployment",
                         ", ".join(present), "compaction", "summary")  # fmt: skip
@@ -309,7 +326,7 @@ class Policy(Part):
     @cached_property
     def hash(self) -> str:
         """SHA-256, in hex, of everything but the name and the description."""
-        content = without_unset(self.model_dump(mode="json", exclude={"name", "description"}))
+        content = without_later(self.model_dump(mode="json", exclude={"name", "description"}))
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -319,11 +336,10 @@ class Policy(Part):
         return f"{self.name}@{self.hash[:12]}"
 
     def arms(self) -> tuple[Arm, ...]:
-        """Everything that may be done, in the order of tiers and of deployments in a tier."""
+        """Everything that may be done, by tier: the usual way to call each of its deployments, then
+        the other ways (`router.policy.arms`)."""
         return tuple(
-            Arm(tier, at, deployment.model, deployment.effort)
-            for tier in self.tiers.present
-            for at, deployment in enumerate(self.tiers.of(tier))
+            arm for tier in self.tiers.present for arm in arms_of(tier, self.tiers.of(tier))
         )
 
     def deployment(self, arm: Arm) -> Deployment:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from router.errors import ModelFileError
+from router.predict.effort import efforts_of
 from router.predict.embedder import OURS, load_embedder
 from router.predict.features import DENSE_NAMES, FeatureBatch
 from router.predict.hashing import BUCKETS
@@ -33,7 +34,6 @@ _ONE, _LEAST_QUALITY, _MOST_QUALITY = map(np.array, (1.0, *QUALITY_RANGE))
 _MOST_LOG_TOKENS = np.array(np.log(200_000))  # before what they are smeared by
 _DEFAULT_MODEL = Path(__file__).with_name("default_model")
 _MOST_EMBEDDED = 8192
-_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 _D, _T = len(DENSE_NAMES), len(TIERS)
 
 # The linear heads, in the order of the weights' columns: log odds of a good answer by tier; the
@@ -116,8 +116,9 @@ class Predictor:
         self.name = f"{model.name}@{model.hash[:12]}"
         self.facts: Mapping[str, Any] = model.facts
         self.tiers: tuple[str, ...] = tuple(model.facts["tiers"])
-        self.effort_tokens: Mapping[str, float] = _effort_tokens(model, path)
-        a = {name: np.asarray(array) for name, array in model.arrays.items()}
+        self.efforts = efforts_of(model.facts, path)
+        # In one order whatever made them: products of matrices round by it on some processors.
+        a = {name: np.ascontiguousarray(array) for name, array in model.arrays.items()}
         self.vocabulary = Vocabulary(a["vocabulary"], a["idf"])
         # Everything that is linear is multiplied out once: standardising, turning regrets into
         # levels, weighing by the mix, the smearing of tokens.
@@ -365,19 +366,3 @@ def _check(model: ModelFile, path: str) -> None:
     tiers = model.facts.get("tiers")
     if not isinstance(tiers, list) or not tiers or tiers != [t for t in TIERS if t in tiers]:
         raise ModelFileError(path, f"tiers must be a list of {', '.join(TIERS)}, in this order")
-
-
-def _effort_tokens(model: ModelFile, path: str) -> Mapping[str, float]:
-    entries = model.facts.get("effort_tokens")
-    factors = {}
-    for effort in _EFFORTS:
-        entry = entries.get(effort) if isinstance(entries, dict) else None
-        factor = entry.get("factor") if isinstance(entry, dict) else None
-        if (
-            isinstance(factor, bool)
-            or not isinstance(factor, (int, float))
-            or not 0 < factor <= 1000
-        ):
-            raise ModelFileError(path, f"effort_tokens.{effort}.factor must be a positive number")
-        factors[effort] = float(factor)
-    return factors

@@ -93,7 +93,7 @@ def call_chains(
                 expected=nano[active],
                 upper=np.zeros((len(active), len(columns)), dtype=np.int64),
                 barred=barred[active],
-                tier=tier,
+                rung=tier,
                 baseline=columns[-1],
             )
             look = Look(signals, max_steps - step, called[active])

@@ -7,13 +7,15 @@ what can be learnt is by how much each tier's predicted quality is off.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from router.errors import TrainingError
 from router.log.base import Log, LoggedRequest
+from router.policy.arms import arm_named
 from router.predict.examples import Examples, folds_of, question_key
 from router.predict.features import DENSE_NAMES, FeatureBatch, extract, join
 from router.predict.model_file import ModelFile
@@ -22,9 +24,10 @@ from router.predict.text import text_of
 from router.predict.training import LEAST_EXAMPLES
 from router.replay.ability import log_loss, moved, offset_of, with_ability
 from router.replay.curves import resamples
+from router.replay.effort_gain import gain_of, with_gains, without_effort
 from router.replay.gain_area import interval
 from router.replay.train import DRAWS, need_learner
-from router.types import TIERS, Request
+from router.types import TIERS, AttemptRow, Request, Tier
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,12 +45,14 @@ class LoggedRows:
 
     `quality` (N, 4) is what the shipped model predicts of them: the logged prediction where this
     very model made it, since without the prompt's text it cannot be made again as well.
+    `effort` (N,) names the answer's reasoning effort where it is not its tier's usual one, else "".
     `with_text` counts rows whose policy kept the prompt, `unusable` labelled ones without an
     accepted answer or with the features of another version.
     """
 
     examples: Examples
     quality: Floats
+    effort: NDArray[np.str_]
     with_text: int
     unusable: int
 
@@ -141,18 +146,23 @@ def read_log(log: Log, shipped: Predictor) -> LoggedRows:
     logged: list[dict[str, float]] = []
     group, task, with_text = [], [], 0
     score, tokens, input_tokens = [], [], []
+    effort = []
     for request_id, row in labelled.items():
         attempt, features = accepted.get(request_id), _features(row)
         if attempt is None or attempt.tier not in TIERS or features is None:
             continue
         column = TIERS.index(attempt.tier)
+        effort_asked, other = _effort_of(row, attempt)
+        effort.append(effort_asked if other else "")
         text = asked(row)
         with_text += text is not None
         batches.append(features)
         group.append(question_key(text) if text else request_id)
         task.append(row.tags[0] if row.tags else "")
         score.append(_only(column, row.label))
-        tokens.append(_only(column, attempt.output_tokens))
+        tokens.append(
+            _only(column, without_effort(attempt.output_tokens, effort_asked, shipped.efforts))
+        )
         input_tokens.append(float(row.features.get("input_tokens") or np.nan))
         logged.append(logged_quality(row) if row.predictor == shipped.name else {})
     if len(batches) < LEAST_LABELLED:
@@ -172,7 +182,7 @@ def read_log(log: Log, shipped: Predictor) -> LoggedRows:
     for at, known in enumerate(logged):
         for tier, value in known.items():
             quality[at, TIERS.index(tier)] = value
-    return LoggedRows(examples, quality, with_text, len(labelled) - len(batches))
+    return LoggedRows(examples, quality, np.array(effort), with_text, len(labelled) - len(batches))
 
 
 def _features(row: LoggedRequest) -> FeatureBatch | None:
@@ -196,11 +206,19 @@ def asked(row: LoggedRequest) -> str | None:
     return text_of(turns[-1].get("content")) if turns else None
 
 
+def _effort_of(row: LoggedRequest, attempt: AttemptRow) -> tuple[str | None, bool]:
+    """The reasoning effort of an answer, and whether its tier's usual one is another."""
+    mine = arm_named(attempt.arm, cast("Tier", attempt.tier))
+    arms = [arm_named(v["arm"], v["tier"]) for v in row.decision if v.get("tier") == attempt.tier]
+    usual = next((arm.effort for arm in arms if arm.deployment == mine.deployment), mine.effort)
+    return mine.effort, mine.effort != usual
+
+
 def logged_quality(row: LoggedRequest) -> dict[str, float]:
-    """P(good) of each tier as it was logged."""
+    """P(good) of each tier as it was logged, at its usual effort: that of its first arm."""
     return {
         view["tier"]: view["quality"]
-        for view in row.decision
+        for view in reversed(row.decision)
         if view.get("tier") in TIERS and isinstance(view.get("quality"), int | float)
     }
 
@@ -215,7 +233,7 @@ def _only(column: int, value: float | None) -> list[float]:
 def merged(rows: LoggedRows) -> Examples | None:
     """One row a question, with the mean label of each tier that answered it; None unless at least
     `LEAST_EXAMPLES` questions have labels of two tiers, which a full fit needs."""
-    examples = rows.examples
+    examples = rows.examples.take(rows.effort == "")
     names, first, member = np.unique(examples.group, return_index=True, return_inverse=True)
     score = _means(examples.score, member, len(names))
     if (np.isfinite(score).sum(axis=1) >= 2).sum() < LEAST_EXAMPLES:
@@ -243,7 +261,11 @@ def correct(
     need_learner()
     examples = rows.examples
     deal = folds_of(examples.group, FOLDS, seed + _FOLDS)
-    at, tier = np.nonzero(np.isfinite(examples.score) & np.isfinite(rows.quality))
+    usual = (rows.effort == "")[:, None]
+    known = np.isfinite(examples.score) & np.isfinite(rows.quality)
+    at, tier = np.nonzero(known & usual)
+    if not at.size:
+        raise TrainingError("answers at their tier's usual effort must be labelled too", 0)
     label, before = examples.score[at, tier], rows.quality[at, tier]
     after = before.copy()
     tiers: dict[str, TierCorrection] = {}
@@ -265,8 +287,11 @@ def correct(
     new, old = log_loss(after, label), log_loss(before, label)
     drawn = resamples(examples.group[at], draws, seed).astype(np.float64)
     facts = {"base": shipped.name, "labelled_requests": len(label), "seed": seed}
+    model = with_ability(shipped.model, "corrected", offsets, facts)
     return Corrected(
-        model=with_ability(shipped.model, "corrected", offsets, facts),
+        model=replace(
+            with_gains(model, _gains(rows, tiers), {}), name="corrected", hash=model.hash
+        ),
         rows=len(label),
         with_text=rows.with_text,
         unusable=rows.unusable,
@@ -275,3 +300,18 @@ def correct(
         brier=(float(((after - label) ** 2).mean()), float(((before - label) ** 2).mean())),
         improvement_interval=interval(drawn @ (old - new) / drawn.sum(axis=1)),
     )
+
+
+def _gains(
+    rows: LoggedRows, tiers: Mapping[str, TierCorrection]
+) -> dict[tuple[str, str], tuple[float, float]]:
+    """What other efforts of a tier add to its usual one, so corrected, where answers tell."""
+    found: dict[tuple[str, str], tuple[float, float]] = {}
+    for effort in np.unique(rows.effort[rows.effort != ""]).tolist():
+        for column, tier in enumerate(TIERS):
+            label, before = rows.examples.score[:, column], rows.quality[:, column]
+            mine = (rows.effort == effort) & np.isfinite(label) & np.isfinite(before)
+            if mine.sum() >= LEAST_LABELLED:
+                offset = tiers[tier].offset if tier in tiers else 0.0
+                found[tier, effort] = gain_of(moved(before[mine], offset), label[mine], effort)
+    return found

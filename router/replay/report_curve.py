@@ -16,6 +16,7 @@ from router.decide.choose import leaders_of
 from router.decide.explain import able
 from router.decide.pacing import ONLY_COST, spend_curve
 from router.money import NANO_PER_USD
+from router.policy.arms import arm_named, rungs_of
 from router.types import TIERS
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class Sample:
             point = _mean([part.choose(weight) for part in parts], weight)
             if not points or (point.quality, point.cost) != (points[-1].quality, points[-1].cost):
                 points.append(point)
-        seen = {tier for part in parts for tier in part.options.tier.tolist()}
+        seen = {tier for part in parts for tier in part.tier.tolist()}
         return Curve(
             requests=len(self._rows),
             answered=self._answered,
@@ -119,15 +120,17 @@ class _Group:
         expected = np.array([row.expected for row in rows], dtype=np.int64)
         free = np.array([row.free for row in rows])
         tier = np.array([place for _, place in arms], dtype=np.int64)
+        rung = np.array(rungs_of([arm_named(name, TIERS[place]) for name, place in arms]))
         self.options = Options(
             quality=np.array([row.quality for row in rows]),
             expected=expected,
             upper=expected,  # no budget is in the way here: only whether it is known counts
             barred=np.where(free, Bar.FREE, Bar.RULE).astype(np.uint8),
-            tier=tier,
-            baseline=int(tier[-1]),
+            rung=rung,
+            baseline=int(rung[tier.tolist().index(tier[-1])]),
         )
-        self._leaders = leaders_of(free, tier)
+        self.tier = tier
+        self._leaders = leaders_of(free, rung)
         self._chosen = np.array([row.chosen for row in rows])
         self._room = np.full(len(rows), UNLIMITED)
 
@@ -146,9 +149,7 @@ class _Group:
 
     def always(self, tier: int) -> tuple[Floats, Ints]:
         # Preferred: the tier itself, then those above it from below, then those beneath it.
-        rank = np.where(self.options.tier >= tier, 0, 2 * len(TIERS)) + np.abs(
-            self.options.tier - tier
-        )
+        rank = np.where(self.tier >= tier, 0, 2 * len(TIERS)) + np.abs(self.tier - tier)
         return self._of(np.where(self._leaders, rank[None, :], 4 * len(TIERS)).argmin(axis=1))
 
     def _of(self, arm: NDArray[np.int64]) -> tuple[Floats, Ints]:

@@ -58,7 +58,7 @@ def choose_tiers(quality: Floats, expected: Floats, weights: Floats, columns: li
         expected=np.rint(expected[:, columns] * NANO_PER_USD).astype(np.int64),
         upper=np.zeros((n, len(columns)), dtype=np.int64),
         barred=np.zeros((n, len(columns)), dtype=np.uint8),
-        tier=np.array(columns, dtype=np.int64),
+        rung=np.array(columns, dtype=np.int64),
         baseline=columns[-1],
     )
     room = np.full(n, UNLIMITED)

@@ -171,7 +171,8 @@ def _rows_of(
 ) -> tuple[Floats, Floats, Floats, NDArray[np.int64]]:
     """What the model of one answer and one target learns from: inputs (M, F), scores (M,), the log
     odds before (M,), and whose they are (M,)."""
-    parts = []
+    none = np.zeros(0)
+    parts = [(np.zeros((0, len(NAMES))), none, none, none.astype(np.int64))]
     for prior, path in before:
         at = np.flatnonzero(answers.came((*path, last)) & np.isfinite(score[:, target]))
         shape, alike = answers.shape[at, last], answers.alike[at]

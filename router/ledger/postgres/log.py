@@ -7,8 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from router.ledger.postgres.database import Database
-from router.log.base import Label
+from router.ledger.postgres.steps import LOCKS
+from router.log.base import Label, Memo
 from router.log.reader import PagedLog
+from router.log.schema import MEMO_TABLE
+from router.log.writer import to_json
+
+_MEMO_LOCK = 2  # of making the table
 
 # JSON does not tell 1.0 from 1.
 _FLOATS = ("_time", "time", "ended", "propensity", "latency", "label", "score", "rate")
@@ -34,6 +39,37 @@ class PostgresLog(PagedLog):
             *(label.request_id, label.score, label.source, label.time, label.rate),
         )
         return known
+
+    def memos(self, prefix: str) -> dict[str, Memo]:
+        if not self._has_memos():
+            return {}
+        rows = self._database.call(
+            "SELECT json_agg(json_build_array(name, value, version)) FROM memo"
+            " WHERE starts_with(name, $1)",
+            prefix,
+        )
+        return {name: Memo(json.loads(value), version) for name, value, version in rows or ()}
+
+    def keep(self, name: str, value: Any, version: int) -> bool:
+        if not self._has_memos():
+            make = (
+                f"BEGIN; SELECT pg_advisory_xact_lock({LOCKS}, {_MEMO_LOCK}); {MEMO_TABLE}; COMMIT"
+            )
+            self._database.attempt(lambda connection, deadline: connection.script(make, deadline))
+        if version == 0:
+            statement = (
+                "INSERT INTO memo (name, value, version) VALUES ($1, $2, 1 + $3)"
+                " ON CONFLICT (name) DO NOTHING RETURNING to_json(true)"
+            )
+        else:
+            statement = (
+                "UPDATE memo SET value = $2, version = version + 1"
+                " WHERE name = $1 AND version = $3 RETURNING to_json(true)"
+            )
+        return self._database.call(statement, name, to_json(value), version) is True
+
+    def _has_memos(self) -> bool:
+        return self._database.call("SELECT to_json(to_regclass('memo') IS NOT NULL)") is True
 
 
 def _floats(row: dict[str, Any]) -> dict[str, Any]:

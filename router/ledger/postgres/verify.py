@@ -105,9 +105,9 @@ _CHECKS = (
         ROW((coalesce(r.actual, 0) > r.amount)::int, greatest(0, coalesce(r.actual, 0) - r.amount))
     """,
     """
-    SELECT format('entry %s is of no reservation', e.id) FROM entry AS e
-    WHERE CASE WHEN e.kind IN ('CREDIT', 'LIMIT') THEN e.budget IS NULL
-      ELSE NOT EXISTS (SELECT FROM reservation AS r WHERE r.seq = e.reservation) END
+    SELECT format('entry %s is of no reservation', e.id)
+    FROM entry AS e LEFT JOIN reservation AS r ON r.seq = e.reservation
+    WHERE CASE WHEN e.kind IN ('CREDIT', 'LIMIT') THEN e.budget IS NULL ELSE r.seq IS NULL END
     """,
     # The log agrees: one attempt row for each ended reservation, at the cost that was booked.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from router.log.base import Label, Log, LoggedRequest
+from router.log.base import Label, Log, LoggedRequest, Memo
 from router.types import AttemptRow
 
 
@@ -56,6 +56,12 @@ class DrainedLog:
     def labels(self) -> Iterator[Label]:
         self._drain()
         return self._log.labels()
+
+    def memos(self, prefix: str) -> dict[str, Memo]:
+        return self._log.memos(prefix)
+
+    def keep(self, name: str, value: Any, version: int) -> bool:
+        return self._log.keep(name, value, version)
 
     def close(self) -> None:
         self._log.close()

@@ -9,7 +9,7 @@ from typing import Any
 
 from router.errors import RouterError
 from router.ladder import Ladder
-from router.plan import make_plan
+from router.planning import make_plan
 from router.policy import Policy
 from router.predict import Predictor, extract, shape_of
 from router.prices import PriceBook
@@ -41,7 +41,7 @@ class Planner:
     """Plans calls under one policy, at the prices of their own time."""
 
     def __init__(self, policy: Policy, book: PriceBook, predictor: Predictor):
-        self.ladder = Ladder.of(policy, book, predictor.effort_tokens)
+        self.ladder = Ladder.of(policy, book, predictor.efforts)
         self._book, self._predictor = book, predictor
 
     @property

@@ -59,7 +59,7 @@ def ladder_of(policy: Policy, now: float) -> Ladder:
     """What a policy decides by at `now`, its promise certified where it makes one."""
     own = policy.predictor.embedder if policy.predictor else None
     predictor = load_predictor(policy.predictor_path, own)
-    ladder = Ladder.of(policy, load_book(), predictor.effort_tokens)
+    ladder = Ladder.of(policy, load_book(), predictor.efforts)
     return PromisedLadder(ladder, predictor, now).at(now)[0]
 
 

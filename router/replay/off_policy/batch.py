@@ -14,7 +14,7 @@ from router.decide.options import UNKNOWN
 from router.errors import LogFileError
 from router.log.base import Log
 from router.replay.off_policy.export import ROWS_AT_ONCE, Exported, Part, file_system
-from router.replay.off_policy.table import LeftOut, arrow, rows_of, schema, to_table
+from router.replay.off_policy.table import LATER, LeftOut, arrow, rows_of, schema, to_table
 from router.types import TIERS
 
 if TYPE_CHECKING:
@@ -39,14 +39,10 @@ class LoggedArm:
         return TIERS.index(self.tier)
 
     @property
-    def effort(self) -> str | None:
-        """The reasoning effort, which ends the name."""
-        return self.name.partition(":")[2].removeprefix(self.model).removeprefix("@") or None
-
-    @property
-    def key(self) -> tuple[str, str, str | None]:
-        """What makes two arms the same, wherever they stand in their tier."""
-        return self.tier, self.model, self.effort
+    def key(self) -> tuple[str, str, str]:
+        """What makes two arms the same, wherever they stand in their tier: the model, and how it is
+        asked (`Arm.way`), which ends the name."""
+        return self.tier, self.model, self.name.partition(":")[2].removeprefix(self.model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +83,7 @@ class LogBatch:
     predictor: tuple[Ints, list[str]]
     price_book: tuple[Ints, list[str]]
     request_id: NDArray[np.object_] | None = None
+    label_rate: Floats | None = None  # the chance of a label that was drawn; NaN where nobody drew
 
     def __len__(self) -> int:
         return len(self.time)
@@ -171,6 +168,7 @@ def _batch(table: pa.Table, arms: str, where: str, ids: bool) -> LogBatch:
         predictor=_words(table, "predictor"),
         price_book=_words(table, "price_book"),
         request_id=table["request_id"].to_numpy() if ids else None,
+        label_rate=numbers("label_rate") if "label_rate" in table.column_names else None,
     )
 
 
@@ -221,10 +219,13 @@ def read_part(exported: Exported, part: Part, *, ids: bool = False) -> Iterator[
     try:
         with system.open(f"{root}/{part.path}", "rb") as file:
             opened = pa.parquet.ParquetFile(file)
-            lacking = set(schema().names) - set(opened.schema_arrow.names)
+            found = set(opened.schema_arrow.names)
+            lacking = set(schema().names) - found - LATER
             if lacking:
                 raise LogFileError(where, f"the columns {', '.join(sorted(lacking))} are missing")
-            names = [name for name in schema().names if ids or name != "request_id"]
+            names = [
+                name for name in schema().names if name in found and (ids or name != "request_id")
+            ]
             for read in opened.iter_batches(_READ_ROWS, columns=names):
                 rows += len(read)
                 yield from batches_of(pa.Table.from_batches([read]), where, ids=ids)

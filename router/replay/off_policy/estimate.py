@@ -35,9 +35,12 @@ from router.replay.off_policy.sums import (
 )
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from router.types import Floats, Ints
 
 FOLDS = 5
+LEAST_DRAWN = 30  # labels of an arm, below which they cannot stand for all that nobody labelled
 ESTIMATORS = ("direct", "ips", "snips", "doubly_robust", "switch")
 # The recalibration leans on the logged prediction as if so many more rows had agreed with it.
 _PRIOR_LEVEL, _PRIOR_SLOPE = 0.5, 2.0
@@ -146,10 +149,11 @@ def estimate(logged: Tally, sums: PolicySums) -> Estimates:
     fold = np.arange(GROUPS) % FOLDS
     seen, want, have = (_replicate(each, fold, used) for each in (log, decided, agreed))
     requests = np.maximum(want[..., _D["n"]].sum(axis=(1, 2)), 1)
+    drawn = drawn_labels(log.sum(axis=0))
     by_outcome: dict[str, dict[str, Replicates]] = {}
     cut: float | None = None
     for name in OUTCOMES:
-        found, best = _outcome(name, seen, want, have, requests)
+        found, best = _outcome(name, seen, want, have, requests, drawn)
         by_outcome[name] = {key: Replicates(values) for key, values in found.items()}
         if name == "quality":
             cut = best
@@ -186,17 +190,26 @@ def _replicate(sums: Floats, fold: Ints, used: Ints) -> Floats:
 
 
 def _outcome(
-    name: str, seen: Floats, want: Floats, have: Floats, requests: Floats
+    name: str,
+    seen: Floats,
+    want: Floats,
+    have: Floats,
+    requests: Floats,
+    drawn: NDArray[np.bool_],
 ) -> tuple[dict[str, Floats], float | None]:
     """Every estimator of one outcome, (R,) each, and the cut that `switch` chose."""
     level, slope = _model(name, seen)
     direct = (level * want[..., _D["n"]] + slope * want[..., _D[f"{name}.x"]]).sum(axis=(1, 2))
-    # Labels are taken to be missing at random among the answers of an arm.
-    rows, known = seen[..., _L["n"]].sum(axis=1), seen[..., _L[f"{name}.m"]].sum(axis=1)
-    missing = np.where(known > 0, rows / np.maximum(known, 1e-300), 0.0)[:, None, :]
+    stand_for = _missing(name, seen, drawn)
 
     def weighted(suffix: str = "") -> tuple[Floats, Floats, Floats]:
-        w, wx, wy = (missing * have[..., _A[f"{name}.{c}{suffix}"]] for c in ("w", "wx", "wy"))
+        w, wx, wy = (
+            sum(
+                (each * have[..., _A[f"{part}.{c}{suffix}"]] for part, each in stand_for.items()),
+                np.zeros(()),
+            )
+            for c in ("w", "wx", "wy")
+        )
         return w, wy, wy - level * w - slope * wx
 
     weight, value, left = (each.sum(axis=(1, 2)) for each in weighted())
@@ -218,6 +231,36 @@ def _outcome(
             tried.append((_spread(values) + bias**2, cut, values))
     _, cut_chosen, found["switch"] = min(tried, key=lambda each: each[0])
     return found, cut_chosen
+
+
+def drawn_labels(logged: Floats) -> NDArray[np.bool_]:
+    """Of which arms labels are weighted by their rates, from the sums of a log (A, K): where enough
+    were drawn, or all were."""
+    drawn, told = logged[:, _L["sampled.n"]], logged[:, _L["told.m"]]
+    enough: NDArray[np.bool_] = (drawn >= LEAST_DRAWN) | ((drawn > 0) & (told == 0))
+    return enough
+
+
+def _missing(name: str, seen: Floats, drawn: NDArray[np.bool_]) -> dict[str, Floats]:
+    """How many rows each known one stands for, (R, 1, A) for each kind of it.
+
+    Labels that were drawn stand for what nobody else labelled, by the inverse of their rates
+    (Horvitz and Thompson 1952), scaled to the number of these rows (Hájek); what callers labelled
+    stands for itself alone, since nobody knows why they did. Without drawn labels there is nothing
+    better than to take labels to be missing at random among the answers of an arm.
+    """
+    total = seen.sum(axis=1)[:, None, :]
+    rows, known = total[..., _L["n"]], total[..., _L[f"{name}.m"]]
+    usual = np.where(known > 0, rows / np.maximum(known, 1e-300), 0.0)
+    if name != "quality" or not drawn.any():
+        return {name: usual}
+    weight, rest = total[..., _L["sampled.m"]], rows - total[..., _L["told.m"]]
+    by_rate = np.where(weight > 0, rest / np.maximum(weight, 1e-300), 0.0)
+    return {
+        name: np.where(drawn, 0.0, usual),
+        "told": np.broadcast_to(drawn.astype(np.float64), usual.shape),
+        "sampled": np.where(drawn, by_rate, 0.0),
+    }
 
 
 def _spread(values: Floats) -> float:

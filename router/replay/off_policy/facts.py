@@ -204,6 +204,29 @@ def agreement(logged: Tally) -> tuple[float, int]:
     return covariance / math.sqrt(spread_x * spread_y), int(n)
 
 
+def _about_labels(logged: Tally) -> list[str]:
+    """What quality takes for granted of answers without a label."""
+    sums = {key: each.sum(axis=0) for key, each in logged.by_arm.items()}
+    drawn = [each for each in sums.values() if each[_L["sampled.n"]]]
+    weight, variance = (sum(float(each[_L[f"sampled.{c}"]]) for each in drawn) for c in "mv")
+    stood_for = sum(float(each[_L["n"]] - each[_L["told.m"]]) for each in drawn)
+    found = []
+    if abs(weight - stood_for) > _IMPLAUSIBLE * math.sqrt(variance) + 1e-6 * stood_for:
+        found.append(
+            f"drawn labels stand for {weight:,.0f} answers by their rates, of {stood_for:,.0f} "
+            "that nobody else labelled: some could not be judged, or a draw was cut short; quality "
+            "takes the others to be like them"
+        )
+    alone = [each for each in sums.values() if each[_L["quality.m"]] and not each[_L["sampled.n"]]]
+    unlabelled = sum(float(each[_L["n"]] - each[_L["quality.m"]]) for each in alone)
+    if unlabelled:
+        found.append(
+            f"{unlabelled:,.0f} answers have no label, and nobody drew which have one: quality "
+            "takes them to be as good as labelled answers of the same arm; `router judge` draws"
+        )
+    return found
+
+
 def warnings_of(facts: Facts, logged: Tally) -> list[str]:
     """What is odd about the log, whatever the policy."""
     found = []
@@ -235,7 +258,7 @@ def warnings_of(facts: Facts, logged: Tally) -> list[str]:
             "labels): they may be shuffled, joined to the wrong requests, or the predictor knows "
             "nothing of this traffic"
         )
-    return found
+    return found + _about_labels(logged)
 
 
 def as_dict(facts: Facts) -> Mapping[str, Any]:

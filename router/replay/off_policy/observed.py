@@ -81,6 +81,11 @@ def decide(rows: Recorded, ladder: Ladder) -> Ints:
             f"policy {ladder.policy.name!r} has other tiers than the ladder of these outcomes; "
             "give --ladder a model for each of its tiers, and no other"
         )
+    if ladder.gained is not None:
+        raise ReplayError(
+            f"policy {ladder.policy.name!r} has several efforts of one tier, and these outcomes "
+            "one model of each; replay a log"
+        )
     if ladder.objective.max_cost_per_request is not None or ladder.policy.rules:
         raise ReplayError(
             f"policy {ladder.policy.name!r} has rules or max_cost_per_request, which recorded "
@@ -88,7 +93,7 @@ def decide(rows: Recorded, ladder: Ladder) -> Ints:
         )
     quality = rows.quality
     if rows.novel.any():
-        lower = cautious(quality, rows.quality_std, rows.tier, ladder.baseline)
+        lower = cautious(quality, rows.quality_std, rows.tier < ladder.baseline)
         quality = np.where(rows.novel[:, None], lower, quality)
     expected = np.rint(rows.expected * NANO_PER_USD).astype(np.int64)
     nothing = np.zeros(quality.shape, np.uint8)

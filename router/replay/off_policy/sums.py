@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,18 +28,30 @@ CUTS = (5.0, 20.0, 100.0)
 
 # Of a decision's logged arm: how many rows, and for each outcome how many have it known (m), with
 # the sums of its prediction x, of its value y, and of their products.
-LOGGED = ("n", *(f"{o}.{c}" for o in OUTCOMES for c in ("m", "x", "y", "xx", "xy")))
+# `told.m`: labels that nobody drew; `sampled.*`: labels that were drawn by a known rate, with the
+# sum of its inverse (m) and what that sum varies by (v).
+LOGGED = (
+    "n",
+    *(f"{o}.{c}" for o in OUTCOMES for c in ("m", "x", "y", "xx", "xy")),
+    "told.m",
+    "sampled.n",
+    "sampled.m",
+    "sampled.v",
+)
 # Of the arm that a policy decides on: rows, those that the log could never have sent there, and
 # the sums of predictions.
 DECIDED = ("n", "unsupported", "unsupported.cost", *(f"{o}.x" for o in OUTCOMES))
+# What is weighted: each outcome, and of quality the labels that nobody drew and those that were
+# drawn by a known rate apart, the latter by the inverse of that rate too.
+WEIGHTED = (*OUTCOMES, "told", "sampled")
 # Of the rows where log and policy agree, weighted by the inverse of the propensity; again for the
 # rows of weights up to each cut.
 AGREED = (
     "n",
     "w",
     "ww",
-    *(f"{o}.{c}" for o in OUTCOMES for c in ("w", "wx", "wy")),
-    *(f"{o}.{c}@{cut:g}" for o in OUTCOMES for cut in CUTS for c in ("w", "wx", "wy")),
+    *(f"{o}.{c}" for o in WEIGHTED for c in ("w", "wx", "wy")),
+    *(f"{o}.{c}@{cut:g}" for o in WEIGHTED for cut in CUTS for c in ("w", "wx", "wy")),
 )
 
 
@@ -57,11 +69,14 @@ class Tally:
         arm: Ints,
         columns: Mapping[str, Floats | None],
     ) -> None:
-        """Add rows: their groups, the positions of their arms, the columns' values (None: 1)."""
+        """Add rows: their groups, the positions of their arms, the columns' values (None: 1).
+
+        A column that is not among `columns` has only zeros.
+        """
         size = GROUPS * len(arms)
         cell = group * len(arms) + arm
-        for place, name in enumerate(self.names):
-            weights = columns[name]
+        for name, weights in columns.items():
+            place = self.names.index(name)
             found = np.bincount(cell, weights=weights, minlength=size).reshape(GROUPS, len(arms))
             for at, each in enumerate(arms):
                 self.of(each.key)[:, place] += found[:, at]
@@ -110,6 +125,7 @@ class Rows:
 
     group: Ints
     weight: Floats  # (N, A): 1 / propensity, 0 where an arm had no chance
+    sampled: Floats | None  # (N,): 1 / rate of a label that was drawn, else 0; None: no label was
     known: Mapping[str, NDArray[np.bool_]]
     value: Mapping[str, Floats]
     predicted: Mapping[str, Floats]
@@ -123,10 +139,15 @@ def rows_of(batch: LogBatch, *, as_logged: bool = False) -> Rows:
     else:
         chance = np.nan_to_num(batch.propensity)
         weight = np.divide(1.0, chance, out=np.zeros_like(chance), where=chance > 0)
+    sampled = None
+    if batch.label_rate is not None and np.isfinite(batch.label_rate).any():
+        drawn = np.isfinite(batch.label) & (batch.label_rate > 0)
+        sampled = np.divide(1.0, batch.label_rate, out=np.zeros(len(batch)), where=drawn)
     value = {"quality": batch.label, "cost": batch.cost, "latency": batch.latency}
     return Rows(
         group=(batch.cluster % GROUPS).astype(np.int64),
         weight=weight,
+        sampled=sampled,
         known={name: np.isfinite(values) for name, values in value.items()},
         value={name: np.nan_to_num(values) for name, values in value.items()},
         predicted={
@@ -147,6 +168,10 @@ def add_logged(tally: Tally, batch: LogBatch, rows: Rows) -> None:
         y = y * known
         columns |= {f"{name}.m": known, f"{name}.x": x * known, f"{name}.y": y}
         columns |= {f"{name}.xx": x * x * known, f"{name}.xy": x * y}
+    if rows.sampled is not None:
+        drawn = (rows.sampled > 0).astype(np.float64)
+        columns |= {"told.m": rows.known["quality"] - drawn, "sampled.n": drawn}
+        columns |= {"sampled.m": rows.sampled, "sampled.v": rows.sampled * (rows.sampled - drawn)}
     tally.add(batch.arms, rows.group, batch.chosen, columns)
 
 
@@ -168,9 +193,13 @@ def add_policy(sums: PolicySums, batch: LogBatch, rows: Rows, target: Ints) -> N
     agreed, weight, arm = some[same], weight[same], arm[same]
     sums.went_on += int((batch.step[agreed] > 0).sum())
     columns: dict[str, Floats | None] = {"n": None, "w": weight, "ww": weight**2}
-    for name in OUTCOMES:
-        w = weight * rows.known[name][agreed]
-        wx, wy = w * rows.predicted[name][agreed, arm], w * rows.value[name][agreed]
+    known: dict[str, Any] = dict(rows.known)
+    if rows.sampled is not None:
+        known |= {"told": known["quality"] & (rows.sampled == 0), "sampled": rows.sampled}
+    for name, mine in known.items():
+        outcome = name if name in OUTCOMES else "quality"
+        w = weight * mine[agreed]
+        wx, wy = w * rows.predicted[outcome][agreed, arm], w * rows.value[outcome][agreed]
         columns |= {f"{name}.w": w, f"{name}.wx": wx, f"{name}.wy": wy}
         for cut in CUTS:
             within = weight <= cut

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 REPLAY_EXTRA = "pip install 'tiered-router[replay]'"
 VERSION = 1  # of the table's columns
+LATER = frozenset({"label_rate"})  # columns that logs of earlier releases do not have
 # What an arm lacks whatever the policy; every other bar is the business of the policy that decides.
 _LACKS = {
     BAR_TEXT[bar]: bar
@@ -37,6 +38,8 @@ _LACKS = {
         Bar.NO_TOOLS,
         Bar.NO_STRUCTURED_OUTPUT,
         Bar.WINDOW_TOO_SMALL,
+        Bar.OWN_EFFORT,
+        Bar.NOT_COMPARABLE,
     )
 }
 # What kept an arm from being called at that moment would have kept any policy from calling it.
@@ -87,6 +90,7 @@ def schema() -> pa.Schema:
         ("billed_input", pa.int64()),  # tokens of the accepted answer's bill
         ("billed_output", pa.int64()),
         ("label", pa.float64()),
+        ("label_rate", pa.float64()),  # the chance by which a sampled label came to be asked for
     ]
     return pa.schema(fields, metadata={"tiered_router_log": str(VERSION)})
 
@@ -159,6 +163,7 @@ def _row(request: LoggedRequest, attempts: list[AttemptRow]) -> dict[str, Any] |
         "billed_input": accepted.input_tokens if accepted else None,
         "billed_output": accepted.output_tokens if accepted else None,
         "label": request.label,
+        "label_rate": request.label_rate,
     }
 
 

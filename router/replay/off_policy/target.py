@@ -70,22 +70,22 @@ def always(batch: LogBatch, *, tier: int) -> Ints:
 
 def _decide(ladder: Ladder, objective: Objective, batch: LogBatch) -> Ints:
     place = {arm.key: at for at, arm in enumerate(batch.arms)}
-    keys = [(arm.tier, arm.model, arm.effort) for arm in ladder.arms]
+    keys = [(arm.tier, arm.model, arm.way) for arm in ladder.arms]
     at = np.array([place.get(key, -1) for key in keys])
     _refuse_unlogged(ladder, at)
     kept = np.flatnonzero(at >= 0)
-    columns, tier = at[kept], ladder.tier[kept]
+    columns, tier, rung = at[kept], ladder.tier[kept], ladder.rung[kept]
     quality = batch.quality[:, columns]
     if batch.novel.any():
-        lower = cautious(quality, batch.quality_std[:, columns], tier, ladder.baseline)
+        lower = cautious(quality, batch.quality_std[:, columns], ladder.below_baseline[kept])
         quality = np.where(batch.novel[:, None], lower, quality)
     options = Options(
         quality=quality,
         expected=batch.expected[:, columns],
         upper=batch.upper[:, columns],
         barred=_ruled(ladder.policy.rules, batch, batch.barred[:, columns], tier),
-        tier=tier,
-        baseline=ladder.baseline,
+        rung=rung,
+        baseline=ladder.baseline_rung,
     )
     room = np.full(len(batch), UNLIMITED)
     chosen = choose(options, objective, room, priced=ladder.must_be_priced).arm
@@ -94,9 +94,9 @@ def _decide(ladder: Ladder, objective: Objective, batch: LogBatch) -> Ints:
 
 
 def _refuse_unlogged(ladder: Ladder, at: Ints) -> None:
-    """Refuse a policy whose tier is led by an arm that the log has never seen."""
+    """Refuse a policy one of whose rungs is led by an arm that the log has never seen."""
     for index, arm in enumerate(ladder.arms):
-        leads = index == 0 or ladder.arms[index - 1].tier != arm.tier
+        leads = index == 0 or ladder.rung[index - 1] != ladder.rung[index]
         if leads and at[index] < 0:
             raise ReplayError(
                 f"policy {ladder.policy.name!r} would call {arm.name}, which the log has no "

@@ -6,7 +6,7 @@ A candidate is a policy file's content with some values replaced; everything els
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
@@ -22,6 +22,7 @@ from router.policy import Policy, load_policy
 from router.policy.document import read_text
 from router.policy.loader import find_policy, text_of
 from router.predict import load_predictor
+from router.predict.effort import Efforts
 from router.prices import PriceBook, load_book
 from router.replay.off_policy.batch import LogBatch
 from router.replay.off_policy.target import Target, of_policy
@@ -77,7 +78,7 @@ class Base:
     policy: Policy
     settings: Settings
     book: PriceBook
-    effort_tokens: Mapping[str, float]
+    efforts: Efforts
     now: float
 
     @classmethod
@@ -118,7 +119,7 @@ class Base:
                 tuple(_lengths(policy)),
             ),
             book=book,
-            effort_tokens=load_predictor(policy.predictor_path, own).effort_tokens,
+            efforts=load_predictor(policy.predictor_path, own).efforts,
             now=now,
         )
 
@@ -146,7 +147,7 @@ class Base:
 
     def target(self, policy: Policy) -> Target:
         """What a policy decides on logged requests."""
-        return of_policy(Ladder.of(policy, self.book, self.effort_tokens))
+        return of_policy(Ladder.of(policy, self.book, self.efforts))
 
 
 def _lengths(policy: Policy) -> Iterator[tuple[tuple[int, str], int]]:

@@ -1,0 +1,44 @@
+"""What a decision and its log row say of a deadline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from router.money import format_usd
+
+if TYPE_CHECKING:
+    from router.types import Request
+
+
+def of_way(request: Request, chosen: int) -> str:
+    """How the chosen arm is called where the request has a deadline, "" where it has none."""
+    if request.deadline is None:
+        return ""
+    if not request.ways:
+        return f"may wait until {_moment(request.deadline)}, but nothing is waited for"
+    way = request.ways[chosen]
+    said = [
+        f"waits for other prices at {_moment(way.at)}" if way.at > request.now else "",
+        f"{way.service_tier} price" if way.service_tier in ("flex", "batch") else "",
+    ]
+    how = ", ".join(part for part in said if part)
+    if not how:
+        return f"called at once: nothing cheaper is in time for {_moment(request.deadline)}"
+    saved = ""
+    if way.cost is not None and way.at_once is not None:
+        saved = f", {format_usd(way.at_once - way.cost)} less than at once"
+    return f"{how}{saved}, in time for {_moment(request.deadline)}"
+
+
+def facts(request: Request) -> Iterator[tuple[str, object]]:
+    """What the log keeps of a request's deadline: seconds, and each arm's way."""
+    if request.deadline is not None:
+        yield "deadline_seconds", round(request.deadline - request.now, 3)
+    if request.ways:
+        yield "ways", [[way.service_tier, round(way.at - request.now, 3)] for way in request.ways]
+
+
+def _moment(unix: float) -> str:
+    return f"{datetime.fromtimestamp(unix, UTC):%Y-%m-%d %H:%M} UTC"
