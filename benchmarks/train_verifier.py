@@ -1,4 +1,4 @@
-"""Train the verifier of answers that is shipped, and see whether it transfers to unseen sources.
+"""Train one verifier of answers on all sources, and see whether it transfers to unseen ones.
 
     python benchmarks/train_verifier.py [--outcomes DIR] [--seed N] [--out DIR] [--cache DIR]
                                         [--steps N] [--only-transfer]
