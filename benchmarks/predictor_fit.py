@@ -50,8 +50,8 @@ def fit(rows: Rows, beliefs: Rows, seed: int, recipe: Recipe = Recipe()) -> Mode
     What differs between sources is mostly how they were graded, and a request comes from none of
     them: so the level is the beliefs'. Beliefs stand among the rows, which is ridge's posterior on
     the questions with the beliefs' own posterior as its prior. Wordings of one belief should be
-    judged alike: the squares of their differences are a part of what is minimised. All tiers share one length of
-    answers: how long a model answers is a trait of that model, not of its tier.
+    judged alike: the squares of their differences are a part of what is minimised. All tiers share
+    one length of answers: how long a model answers is a trait of that model, not of its tier.
     """
     # A product over several threads is rounded otherwise, and the model's hash would tell.
     with threadpool_limits(1):
