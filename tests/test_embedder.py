@@ -94,8 +94,10 @@ def test_the_scorer_gives_scikit_learns_numbers_with_an_embedder() -> None:
     examples = examples_with(Vowels())
     model = fit(examples, embedder=Vowels())
     design = Design.of(examples)
-    chosen = [Penalties(**found) for found in model.facts["penalties"]["odds"]]
-    learnt = learn(design, examples.score, chosen, neighbours_of(design, examples.score, 0))
+    penalties = Penalties(**{
+        name: model.facts["penalties"][name] for name in ("C", "dense_share")
+    })  # fmt: skip
+    learnt = learn(design, examples.score, penalties, neighbours_of(design, examples.score, 0))
     wanted = learnt.predict(design)
     only = {**model.arrays, "level": np.array([0.0, 1.0]), "gain": np.ones(1)}
     for at in range(2):  # log odds, gains

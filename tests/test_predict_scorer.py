@@ -51,8 +51,9 @@ def design_of(batch: FeatureBatch, like: Design) -> Design:
 
 
 def learners_of(model: ModelFile, design: Design, score: NDArray[np.float64]) -> Learners:
-    chosen = [Penalties(**found) for found in model.facts["penalties"]["odds"]]
-    return learn(design, score, chosen, neighbours_of(design, score, 0))
+    found = model.facts["penalties"]
+    penalties = Penalties(found["C"], found["dense_share"])
+    return learn(design, score, penalties, neighbours_of(design, score, 0))
 
 
 @pytest.mark.parametrize("absent", [[], [1, 3]])

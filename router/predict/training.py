@@ -18,13 +18,11 @@ from router.predict.examples import Examples, folds_of
 from router.predict.features import DENSE_NAMES
 from router.predict.learners import (
     ALPHA,
+    GRID,
     Learners,
-    better,
     choose,
     gains_of,
-    grid_of,
     learn,
-    mean_odds,
     neighbours_of,
     try_out,
 )
@@ -97,19 +95,17 @@ def _fit(examples: Examples, seed: int, say: Progress, embedder: TextEmbedder | 
     if not inner:
         groups = len(np.unique(examples.group))
         raise TrainingError("different questions are needed, so that some can be held out", groups)
-    grid = grid_of(examples)
-    tried = np.full((len(grid), *score.shape), np.nan)
+    tried = np.full((len(GRID), *score.shape), np.nan)
     others = np.full((2, *score.shape), np.nan)
     likeness = np.zeros(len(examples))
     for number, held in enumerate(inner):
         say(f"held-out fold {number + 1} of {len(inner)}")
         rest, test = design.take(~held), design.take(held)
         near = neighbours_of(rest, score[~held], seed)
-        tried[:, held], others[:, held] = try_out(grid, rest, score[~held], near, test)
+        tried[:, held], others[:, held] = try_out(rest, score[~held], near, test)
         likeness[held] = near.likeness(test.text)
     chosen = choose(tried, score)
-    penalties = [grid[place] for place in chosen]
-    held_out = np.concatenate([mean_odds(tried[chosen])[None], others])
+    penalties, held_out = GRID[chosen], np.concatenate([tried[chosen : chosen + 1], others])
     say("stacking and calibrating")
     mix = stack(held_out, score, examples.weight)
     mixed = np.tensordot(mix, held_out, axes=1)
@@ -133,7 +129,7 @@ def _fit(examples: Examples, seed: int, say: Progress, embedder: TextEmbedder | 
         "effort_tokens": EFFORT_TOKENS,
         "embedder": None if embedder is None else {"name": embedder.name, "size": embedder.size},
         "examples": len(examples),
-        "penalties": {"odds": [asdict(each) for each in penalties], "alpha": ALPHA},
+        "penalties": {**asdict(penalties), "alpha": ALPHA},
         "prior_rows": learners.neighbours.prior_rows,
         "seed": seed,
         "temperature": learners.neighbours.temperature,
@@ -166,11 +162,7 @@ def inner_folds(examples: Examples, seed: int) -> Iterator[NDArray[np.bool_]]:
 
 
 def stack(held_out: Floats, score: Floats, weight: Floats) -> Floats:
-    """Weigh the learners (3,) by their held-out gains, all tiers together.
-
-    The first stands alone unless the mix is better by more than a standard error: weights are
-    estimates too, and those of what adds nothing are noise.
-    """
+    """Weigh the learners (3,) by their held-out gains, all tiers together."""
     from router.predict.estimators import SimplexStacking
 
     wanted = gains_of(score)
@@ -180,8 +172,7 @@ def stack(held_out: Floats, score: Floats, weight: Floats) -> Floats:
     if not known.any():  # no example has two tiers: nothing to weigh by
         return np.full(len(held_out), 1 / len(held_out))
     weights: Floats = SimplexStacking().fit(found, wanted[known], mass).weights_
-    mixed, first = ((column - wanted[known]) ** 2 for column in (found @ weights, found[:, 0]))
-    return weights if better(first, mixed) else np.eye(len(held_out))[0]
+    return weights
 
 
 def calibrate(mixed: Floats, score: Floats, weight: Floats) -> tuple[Floats, float, Floats]:
