@@ -106,11 +106,14 @@ def join(*parts: Rows) -> Rows:
 def load_beliefs(path: Path) -> Rows:
     """Read our own prompts with the regrets that we judged: labels by belief, not recorded.
 
-    Each stands twice, the second time hastily typed: what is asked stays the same.
+    Each stands twice, the second time hastily typed, and most a third time, in other words: what
+    is asked stays the same, and `group` says which belong together.
     """
     judged = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     rng = random.Random(0)
     beliefs = judged + [{**b, "text": _said_otherwise(b["text"], rng)} for b in judged]
+    reworded = [b for b in judged if "again" in b]
+    beliefs += [{**b, "text": b["again"]} for b in reworded]
     n = len(beliefs)
     frontier = np.array([[b["quality"]] for b in beliefs])
     regret = np.array([[*b["regret"], 0.0] for b in beliefs])
@@ -123,7 +126,7 @@ def load_beliefs(path: Path) -> Rows:
         score=frontier - regret,
         output_tokens=unknown,
         input_tokens=np.full(n, np.nan),
-        group=np.array([question_key(b["text"]) for b in judged] * 2),  # the two stay together
+        group=np.array([question_key(b["text"]) for b in judged * 2 + reworded]),
         task=np.array([b["task"] for b in beliefs]),
         weight=np.full(n, 0.5),
     )

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from predictor_data import BELIEFS, Rows, join
 from scipy import sparse
+from scipy.sparse.linalg import lsqr
 from threadpoolctl import threadpool_limits
 
 from router.predict import training
@@ -24,6 +25,7 @@ from router.types import TIERS
 
 Floats = NDArray[np.float64]
 _MOST_WEIGHT = 3.0
+_INTERCEPT = 10.0
 # A value that is rare among benchmarks (a word of proof, a greeting) must not be trusted as if it
 # were common.
 _LEAST_SCALE, _LEAST_SCALE_OF_SHARE, _LEAST_SCALE_OF_CHAT = 0.5, 0.02, 0.2
@@ -32,13 +34,14 @@ _LEAST_SCALE, _LEAST_SCALE_OF_SHARE, _LEAST_SCALE_OF_CHAT = 0.5, 0.02, 0.2
 @dataclass(frozen=True)
 class Recipe:
     """How much counts what: the ridge's penalty on text of length 1, how much dense values and
-    offsets of sources are favoured over text, and of how many recorded questions a belief is
-    worth."""
+    offsets of sources are favoured over text, of how many recorded questions a belief is worth,
+    and of how many a difference between two wordings of one belief."""
 
     alpha: float = 300.0
     dense_share: float = 0.2
     source_share: float = 1.8
     belief: float = 100.0
+    wording: float = 200.0
 
 
 def fit(rows: Rows, beliefs: Rows, seed: int, recipe: Recipe = Recipe()) -> ModelFile:
@@ -46,8 +49,9 @@ def fit(rows: Rows, beliefs: Rows, seed: int, recipe: Recipe = Recipe()) -> Mode
 
     What differs between sources is mostly how they were graded, and a request comes from none of
     them: so the level is the beliefs'. Beliefs stand among the rows, which is ridge's posterior on
-    the questions with the beliefs' own posterior as its prior. All tiers share one length of
-    answers: how long a model answers is a trait of that model, not of its tier.
+    the questions with the beliefs' own posterior as its prior. Wordings of one belief should be
+    judged alike: the squares of their differences are a part of what is minimised. All tiers share
+    one length of answers: how long a model answers is a trait of that model, not of its tier.
     """
     # A product over several threads is rounded otherwise, and the model's hash would tell.
     with threadpool_limits(1):
@@ -92,7 +96,7 @@ def _fit(rows: Rows, seed: int, recipe: Recipe) -> ModelFile:
         "token_residuals": np.tile(
             [smearing, *residual_quantiles(residual, TOKEN_SHARES)], (len(TIERS), 1)
         ),
-        "novelty": training.novelty(rows.examples, inner, likeness),
+        "novelty": training.novelty(rows.examples, inner, likeness, _usual(rows)),
     }
     facts = {
         "dense_names": list(DENSE_NAMES),
@@ -122,10 +126,15 @@ def design_of(rows: Rows) -> Design:
             for name in DENSE_NAMES
         ]
     )
+    return Design.of(rows.examples, _usual(rows), least)
+
+
+def _usual(rows: Rows) -> Floats:
+    """How much a row counts in what is usual."""
     usual = weights_of(rows, Recipe(belief=1.0))
     judged = rows.source == BELIEFS
     usual[judged] *= usual[~judged].sum() / max(1.0, usual[judged].sum())
-    return Design.of(rows.examples, usual, least)
+    return usual
 
 
 def weights_of(rows: Rows, recipe: Recipe) -> Floats:
@@ -169,11 +178,51 @@ def _solve(
     recipe: Recipe,
 ) -> tuple[GainRidge, LogTokens]:
     """Fit gains beside the sources' offsets; and lengths, which nobody judged, without them."""
-    x = _with_sources(design, rows, recipe)[chosen]
-    gains = GainRidge(recipe.alpha).fit(x, score[chosen], weight[chosen])
+    x = _with_sources(design, rows, recipe).tocsr()[chosen]
+    apart = _apart(rows.take(np.flatnonzero(chosen))) @ x * np.sqrt(recipe.wording)
+    gains = GainRidge(recipe.alpha)
+    regrets = score[chosen, -1:] - score[chosen, :-1]
+    targets = np.column_stack([score[chosen, -1:], regrets])
+    heads = [_ridge(x, y, weight[chosen], recipe.alpha, apart) for y in targets.T]
+    gains.coef_ = np.array([coef for coef, _ in heads])
+    gains.intercept_ = np.array([intercept for _, intercept in heads])
+    gains.n_features_in_, gains._one_output = x.shape[1], False
     plain = _columns(design, recipe)[chosen]
     lengths = LogTokens(recipe.alpha / 3).fit(plain, tokens[chosen], weight[chosen])
     return gains, lengths
+
+
+def _apart(rows: Rows) -> sparse.csr_matrix:
+    """A matrix (M, N) that takes from each wording of a belief the mean of all its wordings."""
+    judged = np.flatnonzero(rows.source == BELIEFS)
+    names, of = np.unique(rows.key[judged], return_inverse=True)
+    member = sparse.csr_matrix(
+        (np.ones(judged.size), (of, np.arange(judged.size))), shape=(len(names), judged.size)
+    )
+    mean = sparse.diags(1 / np.asarray(member.sum(axis=1)).ravel()) @ member
+    less = sparse.identity(judged.size) - member.T @ mean
+    pick = sparse.csr_matrix(
+        (np.ones(judged.size), (np.arange(judged.size), judged)), shape=(judged.size, len(rows))
+    )
+    return (less @ pick).tocsr()
+
+
+def _ridge(
+    x: sparse.csr_matrix, y: Floats, weight: Floats, alpha: float, apart: sparse.csr_matrix
+) -> tuple[Floats, float]:
+    """Ridge regression that also makes `apart @ coef` small; returns coef (F,) and intercept."""
+    known = np.flatnonzero(np.isfinite(y))
+    root = np.sqrt(weight[known])
+    mean = float(np.average(y[known], weights=weight[known]))
+    # The intercept is a column so large that the penalty does not reach it.
+    ones = np.full((known.size, 1), _INTERCEPT)
+    left = sparse.diags(root) @ sparse.hstack([x[known], ones])
+    system = sparse.vstack([left, sparse.hstack([apart, sparse.csr_matrix((apart.shape[0], 1))])])
+    wanted = np.concatenate([root * (y[known] - mean), np.zeros(apart.shape[0])])
+    found = lsqr(system.tocsr(), wanted, damp=np.sqrt(alpha), atol=1e-6, btol=1e-6, iter_lim=1000)[
+        0
+    ]
+    return found[:-1], float(found[-1] * _INTERCEPT + mean)
 
 
 def _line(x: Floats, y: Floats) -> Floats:

@@ -4,7 +4,9 @@
 
 Every prompt is our own: the judged prompts, the demo's, and pairs of paraphrases. Each is routed
 before and after a change (typing errors, case, spacing, a polite frame, a paraphrase, a system
-prompt of 2,000 tokens); a flip is a change of the chosen tier.
+prompt of 2,000 tokens); a flip is a change of the chosen tier. Of paraphrases there are three sets
+of pairs: "paraphrase" and "paraphrase held out", which took no part in anything, and "paraphrase
+dev", which choices were made by.
 """
 
 from __future__ import annotations
@@ -14,13 +16,20 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from scipy.stats import beta
 from stamp import ROOT, commit, machine
 
 from router import Router
 from router.demo.simulation import prompts
 from router.predict import shape_of
 
+PAIRS = {
+    "paraphrase": "paraphrases.jsonl",
+    "paraphrase held out": "paraphrases_held_out.jsonl",
+    "paraphrase dev": "paraphrases_dev.jsonl",
+}
 _TYPING_ERRORS = 0.05  # of the words, and at least one
 _SYSTEM_TOKENS = 2000
 _RULES = """You are the assistant of a garden centre. Be friendly and brief. Never promise delivery
@@ -74,13 +83,13 @@ def main() -> None:
     options = parser.parse_args()
     judged = [json.loads(line) for line in _lines("beliefs.jsonl")]
     texts = [b["text"] for b in judged] + [p.messages[-1]["content"] for p in prompts()]
-    pairs = [json.loads(line) for line in _lines("paraphrases.jsonl")]
+    pairs = {name: [json.loads(line) for line in _lines(file)] for name, file in PAIRS.items()}
     results: dict[str, object] = {
         "seed": options.seed,
         "commit": commit(),
         "machine": machine(),
         "prompts": len(texts),
-        "paraphrases": len(pairs),
+        "pairs": {name: len(found) for name, found in pairs.items()},
     }
     for name in options.policy or ("default", "frugal", "mixed", "quality"):
         with Router(name, store="sqlite://") as router:
@@ -89,8 +98,8 @@ def main() -> None:
 
 
 def flips(
-    router: Router, texts: list[str], pairs: list[dict[str, str]], seed: int
-) -> dict[str, float]:
+    router: Router, texts: list[str], pairs: dict[str, list[dict[str, str]]], seed: int
+) -> dict[str, Any]:
     """The share of prompts whose tier changes, by kind of change."""
 
     def tier(text: str, system: str | None = None) -> str:
@@ -99,17 +108,27 @@ def flips(
 
     rng = random.Random(seed)
     before = [tier(text) for text in texts]
-    found = {}
+    found: dict[str, Any] = {}
     for name, change in CHANGES.items():
         after = [tier(change(text, rng)) for text in texts]
         found[name] = _share(before, after)
-    found["paraphrase"] = _share([tier(p["a"]) for p in pairs], [tier(p["b"]) for p in pairs])
+    for name, some in pairs.items():
+        flipped = sum(tier(pair["a"]) != tier(pair["b"]) for pair in some)
+        found[name] = round(flipped / len(some), 4)
+        found[f"{name}, 95%"] = interval(flipped, len(some))
     system = _RULES
     while shape_of([{"role": "system", "content": system}], {}).input_tokens < _SYSTEM_TOKENS:
         system += _RULES
     found["system prompt"] = _share(before, [tier(text, system) for text in texts])
     print(f"{router.policy.name}: {found}", flush=True)
     return found
+
+
+def interval(count: int, of: int) -> list[float]:
+    """The exact 95% interval of a share (Clopper and Pearson 1934)."""
+    low = beta.ppf(0.025, count, of - count + 1) if count else 0.0
+    high = beta.ppf(0.975, count + 1, of - count) if count < of else 1.0
+    return [round(float(low), 4), round(float(high), 4)]
 
 
 def _share(before: list[str], after: list[str]) -> float:

@@ -238,6 +238,15 @@ def test_what_is_just_as_usual_as_the_threshold_is_not_below_it() -> None:
     assert 0.0999 < float(np.float32(novelty(examples, inner, likeness)[1])) < 0.1
 
 
+def test_what_is_usual_is_weighed_where_weights_are_given() -> None:
+    examples = planted().examples
+    inner = list(inner_folds(examples, 0))
+    likeness = np.linspace(0.0, 1.0, len(examples))
+    upper = (likeness >= 0.5).astype(float)
+    assert novelty(examples, inner, likeness)[1] == pytest.approx(0.05, abs=0.01)
+    assert novelty(examples, inner, likeness, upper)[1] == pytest.approx(0.525, abs=0.02)
+
+
 def test_a_model_predicts_the_same_after_it_was_saved(tmp_path: Path) -> None:
     model = trained()
     digest = save_model(tmp_path, model.name, model.arrays, model.facts)

@@ -305,20 +305,30 @@ def linear_arrays(
     }
 
 
-def novelty(examples: Examples, inner: list[NDArray[np.bool_]], likeness: Floats) -> Floats:
+def novelty(
+    examples: Examples,
+    inner: list[NDArray[np.bool_]],
+    likeness: Floats,
+    weight: Floats | None = None,
+) -> Floats:
     """Return the least share of known n-grams and the least likeness that are still usual.
 
     Both are of examples that took no part in vocabulary and prototypes, `likeness` (N,) to the
-    nearest prototype: what was fitted to is always more alike.
+    nearest prototype: what was fitted to is always more alike. `weight` (N,) says how much a row
+    counts in what is usual; all alike where it is not given.
     """
-    known = np.concatenate(
-        [
-            Vocabulary.fit(examples.features[~held]).bags(examples.features[held]).known
-            for held in inner
-        ]
-    )
-    usual = np.array([np.quantile(known, _NOVEL_SHARE), np.quantile(likeness, _NOVEL_SHARE)])
+    known = np.zeros(len(examples))
+    for held in inner:
+        vocabulary = Vocabulary.fit(examples.features[~held])
+        known[held] = vocabulary.bags(examples.features[held]).known
+    usual = np.array([_quantile(found, weight) for found in (known, likeness)])
     return usual - _ROUNDING
+
+
+def _quantile(values: Floats, weight: Floats | None) -> float:
+    if weight is None:
+        return float(np.quantile(values, _NOVEL_SHARE))
+    return float(np.quantile(values, _NOVEL_SHARE, weights=weight, method="inverted_cdf"))
 
 
 def spread_out(rows: Floats, tiers: NDArray[np.bool_], otherwise: tuple[float, ...]) -> Floats:
