@@ -84,7 +84,8 @@ QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 def test_a_real_model_answers_and_its_own_usage_is_charged(router: Router) -> None:
     reply = router.completion(messages=QUESTION, temperature=0)
     assert len(reply.choices[0].message.content) > 5
-    (row,) = router.ledger.log().attempts()
+    # A busy machine may take too long for a first attempt, which is then made again.
+    (row,) = (each for each in router.ledger.log().attempts() if each.status == "answered")
     assert row.usage is not None
     spent = reply.usage.prompt_tokens, reply.usage.completion_tokens
     assert (row.input_tokens, row.output_tokens) == spent
@@ -99,7 +100,7 @@ def test_a_real_model_streams_and_is_charged_once(router: Router) -> None:
     chunks = list(router.completion(messages=QUESTION, stream=True, temperature=0))
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
     assert len(text) > 5
-    (row,) = router.ledger.log().attempts()
+    (row,) = (each for each in router.ledger.log().attempts() if each.status == "answered")
     assert row.cost_source == "computed"
     assert row.output_tokens is not None
     assert 0 < row.output_tokens <= 24
