@@ -130,7 +130,8 @@ class PostgresServer:
         assert self._process is not None
         server = psutil.Process(self._process.pid)
         for process in (server, *server.children(recursive=True)):
-            process.send_signal(signal.SIGSTOP if frozen else signal.SIGCONT)
+            with contextlib.suppress(psutil.NoSuchProcess):  # a child may end meanwhile
+                process.send_signal(signal.SIGSTOP if frozen else signal.SIGCONT)
 
     def stop(self) -> None:
         """Stop it for good, and delete what it has."""
