@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from router.predict.examples import Examples, join_examples, question_key
-from router.predict.features import extract_many
+from router.predict.features import FeatureBatch, extract_many
 from router.replay.outcomes import Outcomes, read_outcomes
 from router.types import TIERS, Request
 
@@ -131,6 +131,31 @@ def load_beliefs(path: Path) -> Rows:
         weight=np.full(n, 0.5),
     )
     return Rows(np.full(n, BELIEFS), examples, unknown)
+
+
+@dataclass(frozen=True)
+class Wordings:
+    """N texts that nobody judged; those of one `group` (N,) ask the same in other words."""
+
+    features: FeatureBatch
+    group: NDArray[np.int64]
+
+
+def load_wordings(path: Path) -> Wordings:
+    """Read our own frames ("Show that {}.") and topics: each topic in every frame is one group."""
+    texts: list[str] = []
+    group: list[int] = []
+    topics = 0
+    for line in path.read_text(encoding="utf-8").splitlines():
+        family = json.loads(line)
+        for topic in family["topics"]:
+            for frame in family["frames"]:
+                text = frame.replace("{}", topic)
+                texts.append(text[:1].upper() + text[1:])
+                group.append(topics)
+            topics += 1
+    requests = [Request("", [{"role": "user", "content": text}], {}, now=0.0) for text in texts]
+    return Wordings(extract_many(requests), np.array(group))
 
 
 def _said_otherwise(text: str, rng: random.Random) -> str:

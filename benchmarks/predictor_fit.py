@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from predictor_data import BELIEFS, Rows, join
+from predictor_data import BELIEFS, Rows, Wordings, join
 from scipy import sparse
 from scipy.sparse.linalg import lsqr
 from threadpoolctl import threadpool_limits
 
 from router.predict import training
-from router.predict.design import Design
+from router.predict.design import Design, text_matrix
 from router.predict.effort import EFFORT_TOKENS
 from router.predict.estimators import GainRidge, LogisticHeads, LogTokens, PrototypeNeighbors
 from router.predict.estimators.gain_ridge import levels
@@ -20,7 +21,7 @@ from router.predict.estimators.log_tokens import residual_quantiles
 from router.predict.features import DENSE_NAMES
 from router.predict.learners import Learners
 from router.predict.model_file import ModelFile
-from router.predict.scorer import TOKEN_SHARES
+from router.predict.scorer import DENSE_LIMIT, TOKEN_SHARES
 from router.types import TIERS
 
 Floats = NDArray[np.float64]
@@ -41,32 +42,40 @@ class Recipe:
     dense_share: float = 0.2
     source_share: float = 1.8
     belief: float = 100.0
-    wording: float = 200.0
+    wording: float = 1000.0
+    frame: float = 400.0
+    step: tuple[float, float, float] = (0.3, 0.005, 0.0)
+    step_own: float = 0.5
 
 
-def fit(rows: Rows, beliefs: Rows, seed: int, recipe: Recipe = Recipe()) -> ModelFile:
+def fit(
+    rows: Rows, beliefs: Rows, wordings: Wordings, seed: int, recipe: Recipe = Recipe()
+) -> ModelFile:
     """Fit quality by regrets alone, with an offset for each source that is then dropped.
 
     What differs between sources is mostly how they were graded, and a request comes from none of
     them: so the level is the beliefs'. Beliefs stand among the rows, which is ridge's posterior on
     the questions with the beliefs' own posterior as its prior. Wordings of one belief should be
-    judged alike: the squares of their differences are a part of what is minimised. All tiers share
+    judged alike, and so should wordings that nobody judged: the squares of their differences are a
+    part of what is minimised. What comes out is drawn to one of two levels, of easy and of hard
+    requests (`router.predict.scorer.STEP_SHAPES`). All tiers share
     one length of answers: how long a model answers is a trait of that model, not of its tier.
     """
     # A product over several threads is rounded otherwise, and the model's hash would tell.
     with threadpool_limits(1):
-        return _fit(join(rows, beliefs), seed, recipe)
+        return _fit(join(rows, beliefs), wordings, seed, recipe)
 
 
-def _fit(rows: Rows, seed: int, recipe: Recipe) -> ModelFile:
+def _fit(rows: Rows, wordings: Wordings, seed: int, recipe: Recipe) -> ModelFile:
     design = design_of(rows)
     inner = list(training.inner_folds(rows.examples, seed))
     weight = weights_of(rows, recipe)
+    frames = _frames(design, wordings, recipe)
     score, tokens = rows.examples.score, shared_tokens(rows)
     level, miss, left = (np.full(score.shape, np.nan) for _ in range(3))
     likeness = np.zeros(len(rows))
     for held in inner:
-        gains, lengths = _solve(design, rows, ~held, weight, score, tokens, recipe)
+        gains, lengths = _solve(design, rows, ~held, weight, score, tokens, recipe, frames)
         x = _columns(design, recipe)[held]
         own = gains.coef_[:, : x.shape[1]]  # without the sources' offsets
         level[held] = levels(x @ own.T + gains.intercept_)
@@ -75,7 +84,8 @@ def _fit(rows: Rows, seed: int, recipe: Recipe) -> ModelFile:
         others.fit(design.text[~held], score[~held], weight[~held])
         likeness[held] = others.likeness(design.text[held])
         miss[held] = score[held] - gains.predict(_with_sources(design, rows, recipe)[held])
-    gains, lengths = _solve(design, rows, np.ones(len(rows), bool), weight, score, tokens, recipe)
+    every = np.ones(len(rows), bool)
+    gains, lengths = _solve(design, rows, every, weight, score, tokens, recipe, frames)
     near = PrototypeNeighbors(random_state=seed).fit(design.text, score, weight)
     tiers = np.ones(len(TIERS), dtype=bool)
     nothing = LogisticHeads()
@@ -96,6 +106,8 @@ def _fit(rows: Rows, seed: int, recipe: Recipe) -> ModelFile:
         "token_residuals": np.tile(
             [smearing, *residual_quantiles(residual, TOKEN_SHARES)], (len(TIERS), 1)
         ),
+        "step": np.array(recipe.step),
+        "step_regrets": _step_regrets(level[judged], score[judged], recipe),
         "novelty": training.novelty(rows.examples, inner, likeness, _usual(rows)),
     }
     facts = {
@@ -103,6 +115,7 @@ def _fit(rows: Rows, seed: int, recipe: Recipe) -> ModelFile:
         "effort_tokens": EFFORT_TOKENS,
         "examples": int((~judged).sum()),
         "beliefs": int(judged.sum()),
+        "wordings": len(wordings.group),
         "recipe": vars(recipe),
         "prior_rows": near.prior_rows,
         "seed": seed,
@@ -176,10 +189,14 @@ def _solve(
     score: Floats,
     tokens: Floats,
     recipe: Recipe,
+    frames: sparse.csr_matrix,
 ) -> tuple[GainRidge, LogTokens]:
-    """Fit gains beside the sources' offsets; and lengths, which nobody judged, without them."""
+    """Fit gains beside the sources' offsets; and lengths, which nobody judged, without them. Both
+    are to be alike for all wordings."""
     x = _with_sources(design, rows, recipe).tocsr()[chosen]
-    apart = _apart(rows.take(np.flatnonzero(chosen))) @ x * np.sqrt(recipe.wording)
+    judged = _belief_differences(rows.take(np.flatnonzero(chosen))) @ x * np.sqrt(recipe.wording)
+    no_source = sparse.csr_matrix((frames.shape[0], x.shape[1] - frames.shape[1]))
+    apart = sparse.vstack([judged, sparse.hstack([frames, no_source])], format="csr")
     gains = GainRidge(recipe.alpha)
     regrets = score[chosen, -1:] - score[chosen, :-1]
     targets = np.column_stack([score[chosen, -1:], regrets])
@@ -188,23 +205,53 @@ def _solve(
     gains.intercept_ = np.array([intercept for _, intercept in heads])
     gains.n_features_in_, gains._one_output = x.shape[1], False
     plain = _columns(design, recipe)[chosen]
-    lengths = LogTokens(recipe.alpha / 3).fit(plain, tokens[chosen], weight[chosen])
+    logs = np.log1p(tokens[chosen, 0])  # all tiers share them
+    coef, intercept = _ridge(
+        plain, logs, weight[chosen], recipe.alpha / 3, apart[:, : plain.shape[1]]
+    )
+    lengths = LogTokens(recipe.alpha / 3)
+    lengths.coef_ = np.tile(coef, (len(TIERS), 1))
+    lengths.intercept_ = np.full(len(TIERS), intercept)
+    lengths.n_features_in_, lengths._one_output = plain.shape[1], False
     return gains, lengths
 
 
-def _apart(rows: Rows) -> sparse.csr_matrix:
+def _belief_differences(rows: Rows) -> sparse.csr_matrix:
     """A matrix (M, N) that takes from each wording of a belief the mean of all its wordings."""
     judged = np.flatnonzero(rows.source == BELIEFS)
-    names, of = np.unique(rows.key[judged], return_inverse=True)
-    member = sparse.csr_matrix(
-        (np.ones(judged.size), (of, np.arange(judged.size))), shape=(len(names), judged.size)
-    )
-    mean = sparse.diags(1 / np.asarray(member.sum(axis=1)).ravel()) @ member
-    less = sparse.identity(judged.size) - member.T @ mean
     pick = sparse.csr_matrix(
         (np.ones(judged.size), (np.arange(judged.size), judged)), shape=(judged.size, len(rows))
     )
-    return (less @ pick).tocsr()
+    return (_apart(rows.key[judged]) @ pick).tocsr()
+
+
+def _frames(design: Design, wordings: Wordings, recipe: Recipe) -> sparse.csr_matrix:
+    """What sets the wordings that nobody judged apart, (M, F), weighed as the recipe does."""
+    features = wordings.features
+    dense = (features.dense.astype(np.float64) - design.mean) / design.scale
+    dense = np.clip(dense, -DENSE_LIMIT, DENSE_LIMIT) * recipe.dense_share
+    x = sparse.hstack([text_matrix(design.vocabulary, features), dense], format="csr")
+    return (_apart(wordings.group) @ x * np.sqrt(recipe.frame)).tocsr()
+
+
+def _apart(group: NDArray[Any]) -> sparse.csr_matrix:
+    """A matrix (M, M) that takes from each row the mean of its group's."""
+    names, of = np.unique(group, return_inverse=True)
+    member = sparse.csr_matrix(
+        (np.ones(group.size), (of, np.arange(group.size))), shape=(len(names), group.size)
+    )
+    mean = sparse.diags(1 / np.asarray(member.sum(axis=1)).ravel()) @ member
+    return (sparse.identity(group.size) - member.T @ mean).tocsr()
+
+
+def _step_regrets(level: Floats, score: Floats, recipe: Recipe) -> Floats:
+    """Regrets of easy and of hard beliefs, (2, T): as predicted with their fold left out, and as
+    judged, mixed. The ridge draws regrets together; the judges set them further apart than
+    benchmarks do."""
+    predicted, wanted = level[:, -1:] - level, score[:, -1:] - score
+    hard = predicted.sum(axis=1) >= recipe.step[0]
+    mixed = recipe.step_own * predicted + (1 - recipe.step_own) * wanted
+    return np.stack([mixed[~hard].mean(axis=0), mixed[hard].mean(axis=0)])
 
 
 def _ridge(

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from predictor_data import BELIEFS, LADDERS, Rows, load, load_beliefs
+from predictor_data import BELIEFS, LADDERS, Rows, Wordings, load, load_beliefs, load_wordings
 from predictor_fit import fit
 from stamp import ROOT, commit, machine, rounded
 
@@ -41,8 +41,9 @@ def main() -> None:
     trained_at = commit()  # the model that is written below would make the tree dirty
     pool = without_repeats(load(options.outcomes))
     beliefs = load_beliefs(ROOT / "benchmarks/beliefs.jsonl")
+    wordings = load_wordings(ROOT / "benchmarks/wordings.jsonl")
     started = time.perf_counter()
-    model = fit(pool, beliefs, options.seed)
+    model = fit(pool, beliefs, wordings, options.seed)
     seconds = time.perf_counter() - started
     digest = save_model(options.out, model.name, model.arrays, dict(model.facts))
     size = sum(file.stat().st_size for file in options.out.glob("*.npy"))
@@ -58,10 +59,11 @@ def main() -> None:
             "bytes": size,
             "questions": len(pool),
             "beliefs": len(beliefs),
+            "wordings": len(wordings.group),
             "training_seconds": round(seconds, 1),
             "ladders": LADDERS,
         },
-        "folds_of_beliefs": belief_folds(pool, beliefs, options.seed),
+        "folds_of_beliefs": belief_folds(pool, beliefs, wordings, options.seed),
         "demo_prompts": demo_prompts(model),
     }
     options.results.mkdir(parents=True, exist_ok=True)
@@ -76,13 +78,13 @@ def without_repeats(rows: Rows) -> Rows:
     return rows.take(np.array([s != "routellm" or k not in elsewhere for s, k in pairs]))
 
 
-def belief_folds(pool: Rows, beliefs: Rows, seed: int) -> dict[str, Any]:
+def belief_folds(pool: Rows, beliefs: Rows, wordings: Wordings, seed: int) -> dict[str, Any]:
     """Train on the pool and four folds of the beliefs, predict the fifth."""
     deal = folds_of(beliefs.key, FOLDS, seed)
     predicted = np.full((len(beliefs), len(TIERS)), np.nan)
     for fold in range(FOLDS):
         held = deal == fold
-        model = fit(pool, beliefs.take(~held), seed)
+        model = fit(pool, beliefs.take(~held), wordings, seed)
         predicted[held] = Predictor(model).batch(beliefs.examples.features[held]).quality
     score = beliefs.examples.score
     figures = {

@@ -18,7 +18,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from predictor_data import LADDERS, Rows, load, load_beliefs, outcomes_of
+from predictor_data import (
+    LADDERS,
+    Rows,
+    Wordings,
+    load,
+    load_beliefs,
+    load_wordings,
+    outcomes_of,
+)
 from predictor_fit import fit
 from stamp import ROOT, commit, machine, rounded
 from train_predictor import without_repeats
@@ -62,8 +70,11 @@ class Source:
 class Predictors:
     """The shipped recipe without some sources, remembered in a folder if one is given."""
 
-    def __init__(self, pool: Rows, beliefs: Rows, seed: int, cache: Path | None):
-        self.pool, self.beliefs, self.seed, self.cache = pool, beliefs, seed, cache
+    def __init__(
+        self, pool: Rows, beliefs: Rows, wordings: Wordings, seed: int, cache: Path | None
+    ):
+        self.pool, self.beliefs, self.wordings = pool, beliefs, wordings
+        self.seed, self.cache = seed, cache
         self.known: dict[frozenset[str], Predictor] = {}
 
     def without(self, *left_out: str) -> Predictor:
@@ -77,7 +88,8 @@ class Predictors:
         if place is not None and (place / "model.json").exists():
             return load_model(place)
         print("predictor without", ", ".join(left_out), flush=True)
-        model = fit(self.pool.take(~np.isin(self.pool.source, left_out)), self.beliefs, self.seed)
+        rest = self.pool.take(~np.isin(self.pool.source, left_out))
+        model = fit(rest, self.beliefs, self.wordings, self.seed)
         if place is not None:
             save_model(place, model.name, model.arrays, dict(model.facts))
         return model
@@ -99,6 +111,7 @@ def main() -> None:
     predictors = Predictors(
         without_repeats(load(options.outcomes)),
         load_beliefs(ROOT / "benchmarks/beliefs.jsonl"),
+        load_wordings(ROOT / "benchmarks/wordings.jsonl"),
         options.seed,
         options.cache,
     )

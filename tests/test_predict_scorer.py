@@ -207,6 +207,34 @@ def test_a_moved_ability_shifts_its_tier_alone_and_widens_its_error(shift: float
     assert added == pytest.approx((0.5 * moved * (1 - moved)) ** 2)
 
 
+def with_step(step: list[float], regrets: list[list[float]], **heads: float) -> Predictor:
+    model = with_heads(**heads).model
+    arrays = {"step": np.array(step), "step_regrets": np.array(regrets)}
+    return Predictor(replace(model, arrays={**model.arrays, **arrays}))
+
+
+LEVELS = [[0.10, 0.05, 0.02, 0.0], [0.30, 0.15, 0.06, 0.0]]
+
+
+@pytest.mark.parametrize(
+    ("regret", "expected"),
+    [(0.0, [0.8, 0.85, 0.88, 0.9]), (0.2, [0.7, 0.8, 0.86, 0.9]), (0.4, [0.6, 0.75, 0.84, 0.9])],
+)
+def test_a_step_draws_regrets_to_the_level_that_their_sum_speaks_for(
+    regret: float, expected: list[float]
+) -> None:
+    heads = {"frontier_quality": 0.9, "nano_regret": regret, "mini_regret": 0.1}
+    found = with_step([0.3, 0.005, 0.0], LEVELS, **heads)(features("x")).quality
+    assert found == pytest.approx(expected)
+
+
+def test_a_step_keeps_the_share_of_regrets_that_it_says() -> None:
+    heads = {"frontier_quality": 0.9, "nano_regret": 0.2}
+    found = with_step([9.0, 0.005, 0.25], LEVELS, **heads)(features("x")).quality
+    kept = 0.25 * np.array([0.2, 0.0, 0.0, 0.0])
+    assert found == pytest.approx(0.9 - kept - 0.75 * np.array(LEVELS[0]))
+
+
 # ── the model that is shipped ──────────────────────────────────────────────────────────────────
 def test_the_shipped_model_predicts_plausible_numbers_for_every_tier() -> None:
     prediction = load_predictor()(features("What is the boiling point of water at sea level?"))
@@ -258,6 +286,10 @@ def test_reasoning_effort_multiplies_tokens_and_none_leaves_them() -> None:
 
 
 # ── refusals ───────────────────────────────────────────────────────────────────────────────────
+def _stepping(width: float, kept: float) -> Callable[[ModelFile], None]:
+    return _arrays(step=np.array([0.3, width, kept]), step_regrets=np.zeros((2, 4)))
+
+
 def _arrays(**changes: Any) -> Callable[[ModelFile], None]:
     return lambda model: model.arrays.update(changes)  # type: ignore[attr-defined]
 
@@ -316,6 +348,9 @@ def test_a_model_with_an_array_of_another_shape_is_refused(name: str) -> None:
         (_arrays(quality_noise=-np.ones(4)), "quality_noise must not be negative"),
         (_arrays(prototype_counts=-np.ones((1, 4))), "prototype_counts must not"),
         (_arrays(mix=np.array([1.0, -0.1, 0.1])), "mix must not be negative"),
+        (_arrays(step=np.array([0.3, 0.1, 0.0])), "missing: .*step_regrets"),
+        (_stepping(0.0, 0.0), "positive width"),
+        (_stepping(0.1, 1.5), "share from 0 to 1"),
         (_facts(dense_names=["other"]), "other features"),
         (_facts(dense_names=None), "other features"),
         (_facts(tiers=[]), "tiers"),

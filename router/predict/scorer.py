@@ -67,7 +67,14 @@ ARRAY_SHAPES: Mapping[str, tuple[int | str, ...]] = {
     "token_residuals": (_T, 1 + len(TOKEN_SHARES)),  # ln of Duan's smearing factor; quantiles
     "novelty": (2,),  # share of known n-grams and likeness to a prototype, below which both are odd
 }
-# What a model may also carry: predictions and labels of queries that it was not trained on, for
+# What a model may also carry. A step draws each tier's regret towards that of an easy or a hard
+# request, whichever the sum of regrets speaks for: where the evidence lies between, small
+# differences count most, and elsewhere hardly, so that a paraphrase seldom changes the choice.
+STEP_SHAPES: Mapping[str, tuple[int | str, ...]] = {
+    "step": (3,),  # the sum of regrets halfway, the step's width, the share of regrets left as is
+    "step_regrets": (2, _T),  # of easy and of hard requests, against the dearest tier
+}
+# And predictions and labels of queries that it was not trained on, for
 # promises about quality. Scores are -1 where nothing was recorded.
 CALIBRATION_SHAPES: Mapping[str, tuple[int | str, ...]] = {
     "calibration_quality": ("M", _T),
@@ -147,6 +154,7 @@ class Predictor:
         self._noise = a["quality_noise"].astype(np.float64)
         self._smears = np.exp(a["token_residuals"].astype(np.float64)).T
         self._least_known, least_likeness = map(float, a["novelty"])
+        self._step = _Step.of(a) if "step" in a else None
         absent = np.array([tier not in self.tiers for tier in TIERS])
         self._absent = absent if absent.any() else None
         self._least_kernel = math.exp((least_likeness - 1) * self._sharpness)
@@ -245,6 +253,8 @@ class Predictor:
             mixed += self._mix[0] * _logistic(linear[..., :_T])
         quality: Floats = mixed.dot(self._slopes)
         quality += self._level
+        if self._step is not None:
+            quality = self._step(quality)
         if self._absent is not None:
             quality[..., self._absent] = -np.inf
         # Gains are what decides: a level beyond the range moves all tiers, so that none is lost.
@@ -265,6 +275,32 @@ class Predictor:
         moved = _logistic(np.log(quality / (1 - quality)) + self._offset)
         moved = np.clip(moved, *QUALITY_RANGE)
         return moved, np.hypot(deviation, moved * (1 - moved) * self._offset_std)
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """The step of `STEP_SHAPES`, multiplied out."""
+
+    halfway: Floats
+    sharpness: Floats
+    kept: Floats
+    easy: Floats
+    rise: Floats
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, NDArray[Any]]) -> _Step:
+        halfway, width, kept = arrays["step"].astype(np.float64)
+        easy, hard = arrays["step_regrets"].astype(np.float64) * (1 - kept)
+        return cls(np.array(halfway), np.array(1 / width), np.array(kept), easy, hard - easy)
+
+    def __call__(self, quality: Floats) -> Floats:
+        """Draw the regrets in a quality (…, T) to the levels; the dearest tier's stays."""
+        top = quality[..., -1:]
+        regret = top - quality
+        evidence = np.add.reduce(regret, axis=-1, keepdims=True)
+        hard = _logistic((evidence - self.halfway) * self.sharpness)
+        drawn: Floats = top - self.kept * regret - self.easy - self.rise * hard
+        return drawn
 
 
 def _logistic(odds: Floats) -> Floats:
@@ -330,7 +366,10 @@ def _check(model: ModelFile, path: str) -> None:
             path, "made for other features: its dense_names are not this version's"
         )
     wide = _D + _embedded(model, path)
-    carried = CALIBRATION_SHAPES if CALIBRATION_SHAPES.keys() & model.arrays.keys() else {}
+    optional = (CALIBRATION_SHAPES, STEP_SHAPES)
+    carried = {
+        k: v for some in optional if some.keys() & model.arrays.keys() for k, v in some.items()
+    }
     shapes = {
         name: (wide, *shape[1:]) if shape[:1] == (_D,) else shape
         for name, shape in {**ARRAY_SHAPES, **carried}.items()
@@ -359,6 +398,12 @@ def _check(model: ModelFile, path: str) -> None:
     for name in ("idf", "quality_noise", "prototype_counts", "mix"):
         if (arrays[name] < 0).any():
             raise ModelFileError(path, f"{name} must not be negative")
+    if "step" in arrays:
+        _, width, kept = arrays["step"]
+        if not (width > 0 and 0 <= kept <= 1):
+            raise ModelFileError(path, "step must have a positive width and a share from 0 to 1")
+        if model.facts.get("tiers") != list(TIERS):
+            raise ModelFileError(path, "step needs all tiers")
     for name in ("temperature", "prior_rows"):
         value = model.facts.get(name)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e6:
