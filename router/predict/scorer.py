@@ -284,22 +284,24 @@ class _Step:
     halfway: Floats
     sharpness: Floats
     kept: Floats
-    easy: Floats
-    rise: Floats
+    between: Floats
+    half_rise: Floats
 
     @classmethod
     def of(cls, arrays: Mapping[str, NDArray[Any]]) -> _Step:
         halfway, width, kept = arrays["step"].astype(np.float64)
         easy, hard = arrays["step_regrets"].astype(np.float64) * (1 - kept)
-        return cls(np.array(halfway), np.array(1 / width), np.array(kept), easy, hard - easy)
+        parts = halfway, 0.5 / width, kept
+        return cls(*map(np.array, parts), between=(easy + hard) / 2, half_rise=(hard - easy) / 2)
 
     def __call__(self, quality: Floats) -> Floats:
         """Draw the regrets in a quality (…, T) to the levels; the dearest tier's stays."""
         top = quality[..., -1:]
         regret = top - quality
         evidence = np.add.reduce(regret, axis=-1, keepdims=True)
-        hard = _logistic((evidence - self.halfway) * self.sharpness)
-        drawn: Floats = top - self.kept * regret - self.easy - self.rise * hard
+        # A logistic step from easy to hard, as a hyperbolic tangent, which cannot overflow.
+        hard = np.tanh((evidence - self.halfway) * self.sharpness)
+        drawn: Floats = top - self.kept * regret - self.between - self.half_rise * hard
         return drawn
 
 
