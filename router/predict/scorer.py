@@ -291,8 +291,8 @@ class _Step:
     def of(cls, arrays: Mapping[str, NDArray[Any]]) -> _Step:
         halfway, width, kept = arrays["step"].astype(np.float64)
         easy, hard = arrays["step_regrets"].astype(np.float64) * (1 - kept)
-        parts = halfway, 0.5 / width, kept
-        return cls(*map(np.array, parts), between=(easy + hard) / 2, half_rise=(hard - easy) / 2)
+        numbers = np.array(halfway), np.array(0.5 / width), np.array(kept)
+        return cls(*numbers, (easy + hard) / 2, (hard - easy) / 2)
 
     def __call__(self, quality: Floats) -> Floats:
         """Draw the regrets in a quality (…, T) to the levels; the dearest tier's stays."""
