@@ -281,27 +281,35 @@ class Predictor:
 class _Step:
     """The step of `STEP_SHAPES`, multiplied out."""
 
+    contrast: Floats  # of the qualities: the sum of regrets by half the step's width
     halfway: Floats
-    sharpness: Floats
-    kept: Floats
     between: Floats
     half_rise: Floats
+    kept: Floats | None
 
     @classmethod
     def of(cls, arrays: Mapping[str, NDArray[Any]]) -> _Step:
         halfway, width, kept = arrays["step"].astype(np.float64)
         easy, hard = arrays["step_regrets"].astype(np.float64) * (1 - kept)
-        numbers = np.array(halfway), np.array(0.5 / width), np.array(kept)
-        return cls(*numbers, (easy + hard) / 2, (hard - easy) / 2)
+        contrast = np.full(_T, -0.5 / width)
+        contrast[-1] += _T * 0.5 / width
+        return cls(
+            contrast,
+            np.array(halfway * 0.5 / width),
+            (easy + hard) / 2,
+            (hard - easy) / 2,
+            np.array(kept) if kept else None,
+        )
 
     def __call__(self, quality: Floats) -> Floats:
         """Draw the regrets in a quality (…, T) to the levels; the dearest tier's stays."""
-        top = quality[..., -1:]
-        regret = top - quality
-        evidence = np.add.reduce(regret, axis=-1, keepdims=True)
         # A logistic step from easy to hard, as a hyperbolic tangent, which cannot overflow.
-        hard = np.tanh((evidence - self.halfway) * self.sharpness)
-        drawn: Floats = top - self.kept * regret - self.between - self.half_rise * hard
+        hard = np.tanh(quality.dot(self.contrast) - self.halfway)
+        top = quality[..., -1:]
+        drawn: Floats = top - self.between
+        drawn -= self.half_rise * hard[..., None]
+        if self.kept is not None:
+            drawn -= self.kept * (top - quality)
         return drawn
 
 
