@@ -45,7 +45,7 @@ class Recipe:
     wording: float = 1000.0
     frame: float = 400.0
     step: tuple[float, float, float] = (0.3, 0.005, 0.0)
-    step_own: float = 0.5
+    step_own: float = 0.3
 
 
 def fit(
