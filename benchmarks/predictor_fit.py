@@ -44,7 +44,7 @@ class Recipe:
     belief: float = 100.0
     wording: float = 1000.0
     frame: float = 400.0
-    step: tuple[float, float, float] = (0.3, 0.005, 0.0)
+    step: tuple[float, float, float] = (0.3, 0.005, 0.2)
     step_own: float = 0.3
 
 
