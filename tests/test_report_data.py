@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from router.ledger import Ledger
 from router.log import LoggedRequest
+from router.log.label_weights import Weight
 from router.log.savings import joined, savings
 from router.replay.report_budgets import MOST, paces
 from router.replay.report_calibration import CalibrationBins, wilson
@@ -222,8 +223,8 @@ def test_wilson_s_bounds_are_the_shares_1_96_errors_away_from_what_was_seen(
 def test_every_labelled_answer_is_in_one_calibration_bin(pairs: list[tuple[float, float]]) -> None:
     bins = CalibrationBins()
     for predicted, label in pairs:
-        bins.add(predicted, label)
-    found = bins.result()
+        bins.add("arm", predicted, label, None)
+    found = bins.result({"arm": Weight(1.0, 0.0, 0.0)})
     assert sum(each.count for each in found.bins) == found.labels == len(pairs)
     for each in found.bins:
         assert each.low - 1e-9 <= each.predicted <= each.high + 1e-9

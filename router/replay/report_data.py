@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from router.log.base import Log, LoggedRequest
-from router.log.savings import SERVED, Savings, joined, notes
+from router.log.savings import SERVED, Line, Savings, arm_of, joined, notes
 from router.money import NANO_PER_USD
 from router.prices import load_book
 from router.replay.break_even import BreakEven, TokenCounts, break_evens
@@ -74,11 +74,7 @@ class Price:
     priced: int = 0  # answers whose price is known
     spent: int = 0
     labels: int = 0
-    label_sum: float = 0.0
-
-    @property
-    def quality(self) -> float | None:
-        return self.label_sum / self.labels if self.labels else None
+    quality: float | None = None  # as `router.log.savings.Line` has it
 
     @property
     def per_answer(self) -> float | None:
@@ -214,7 +210,7 @@ def report_data(
         period=period,
         bins=bins,
         curve=reader.sample.curve(),
-        calibration=reader.calibration.result(),
+        calibration=reader.calibration.result(savings.label_weights),
         budgets=paces(states, now),
         # In a single bin nothing has had the time to move.
         movers=reader.movers.result(savings.by_day) if len(bins) > 1 else (),
@@ -272,13 +268,11 @@ class _Reader:
         for price in self._prices_of(accepted):
             price.answers += 1
             price.priced += accepted.cost is not None
-            if request.label is not None:
-                price.labels += 1
-                price.label_sum += request.label
         self.sample.add(request.decision, request.chosen)
         if request.label is not None:
             view = next((v for v in request.decision if v.get("arm") == accepted.arm), {})
-            self.calibration.add(view.get("quality"), request.label)
+            arm = arm_of(accepted)
+            self.calibration.add(arm, view.get("quality"), request.label, request.label_rate)
 
     def _failed(self, request: LoggedRequest) -> None:
         # What stands before the first colon is the error's name; the rest differs every time.
@@ -306,6 +300,12 @@ class _Reader:
         return tuple(self._bins[start] for start in sorted(self._bins))
 
     def sorted_prices(self) -> tuple[Price, ...]:
+        """The prices, once the savings are finished."""
+        for price in self._prices.values():
+            lines = self.savings.by_tier if price.kind == "tier" else self.savings.by_model
+            line = lines.get(price.name, Line())
+            price.labels, price.quality = line.labels, line.quality
+
         def place(price: Price) -> tuple[bool, int, int, str]:
             known = price.name in TIERS and price.kind == "tier"
             rank = TIERS.index(price.name) if known else len(TIERS)

@@ -107,7 +107,7 @@ def _per_answer(data: ReportData) -> str:
 def _judged(total: Line) -> str:
     if total.quality is None:
         return "no answer is labelled"
-    return f"{share_text(total.quality)} of {total.labels:,} labelled good"
+    return f"{share_text(total.quality)} good, by {total.labels:,} labels"
 
 
 def _fact(name: str, value: str, note: str) -> str:

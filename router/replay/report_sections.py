@@ -111,7 +111,7 @@ def _prices(data: ReportData) -> str:
             "" if price.per_answer is None else Markup(bar(share, kind)),
         )
         if labelled:
-            judged = f"{share_text(price.quality)} of {price.labels:,}", _usd(price.per_good)
+            judged = f"{share_text(price.quality)} by {price.labels:,}", _usd(price.per_good)
             cells += judged if price.labels else ("–", "–")
         return cells
 
@@ -120,13 +120,14 @@ def _prices(data: ReportData) -> str:
         "taken included, over the answers of it that were accepted."
     )
     body += (
-        " Per good answer: over the share that labels call good.</p>"
+        " Per good answer: over the share that labels call good, each weighed by how many answers "
+        "it stands for.</p>"
         if labelled
         else " No answer has a label, so what a good answer costs is unknown.</p>"
     )
     for kind in ("tier", "model"):
         columns = [kind, "#accepted", "#spent", "#per accepted answer", ""]
-        columns += ["#labelled good", "#per good answer"] if labelled else []
+        columns += ["#good, by labels", "#per good answer"] if labelled else []
         rows = [row(price) for price in data.prices if price.kind == kind]
         body += _table(columns, rows)
     return _section("What an accepted answer costs", body)
@@ -185,8 +186,8 @@ def _calibration(data: ReportData) -> str:
         )
     caption = (
         f"{found.labels:,} labelled answers, by the P(good) that was predicted of the arm that "
-        "answered; bars are 95% Wilson intervals. On average a prediction is off by "
-        f"{found.error:.1%}."
+        "answered, each weighed by how many answers it stands for; bars are 95% Wilson intervals. "
+        f"On average a prediction is off by {found.error:.1%}."
     )
     if found.unpredicted:
         caption += f" {found.unpredicted:,} labelled answers have no prediction."
