@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.drift.record import Alarm, Alarms
 from router.ledger import Ledger
 from router.log import LoggedRequest
 from router.log.label_weights import Weight
@@ -330,8 +331,47 @@ def test_the_json_keeps_every_key_of_the_savings_and_adds_its_own(tmp_path: Path
     assert {key: said[key] for key in old} == json.loads(json.dumps(old))
     assert set(said) - set(old) == {
         "period", "over_time", "curve", "calibration", "budgets", "movers", "prices", "failures",
-        "notes", "break_even",
+        "notes", "break_even", "changes",
     }  # fmt: skip
     assert said["over_time"][0]["spent_usd"] == said["over_time"][0]["spent_nano"] / 1e9
     assert said["curve"]["operating"].keys() == {"quality", "cost_usd", "cost_nano", "cost_weight"}
     assert any(each["name"] == HOSTILE for each in said["movers"])
+
+
+def test_a_report_shows_changes_that_were_open_in_its_period_and_all_that_are_open_now(
+    ledger: Ledger,
+) -> None:
+    def alarm(name: str, day: int) -> Alarm:
+        raised = MONDAY + day * DAY
+        return Alarm(name, raised, raised - 60, 9.0, 5.0, "before", "now", "p@1")
+
+    kept = Alarms().raised([alarm("novel", 2), alarm("gate", 3)])
+    kept = kept.accept(MONDAY + 4 * DAY, "ann", "").raised([alarm("novel", 6)])
+    kept = kept.accept(MONDAY + 7 * DAY, "bo", "fine").raised([alarm("novel", 8)])
+    for day in range(10):
+        log_request(ledger, f"r{day}", MONDAY + day * DAY, CENT)
+
+    def shown(since: int, until: int) -> list[tuple[str, str]]:
+        dates = {"since": MONDAY + since * DAY, "until": MONDAY + until * DAY}
+        found = of(ledger, alarms=[("p", kept)], **dates).changes
+        return [(each.name, each.by) for each in found]
+
+    first, second, still = [("gate", "ann"), ("novel", "ann")], ("novel", "bo"), ("novel", "")
+    assert shown(0, 10) == [still, second, *first]
+    assert shown(0, 2) == [still]
+    assert shown(4, 6) == [still, *first]
+    assert shown(5, 7) == [still, second]
+    assert shown(50, 60) == [still]
+
+
+def test_a_request_counts_for_each_of_the_alarms_that_it_followed(ledger: Ledger) -> None:
+    one, two = (
+        Alarm(name, NOW, NOW, 9.0, 5.0, "1%", "2%", "p@1") for name in ("novel", "refusals/mini")
+    )
+    both = {"drift": f"{one.text}; {two.text}"}
+    log_request(ledger, "a", NOW, CENT, features=both)
+    log_request(ledger, "b", NOW + 1, CENT, features={"drift": two.text})
+    log_request(ledger, "c", NOW + 2, CENT)
+    log_request(ledger, "d", NOW + 3, CENT, features=both, purpose="judge")
+    found = of(ledger, alarms=[("p", Alarms().raised([one, two]))]).changes
+    assert {each.name: each.requests for each in found} == {"novel": 1, "refusals/mini": 2}

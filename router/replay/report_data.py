@@ -17,12 +17,14 @@ from router.prices import load_book
 from router.replay.break_even import BreakEven, TokenCounts, break_evens
 from router.replay.report_budgets import BudgetPace, paces
 from router.replay.report_calibration import Calibration, CalibrationBins
+from router.replay.report_changes import Change, Followed, changes
 from router.replay.report_curve import Curve, Sample
 from router.replay.report_movers import Mover, Movers
 from router.replay.report_period import Period, period_of
 from router.types import TIERS, AttemptRow, BudgetState
 
 if TYPE_CHECKING:
+    from router.drift.record import Alarms
     from router.policy import Policy
 
 MOST_FAILURES = 200  # kinds of error that are told apart; a provider may put an id in each
@@ -123,6 +125,7 @@ class ReportData:
     failures: tuple[Failure, ...]
     notes: tuple[str, ...]
     break_even: tuple[BreakEven, ...] = ()
+    changes: tuple[Change, ...] = ()
 
     @property
     def spent(self) -> int | None:
@@ -158,6 +161,7 @@ class ReportData:
             "prices": [price.as_dict() for price in self.prices],
             "failures": plain(self.failures),
             "notes": list(self.notes),
+            "changes": plain(self.changes),
             "break_even": [{**plain(e), "verdict": e.verdict} for e in self.break_even],
         }
 
@@ -192,12 +196,13 @@ def report_data(
     until: float | None = None,
     seed: int = 0,
     policies: Sequence[Policy] = (),
+    alarms: Sequence[tuple[str, Alarms]] = (),
 ) -> ReportData:
     """Read a log once and sum it up.
 
     Parameters: `states`, the store's budgets at `now`; `since` ≤ time < `until` bound the requests,
     unix seconds; `seed` of the sample that the curve is drawn from; `policies`, whose deployments
-    on own hardware are held against those at an API.
+    on own hardware are held against those at an API; `alarms`, each policy's of drift.
     """
     period = period_of(log, since, until)
     reader = _Reader(period, seed)
@@ -222,6 +227,7 @@ def report_data(
         )
         if policies
         else (),
+        changes=changes(alarms, period, reader.followed),
     )
 
 
@@ -235,6 +241,7 @@ class _Reader:
         self.calibration = CalibrationBins()
         self.movers = Movers(period.middle if period else 0.0)
         self.tokens = TokenCounts()
+        self.followed = Followed()
         self._bins: dict[float, Bin] = {}
         self._prices: dict[tuple[str, str], Price] = {}
         self._failures: dict[tuple[str, str], int] = {}
@@ -245,6 +252,7 @@ class _Reader:
             self.tokens.add(attempt)
         if request.purpose != "serve" or self.period is None:
             return
+        self.followed.add(request.features)
         box = self._bin(self.period.bin_start(request.time))
         for attempt in attempts:
             if attempt.cost is None:

@@ -12,7 +12,8 @@ from router.log.savings import Line
 from router.money import format_usd
 from router.replay.drawing import style
 from router.replay.report_data import ReportData
-from router.replay.report_sections import Markup, sections, share_text
+from router.replay.report_markup import Markup, share_text
+from router.replay.report_sections import sections
 
 
 def page(data: ReportData, *, made: float) -> str:
