@@ -21,8 +21,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cache
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +58,11 @@ from router.replay.off_policy.batch import LogBatch, LoggedArm
 from router.replay.off_policy.estimate import Estimates, estimate
 from router.replay.off_policy.facts import Facts
 from router.replay.off_policy.looks import STOP, Looks, nothing
-from router.replay.off_policy.path import add_policy
+from router.replay.off_policy.path import Path as Path_
+from router.replay.off_policy.path import add_policy, path_of
 from router.replay.off_policy.replay import refusals
 from router.replay.off_policy.sums import LOGGED, PolicySums, Tally, add_logged, rows_of
-from router.replay.off_policy.target import Target, of_policy
+from router.replay.off_policy.target import of_policy
 from router.replay.verifier_training import train_verifier
 from router.types import TIERS
 
@@ -118,7 +120,7 @@ class Ways:
     """P(good) of every tier after each way through a query's answers, looked up once."""
 
     def __init__(self, people: Population, judge: Verifier):
-        self._people, self._judge = people, judge
+        self._people, self.judge = people, judge
         self._known: dict[tuple[int, ...], Any] = {(): people.quality}
 
     def after(self, path: tuple[int, ...]) -> Any:
@@ -126,7 +128,7 @@ class Ways:
         if path not in self._known:
             *before, last = path
             answers = self._people.answers
-            self._known[path] = self._judge.posterior(
+            self._known[path] = self.judge.posterior(
                 self.after(tuple(before)), answers.shape[:, last], before, last, answers.alike
             )
         return self._known[path]
@@ -141,7 +143,7 @@ def arms_of(columns: tuple[int, ...]) -> tuple[LoggedArm, ...]:
 
 def logged(people: Population, ways: Ways, gate: str, rng: np.random.Generator) -> Any:
     """A log of `ROWS` requests by a cascading policy with known chances."""
-    judge, columns = ways._judge, np.array(people.columns)
+    judge, columns = ways.judge, np.array(people.columns)
     n, width = ROWS, len(columns)
     query, every = rng.integers(0, len(people.quality), n), np.arange(n)
     expected = people.expected[query][:, columns]
@@ -191,30 +193,41 @@ def logged(people: Population, ways: Ways, gate: str, rng: np.random.Generator) 
         if not len(active):
             break
     handed = best_answer(belief, called, last)
-    everything = Looks(
-        looks.answered, looks.quality, looks.chances, looks.chosen, looks.final, looks.cost,
-        looks.latency, handed, looks.checked, (np.zeros(n, np.int64), [gate]),
-    )  # fmt: skip
+    everything = replace(looks, handed=handed)
     cost = paid(path[None], np.nan_to_num(people.cost)[query])[0]
     label = people.score[query, columns[handed]]
     label = np.where(rng.random(n) < LABELLED, label, np.nan)
-    none = np.zeros(n, np.int64)
-    same, zero = (none, [""]), np.zeros(n)
+    code = {path: at for at, path in enumerate(paths_of(people))}
+    ended = [code[tuple(tier for tier in each if tier >= 0)] for each in path.tolist()]
+    batch = as_batch(people, query, everything, gate)
+    batch = replace(
+        batch, step=(path >= 0).sum(axis=1) - 1, propensity=chances, chosen=first, cost=cost,
+        label=label, cluster=rng.integers(0, 2**32, n, dtype=np.uint32),
+    )  # fmt: skip
+    return batch, np.array(ended) * len(people.quality) + query
+
+
+def as_batch(people: Population, query: Any, looks: Looks, gate: str) -> LogBatch:
+    """Rows for some queries with these looks, of which nothing else is known yet."""
+    n, columns = len(query), np.array(people.columns)
+    none, zero, width = np.zeros(n, np.int64), np.zeros(n), len(columns)
+    same, expected = (none, [""]), people.expected[query][:, columns]
     return LogBatch(
-        arms=arms_of(tuple(people.columns)), time=every.astype(float), step=(path >= 0).sum(1) - 1,
-        cluster=rng.integers(0, 2**32, n, dtype=np.uint32), request_hash=every.astype(np.uint64),
+        arms=arms_of(tuple(people.columns)), time=np.arange(n, dtype=float), step=none,
+        cluster=np.zeros(n, np.uint32), request_hash=np.arange(n, dtype=np.uint64),
         quality=people.quality[query][:, columns], quality_std=np.zeros((n, width)),
-        expected=expected, upper=2 * expected, propensity=chances,
-        barred=np.zeros((n, width), np.uint8), chosen=first, cost=cost, baseline=zero,
-        latency=np.ones(n), label=label, billed_input=zero, billed_output=zero, input_tokens=zero,
+        expected=expected, upper=2 * expected, propensity=np.zeros((n, width)),
+        barred=np.zeros((n, width), np.uint8), chosen=none, cost=zero, baseline=zero,
+        latency=np.ones(n), label=zero, billed_input=zero, billed_output=zero, input_tokens=zero,
         novel=np.zeros(n, bool), tags=same, needs=same, policy=same, predictor=same,
-        price_book=same, looks=everything,
+        price_book=same, looks=replace(looks, gate=(none, [gate])),
     )  # fmt: skip
 
 
 def policy_of(people: Population, weight: float, steps: int) -> Any:
     """A policy over the source's tiers, with a cascade of so many calls, none for 1."""
-    tiers = {TIERS[c]: [{"model": f"openai/{TIERS[c]}"}] for c in people.columns}
+    price = {"input": 1, "output": 1}  # decisions take the log's quotes
+    tiers = {TIERS[c]: [{"model": f"openai/{TIERS[c]}", "price": price}] for c in people.columns}
     said: dict[str, Any] = {
         "version": 1, "name": f"{steps} calls", "tiers": tiers,
         "objective": {"cost_weight": weight}, "baseline": TIERS[people.columns[-1]],
@@ -260,34 +273,64 @@ def truth_of(people: Population, judge: Verifier, weight: float, steps: int) -> 
     }
 
 
-_PEOPLE: dict[str, Population] = {}
+_READY: dict[str, tuple[Population, Ways, dict[str, Path_]]] = {}
+
+
+def every_way(people: Population, ways: Ways, gate: str) -> LogBatch:
+    """Every query after every way through its answers, a row each, in the order of `paths_of`."""
+    paths, n, columns = paths_of(people), len(people.quality), np.array(people.columns)
+    rows, width = n * len(paths), len(columns)
+    looks = nothing(rows, width, STEPS)
+    for at, path in enumerate(paths):
+        mine = slice(at * n, (at + 1) * n)
+        for step, tier in enumerate(path):
+            looks.answered[mine, step] = people.columns.index(tier)
+            looks.quality[mine, step] = np.round(ways.after(path[: step + 1])[:, columns], 6)
+    query = np.tile(np.arange(n), len(paths))
+    return as_batch(people, query, looks, gate)
+
+
+def paths_of(people: Population) -> list[tuple[int, ...]]:
+    """Every order in which up to `STEPS` tiers can answer."""
+    return [path for n in range(1, STEPS + 1) for path in permutations(people.columns, n)]
+
+
+def decisions(people: Population) -> tuple[Ways, dict[str, Path_]]:
+    """What each target does on every query after every way: once for all logs."""
+    judge, book = load_verifier(people.verifier), load_book()
+    ways = Ways(people, judge)
+    batch = every_way(people, ways, gate_of(judge))
+    found = {}
+    for name, settings in targets_of(people).items():
+        target = of_policy(Ladder.of(policy_of(people, *settings), book, Efforts({})))
+        found[name] = path_of(target(batch))
+    return ways, found
+
+
+def gate_of(judge: Verifier) -> str:
+    """What the log says of the gate."""
+    return f"verifier:{judge.hash[:12]}"
 
 
 def one_log(source: str, seed: int) -> dict[str, Any]:
     """Every target's estimates from one log."""
-    people = _PEOPLE[source]
-    ways, decided = _ready(source)
-    rng = np.random.default_rng(seed)
-    batch = logged(people, ways, f"verifier:{ways._judge.hash[:12]}", rng)
+    people, ways, decided = _READY[source]
+    batch, row = logged(people, ways, gate_of(ways.judge), np.random.default_rng(seed))
     rows, tally = rows_of(batch), Tally(LOGGED)
     add_logged(tally, batch, rows)
     found: dict[str, Any] = {}
-    for name, target in decided.items():
+    for name, path in decided.items():
         sums = PolicySums()
-        add_policy(sums, batch, rows, target(batch))
+        add_policy(sums, batch, rows, taken(path, row))
         estimates = estimate(tally, sums)
         found[name] = {"refused": bool(refusals(estimates, Facts())), **figures(estimates)}
     return found
 
 
-@cache
-def _ready(source: str) -> tuple[Ways, dict[str, Target]]:
-    people, book = _PEOPLE[source], load_book()
-    judge = load_verifier(people.verifier)
-    return Ways(people, judge), {
-        name: of_policy(Ladder.of(policy_of(people, *settings), book, Efforts({})))
-        for name, settings in targets_of(people).items()
-    }
+def taken(path: Path_, row: Any) -> Path_:
+    """The decisions of some rows."""
+    values = {each.name: getattr(path, each.name) for each in fields(Path_)}
+    return Path_(**{name: None if v is None else v[row] for name, v in values.items()})
 
 
 def figures(found: Estimates) -> dict[str, Any]:
@@ -302,15 +345,16 @@ def figures(found: Estimates) -> dict[str, Any]:
 
 def study(people: Population, resamplings: int, seed: int, processes: int) -> dict[str, Any]:
     """Estimate every target from every log; compare with the truth."""
-    judge = load_verifier(people.verifier)
+    _READY[people.source] = (people, *decisions(people))
+    ways = _READY[people.source][1]
     logs = list(_run(people.source, resamplings, seed, processes))
     report: dict[str, Any] = {
         "queries": len(people.quality),
-        "mean_calls_of_the_log": _mean_calls(people, judge, seed),
+        "mean_calls_of_the_log": _mean_calls(people, ways, seed),
         "targets": {},
     }
     for name, settings in targets_of(people).items():
-        truth = truth_of(people, judge, *settings)
+        truth = truth_of(people, ways.judge, *settings)
         mine = [each[name] for each in logs]
         used = [each for each in mine if not each["refused"]]
         report["targets"][name] = {
@@ -337,8 +381,8 @@ def study(people: Population, resamplings: int, seed: int, processes: int) -> di
     return report
 
 
-def _mean_calls(people: Population, judge: Verifier, seed: int) -> float:
-    batch = logged(people, Ways(people, judge), "", np.random.default_rng(seed))
+def _mean_calls(people: Population, ways: Ways, seed: int) -> float:
+    batch, _ = logged(people, ways, "", np.random.default_rng(seed))
     return float(1 + (batch.looks.chosen != STOP).sum() / len(batch))
 
 
@@ -365,7 +409,6 @@ def main() -> None:
         began = time.perf_counter()
         with tempfile.TemporaryDirectory() as place:
             people = population(options.outcomes, source, options.seed, f"{place}/verifier")
-            _PEOPLE[source] = people
             report = study(people, options.resamplings, options.seed, options.processes)
         report |= {"rows_of_a_log": ROWS, "resamplings": options.resamplings, "seed": options.seed,
                    "commit": commit(), "machine": machine(),

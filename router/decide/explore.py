@@ -77,6 +77,8 @@ def chances_of(
 def within_allowance(chances: Floats, extra: Floats, allowance: float) -> Floats:
     """Chances (N, A) of which those of dearer arms add no more than `allowance` to the expected
     cost. `extra` (N, A): what each arm costs beyond the best."""
+    if not np.isfinite(allowance):
+        return chances
     dearer = np.maximum(extra, 0.0) * chances
     within = allowance / np.maximum(dearer.sum(axis=1, keepdims=True), max(allowance, 1e-9))
     held: Floats = np.where(dearer > 0, within * chances, chances)

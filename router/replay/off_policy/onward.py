@@ -6,8 +6,7 @@ another gate is refused. All else is the policy's own, by the functions that rou
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from router.chain import Cascades
 from router.decide import UNLIMITED, Bar, Look, Objective, Options, Signals, choose, dearer, goes_on
+from router.decide.cascade import followers, values_and_costs
 from router.decide.choose import Choices
 from router.errors import ReplayError
 from router.looks import STOP
@@ -28,8 +28,34 @@ if TYPE_CHECKING:
     from router.types import Floats, Ints
 
 
+@dataclass(slots=True)
+class Gates:
+    """What a policy's gate tells of its arms, if it is the gate that judged in the log."""
+
+    ladder: Ladder
+    _known: dict[tuple[bool, str], Signals] = field(default_factory=dict)
+
+    def signals(self, checked: bool, gate: str) -> Signals:
+        """`checked`: whether a form was asked for; `gate`, the log's word for what judged.
+
+        Raises `ReplayError` for another gate.
+        """
+        if (checked, gate) not in self._known:
+            policy = self.ladder.policy
+            names = gate.partition("+checks:")[2].partition("+")[0]
+            checks = dict.fromkeys(names.split(","), _asked_then) if names else None
+            cascades = Cascades(policy, checks)
+            if cascades.stamp != gate:
+                raise ReplayError(
+                    f"policy {policy.name!r} judges answers by {cascades.stamp!r}, and the log's "
+                    f"were judged by {gate!r}; replay it with that gate"
+                )
+            self._known[checked, gate] = cascades.signals(checked, self.ladder)
+        return self._known[checked, gate]
+
+
 def follow(
-    ladder: Ladder,
+    gates: Gates,
     objective: Objective,
     batch: LogBatch,
     options: Options,
@@ -43,7 +69,8 @@ def follow(
     Raises `ReplayError` where the log kept no looks, or of another gate, or the policy has arms
     that are the best of several samples.
     """
-    looks, policy = batch.looks, ladder.policy
+    looks, ladder = batch.looks, gates.ladder
+    policy = ladder.policy
     assert policy.cascade is not None
     if looks is None:
         raise ReplayError(
@@ -58,37 +85,39 @@ def follow(
     seen = looks.there.any(axis=1)
     streamed = np.zeros(len(batch), bool) if batch.stream is None else batch.stream
     looked_at = ~streamed | (policy.cascade.stream == "buffer")
-    walk = _Cascade(ladder, objective, options, columns, kept, looks)
-    first, hoped = walk.first(looked_at)
+    walk = _Cascade(gates, objective, options, columns, kept, looks)
+    first, hoped, later = walk.first(looked_at)
     onward = np.full(looks.answered.shape, STOP, dtype=np.int64)
-    hoped_onward = np.zeros(looks.answered.shape)
+    hopes, laters = np.zeros(looks.answered.shape), np.zeros(looks.answered.shape)
     spent = np.nan_to_num(batch.cost)  # of all calls; later ones are taken off
-    later = np.where(looks.chosen != STOP, np.nan_to_num(looks.cost), 0.0)
-    for step in reversed(range(later.shape[1])):
-        spent = spent - later[:, step]
+    next_cost = np.where(looks.chosen != STOP, np.nan_to_num(looks.cost), 0.0)
+    for step in reversed(range(onward.shape[1])):
+        spent = spent - next_cost[:, step]
         at = np.flatnonzero(looks.there[:, step] & looked_at)
         left = policy.cascade.max_steps - (step + 1)
         if len(at) and left >= 1:
             found = walk.onward(at, step, left, spent[at])
-            onward[at, step], hoped_onward[at, step] = found
-    return Path(first, onward, hoped, hoped_onward, looked_at & ~seen)
+            onward[at, step], hopes[at, step], laters[at, step] = found
+    return Path(first, onward, hoped, hopes, later, laters, looked_at & ~seen)
 
 
 @dataclass(frozen=True, slots=True)
 class _Cascade:
-    ladder: Ladder
+    gates: Gates
     objective: Objective
     options: Options
     columns: Ints
     kept: Ints
     looks: Looks
 
-    def first(self, looked_at: NDArray[np.bool_]) -> tuple[Ints, Floats]:
-        """The first call (N,), and how good an answer the chain that it begins is hoped to give."""
+    def first(self, looked_at: NDArray[np.bool_]) -> tuple[Ints, Floats, Floats]:
+        """The first call (N,), how good an answer the chain that it begins is hoped to give, and
+        what calls after it are expected to cost."""
         n = len(looked_at)
-        arm, hoped = np.full(n, -1, dtype=np.int64), np.zeros(n)
-        assert self.ladder.policy.cascade is not None
-        steps = self.ladder.policy.cascade.max_steps
+        arm: Ints = np.full(n, -1, dtype=np.int64)
+        hoped, later = np.zeros(n), np.zeros(n)
+        assert self.gates.ladder.policy.cascade is not None
+        steps = self.gates.ladder.policy.cascade.max_steps
         room = np.array([UNLIMITED])
         for checked, at in self._groups(np.arange(n)):
             for look, mine in (
@@ -96,13 +125,15 @@ class _Cascade:
                 (None, at[~looked_at[at]]),
             ):
                 if len(mine):
-                    arm[mine], hoped[mine] = self._best(_of(self.options, mine), room, look)[:2]
-        return np.where(arm >= 0, self.columns[arm], -1), hoped
+                    found = self._best(_of(self.options, mine), room, look)
+                    arm[mine], hoped[mine], later[mine], _ = found
+        return np.where(arm >= 0, self.columns[arm], -1), hoped, later
 
-    def onward(self, at: Ints, step: int, left: int, spent: Floats) -> tuple[Ints, Floats]:
-        """The call after look `step` of the requests `at`, or `STOP`, and what it is hoped for;
-        `left`: how many calls there may be; `spent`, nano-USD."""
+    def onward(self, at: Ints, step: int, left: int, spent: Floats) -> tuple[Ints, Floats, Floats]:
+        """The call after look `step` of the requests `at`, or `STOP`, what it is hoped for, and
+        what later ones cost; `left`: how many calls there may be; `spent`, nano-USD."""
         arms, hoped = np.full(len(at), STOP, dtype=np.int64), np.zeros(len(at))
+        later = np.zeros(len(at))
         called = self.looks.called()[at, step][:, self.columns]
         options = replace(
             _of(self.options, at),
@@ -115,24 +146,29 @@ class _Cascade:
         for checked, mine in self._groups(at, of=np.arange(len(at))):
             look = Look(self._signals(checked), left, called[mine])
             part = _of(options, mine)
-            arm, worth, choices = self._best(part, room[mine], look)
+            arm, hoped[mine], later[mine], choices = self._best(part, room[mine], look)
             goes = goes_on(arm, choices.utility, part.quality, called[mine])
             arms[mine] = np.where(goes, self.columns[arm], STOP)
-            hoped[mine] = worth
-        return arms, hoped
+        return arms, hoped, later
 
     def _best(
         self, options: Options, room: Ints, look: Look | None
-    ) -> tuple[Ints, Floats, Choices]:
-        """The best arm (M,), P(good) in the end that it is worth, and the whole choice."""
-        priced = self.ladder.must_be_priced
+    ) -> tuple[Ints, Floats, Floats, Choices]:
+        """The best arm (M,), P(good) in the end and nano-USD of later calls that are expected of
+        it, and the whole choice."""
+        priced = self.gates.ladder.must_be_priced
         choices = choose(options, self.objective, room, priced=priced, look=look)
         rows = np.arange(len(choices.arm))
         if look is None:
-            return choices.arm, options.quality[rows, choices.arm], choices
-        price = (self.objective.cost_weight or 0.0) * options.expected / NANO_PER_USD
-        worth = (choices.utility + np.maximum(price, 0.0))[rows, choices.arm]
-        return choices.arm, np.clip(worth, 0.0, 1.0), choices
+            return choices.arm, options.quality[rows, choices.arm], np.zeros(len(rows)), choices
+        cost = np.maximum(options.expected, 0).astype(np.float64)
+        price = (self.objective.cost_weight or 0.0) * cost / NANO_PER_USD
+        follows = followers(options, choices.barred == Bar.FREE, room[:, None])
+        value, later = values_and_costs(options.quality, price, cost, follows, look)
+        at = (rows, choices.arm)
+        weight = (self.objective.cost_weight or 0.0) / NANO_PER_USD
+        worth = value[at] + price[at] + weight * later[at]
+        return choices.arm, np.clip(worth, 0.0, 1.0), later[at], choices
 
     def _barred(self, at: Ints, step: int) -> NDArray[np.uint8]:
         """Bars after looks 0 to `step`, as a live chain has them."""
@@ -167,29 +203,9 @@ class _Cascade:
         """What looking tells this policy before a call, of its arms in the batch.
 
         Raises `ReplayError` where the log's gate was another one."""
-        found = signals_of(self.ladder, *of)
+        found = self.gates.signals(*of)
         kept = self.kept
         return Signals(found.good[kept], found.bad[kept], found.together[np.ix_(kept, kept)])
-
-
-@lru_cache(maxsize=64)
-def signals_of(ladder: Ladder, checked: bool, gate: str) -> Signals:
-    """What a policy's gate tells of its arms, if it is the gate that judged.
-
-    Parameters: `checked`, whether the request asked for a form; `gate`, the log's word for it.
-    Raises `ReplayError` for another gate.
-    """
-    policy = ladder.policy
-    names = gate.partition("+checks:")[2].partition("+")[0]
-    checks = dict.fromkeys(names.split(","), _asked_then) if names else None
-    cascades = Cascades(policy, checks)
-    if cascades.stamp != gate:
-        raise ReplayError(
-            f"policy {policy.name!r} judges answers by {cascades.stamp!r}, and the log's were "
-            f"judged by {gate!r}; replay it with that gate"
-        )
-    found: Signals = cascades.signals(checked, ladder)
-    return found
 
 
 def _asked_then(request: Any, response: Any) -> None:

@@ -30,13 +30,16 @@ class Path:
     `first` (N,): the arm of its first call, -1 where it refuses; `onward` (N, S): after each of the
     log's looks the arm of its next call, or `STOP`; None where it always stops. `hoped` (N,) and
     `hoped_onward` (N, S): P(good answer in the end) that it expects of each, None for the arm's.
-    `unseen` (N,): requests whose answers it would look at and the log did not; None for none.
+    `later` (N,) and `later_onward` (N, S): nano-USD that it expects of calls after these, None for
+    none. `unseen` (N,): requests whose answers it would look at and the log did not; None for none.
     """
 
     first: Ints
     onward: Ints | None = None
     hoped: Floats | None = None
     hoped_onward: Floats | None = None
+    later: Floats | None = None
+    later_onward: Floats | None = None
     unseen: NDArray[np.bool_] | None = None
 
 
@@ -73,8 +76,9 @@ def add_policy(sums: PolicySums, batch: LogBatch, rows: Rows, target: Ints | Pat
     hoped = rows.predicted["quality"][some, arm] if path.hoped is None else path.hoped[some]
     walk = _Walk(sums, batch, rows)
     agrees = batch.chosen[some] == arm
-    none = np.zeros(len(some), bool)
-    walk.decide(_Step(some, arm, np.ones(len(some)), weight, agrees, hoped, none, first=True))
+    none, once = np.zeros(len(some), bool), np.ones(len(some))
+    later = np.zeros(len(some)) if path.later is None else path.later[some]
+    walk.decide(_Step(some, arm, once, weight, agrees, hoped, later, none, first=True))
     looks = batch.looks
     calls = list(calls_of(batch))
     walk.call(calls[0])
@@ -95,11 +99,14 @@ def add_policy(sums: PolicySums, batch: LogBatch, rows: Rows, target: Ints | Pat
         held = looks.quality[at, step, mine]
         if path.hoped_onward is not None:
             held = np.where(stop, held, path.hoped_onward[at, step])
+        later = np.zeros(len(at))
+        if path.later_onward is not None:
+            later = np.where(stop, 0.0, path.later_onward[at, step])
         assert rows.onward is not None
         place = np.where(stop, len(batch.arms), wanted)
         weight = rows.onward[at, step, place]
         same = looks.chosen[at, step] == wanted
-        walk.decide(_Step(at, mine, walk.weight[at], weight, same, held, stop))
+        walk.decide(_Step(at, mine, walk.weight[at], weight, same, held, later, stop))
         walk.call(calls[1 + step])
         last = step + 1 == there.shape[1]
         over = np.ones(len(at), bool) if last else ~there[at, step + 1]
@@ -110,8 +117,8 @@ def add_policy(sums: PolicySums, batch: LogBatch, rows: Rows, target: Ints | Pat
             kept = best[failed, step]
             held = looks.quality[failed, step, kept]
             once = np.ones(len(failed))
-            sure = np.ones(len(failed), bool)
-            walk.decide(_Step(failed, kept, walk.weight[failed], once, sure, held, sure))
+            sure, nothing = np.ones(len(failed), bool), np.zeros(len(failed))
+            walk.decide(_Step(failed, kept, walk.weight[failed], once, sure, held, nothing, sure))
             walk.end(failed)
 
 
@@ -119,7 +126,8 @@ def add_policy(sums: PolicySums, batch: LogBatch, rows: Rows, target: Ints | Pat
 class _Step:
     """A decision on the requests `at` (M,): the `arm` called, or handed out where it is to `stop`;
     `before`, the weight of the way so far; `inverse`, of this decision's chance, 0 without one;
-    `agrees`, whether the log did the same; `hoped`, P(good answer in the end)."""
+    `agrees`, whether the log did the same; `hoped`, P(good answer in the end); `later`,
+    nano-USD of the calls that may follow."""
 
     at: Ints
     arm: Ints
@@ -127,6 +135,7 @@ class _Step:
     inverse: Floats
     agrees: NDArray[np.bool_]
     hoped: Floats
+    later: Floats
     stop: NDArray[np.bool_]
     first: bool = False
 
@@ -142,7 +151,7 @@ class _Walk:
         self._unseen = np.ones(n, bool)
         if batch.looks is not None:
             self._unseen &= ~batch.looks.there.any(axis=1)
-        self._arm, self._hoped = np.zeros(n, dtype=np.int64), np.zeros(n)
+        self._arm, self._hoped, self._later = np.zeros(n, dtype=np.int64), np.zeros(n), np.zeros(n)
 
     def decide(self, step: _Step) -> None:
         """A decision: what is expected of it, and how far the log still agrees after it."""
@@ -157,22 +166,26 @@ class _Walk:
             "unsupported": lost * before,
             "unsupported.cost": lost * call * cost,
             "quality.x": before * step.hoped,
-            "cost.x": call * cost,
+            "cost.x": call * (cost + step.later),
         }
         if step.first:
             columns["requests"] = None
         self._sums.decided.add(self._batch.arms, rows.group[at], arm, columns)
         self.weight[at] = before * step.inverse * step.agrees
-        self._arm[at], self._hoped[at] = arm, step.hoped
+        self._arm[at], self._hoped[at], self._later[at] = arm, step.hoped, step.later
 
     def leave(self, at: Ints) -> None:
-        """Take off what the latest decision expected of the end: another is made after it."""
+        """Take off what the latest decision expected of later ones: another is made after it."""
         weight = self.weight[at]
         self._sums.decided.add(
             self._batch.arms,
             self._rows.group[at],
             self._arm[at],
-            {"n": -weight, "quality.x": -weight * self._hoped[at]},
+            {
+                "n": -weight,
+                "quality.x": -weight * self._hoped[at],
+                "cost.x": -weight * self._later[at],
+            },
         )
 
     def call(self, call: Calls) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from router.decide import UNKNOWN, UNLIMITED, Bar, Objective, Options, cautious, choose
 from router.errors import ReplayError
 from router.replay.off_policy.batch import LogBatch
-from router.replay.off_policy.onward import follow
+from router.replay.off_policy.onward import Gates, follow
 from router.replay.off_policy.path import Path
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def of_policy(ladder: Ladder, objective: Objective | None = None) -> Target:
                 f"{'text' if rule.when.regex else 'metadata'} of requests, which the log does not "
                 "keep; give it tags, needs or lengths instead, or leave it out"
             )
-    return partial(_decide, ladder, objective or ladder.objective)
+    return partial(_decide, Gates(ladder), objective or ladder.objective)
 
 
 def always(batch: LogBatch, *, tier: int) -> Ints:
@@ -61,7 +61,8 @@ def always(batch: LogBatch, *, tier: int) -> Ints:
     return np.where(able.any(axis=1), able.argmax(axis=1), -1)
 
 
-def _decide(ladder: Ladder, objective: Objective, batch: LogBatch) -> Ints | Path:
+def _decide(gates: Gates, objective: Objective, batch: LogBatch) -> Ints | Path:
+    ladder = gates.ladder
     place = {arm.key: at for at, arm in enumerate(batch.arms)}
     keys = [(arm.tier, arm.model, arm.way) for arm in ladder.arms]
     at = np.array([place.get(key, -1) for key in keys])
@@ -81,7 +82,7 @@ def _decide(ladder: Ladder, objective: Objective, batch: LogBatch) -> Ints | Pat
         baseline=ladder.baseline_rung,
     )
     if ladder.policy.cascade is not None:
-        return follow(ladder, objective, batch, options, columns, kept)
+        return follow(gates, objective, batch, options, columns, kept)
     room = np.full(len(batch), UNLIMITED)
     chosen = choose(options, objective, room, priced=ladder.must_be_priced).arm
     target: Ints = np.where(chosen >= 0, columns[chosen], -1)
