@@ -52,10 +52,9 @@ def after_look(
         How much is left to chance, None for nothing; without a draw the best is taken.
 
     The best action is taken but for a share `rate`, which goes to the other actions by the inverse
-    of their cost (stopping counts as the cheapest call) as far as they are safe: what they come to
-    is at most `max_quality_loss` less likely good. Going on is always safe in that sense, since the
-    better of two answers is handed out. Dearer actions are held to the `allowance`, as at the first
-    call.
+    of their cost (stopping counts as the cheapest call) as far as they are safe: the answer that
+    they come to is at most `max_quality_loss` less likely good. Dearer ones are held to the
+    `allowance`, as at the first call.
     """
     n, arms = options.quality.shape
     rows, stop = np.arange(n), arms

@@ -91,7 +91,7 @@ def follow(
     hopes, laters = np.zeros(looks.answered.shape), np.zeros(looks.answered.shape)
     spent = np.nan_to_num(batch.cost)  # of all calls; later ones are taken off
     next_cost = np.where(looks.chosen != STOP, np.nan_to_num(looks.cost), 0.0)
-    for step in reversed(range(onward.shape[1])):
+    for step in reversed(range(len(next_cost.T))):
         spent = spent - next_cost[:, step]
         at = np.flatnonzero(looks.there[:, step] & looked_at)
         left = policy.cascade.max_steps - (step + 1)
