@@ -36,7 +36,8 @@ class Gates:
     _known: dict[tuple[bool, str], Signals] = field(default_factory=dict)
 
     def signals(self, checked: bool, gate: str) -> Signals:
-        """`checked`: whether a form was asked for; `gate`, the log's word for what judged.
+        """`checked`: whether a form was asked for; `gate`, the log's word for what judged, "" where
+        nothing did.
 
         Raises `ReplayError` for another gate.
         """
@@ -45,7 +46,7 @@ class Gates:
             names = gate.partition("+checks:")[2].partition("+")[0]
             checks = dict.fromkeys(names.split(","), _asked_then) if names else None
             cascades = Cascades(policy, checks)
-            if cascades.stamp != gate:
+            if gate and cascades.stamp != gate:
                 raise ReplayError(
                     f"policy {policy.name!r} judges answers by {cascades.stamp!r}, and the log's "
                     f"were judged by {gate!r}; replay it with that gate"
