@@ -181,6 +181,16 @@ def test_going_on_where_the_log_always_stopped_is_refused() -> None:
     assert any("no chance" in reason for reason in refusals(found, Facts()))
 
 
+def test_chances_after_looks_that_cannot_be_true_are_refused() -> None:
+    batch, _, _ = simulated(4000, 2)
+    assert batch.looks is not None
+    chances = batch.looks.chances.copy()
+    chances[:, 0] = np.where(chances[:, 0] > 0, 0.5 * chances[:, 0], 0)
+    wrong = replace(batch, looks=replace(batch.looks, chances=chances))
+    with pytest.raises(ReplayError, match="stopping, after a look"):
+        conclude(measure([wrong], Question(())), "mid")
+
+
 def test_parts_of_a_log_of_chains_add_up_to_the_whole() -> None:
     batch, path, _ = simulated(2000, 4)
     places = {int(each): at for at, each in enumerate(batch.request_hash)}
