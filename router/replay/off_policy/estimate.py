@@ -122,9 +122,9 @@ class Estimates:
     number (Kish); `labelled`: how many of them have a label, weighted alike; `unsupported` and
     `unsupported_cost`: the shares of requests and of predicted cost where the log had no chance of
     doing what the policy does; `blind`: arms that it uses and of which no label is known;
-    `went_on`: agreeing rows after whose answer the log made another call, so that what came of them
-    is not what comes of a single call; `groups` of conversations, from which intervals come;
-    `known`: outcomes that the log has of any request.
+    `went_on`: agreeing rows after whose answer the log made another call without keeping what the
+    look found, so that what came of them is not what comes of a single call; `groups`
+    of conversations, from which intervals come; `known`: outcomes that the log has of any request.
     """
 
     by_outcome: Mapping[str, Mapping[str, Replicates]]
@@ -145,15 +145,16 @@ def estimate(logged: Tally, sums: PolicySums) -> Estimates:
     """Estimate one policy from the sums of the log and of the policy."""
     keys = sorted({*logged.by_arm, *sums.decided.by_arm, *sums.agreed.by_arm}, key=str)
     log, decided, agreed = (tally.stacked(keys) for tally in (logged, sums.decided, sums.agreed))
-    used = np.flatnonzero(log[:, :, _L["n"]].sum(axis=1) + decided[:, :, _D["n"]].sum(axis=1))
+    seen_in = log[:, :, _L["n"]].sum(axis=1) + decided[:, :, _D["requests"]].sum(axis=1)
+    used = np.flatnonzero(seen_in)
     fold = np.arange(GROUPS) % FOLDS
     seen, want, have = (_replicate(each, fold, used) for each in (log, decided, agreed))
-    requests = np.maximum(want[..., _D["n"]].sum(axis=(1, 2)), 1)
+    requests = np.maximum(want[..., _D["requests"]].sum(axis=(1, 2)), 1)
     drawn = drawn_labels(log.sum(axis=0))
     by_outcome: dict[str, dict[str, Replicates]] = {}
     cut: float | None = None
     for name in OUTCOMES:
-        found, best = _outcome(name, seen, want, have, requests, drawn)
+        found, best = _outcome(name, seen, want, have, requests, drawn, chained=sums.chained)
         by_outcome[name] = {key: Replicates(values) for key, values in found.items()}
         if name == "quality":
             cut = best
@@ -161,9 +162,9 @@ def estimate(logged: Tally, sums: PolicySums) -> Estimates:
     blind = [
         f"{key[0]}:{key[1]}"
         for at, key in enumerate(keys)
-        if total[at, _D["n"]] and not whole[at, _L["quality.m"]]
+        if total[at, _D["handed"]] and not whole[at, _L["quality.m"]]
     ]
-    n, weights = total[:, _D["n"]].sum(), matched[:, _A["w"]].sum()
+    n, weights = total[:, _D["requests"]].sum(), matched[:, _A["w"]].sum()
     cost = total[:, _D["cost.x"]].sum()
     return Estimates(
         by_outcome=by_outcome,
@@ -196,10 +197,17 @@ def _outcome(
     have: Floats,
     requests: Floats,
     drawn: NDArray[np.bool_],
+    *,
+    chained: bool,
 ) -> tuple[dict[str, Floats], float | None]:
-    """Every estimator of one outcome, (R,) each, and the cut that `switch` chose."""
+    """Every estimator of one outcome, (R,) each, and the cut that `switch` chose.
+
+    Where more than one call may be made (`chained`) there is no direct estimate: what is decided
+    later depends on answers that only the log has.
+    """
     level, slope = _model(name, seen)
-    direct = (level * want[..., _D["n"]] + slope * want[..., _D[f"{name}.x"]]).sum(axis=(1, 2))
+    count = want[..., _D["n" if name == "quality" else "calls"]]
+    direct = (level * count + slope * want[..., _D[f"{name}.x"]]).sum(axis=(1, 2))
     stand_for = _missing(name, seen, drawn)
 
     def weighted(suffix: str = "") -> tuple[Floats, Floats, Floats]:
@@ -213,10 +221,12 @@ def _outcome(
         return w, wy, wy - level * w - slope * wx
 
     weight, value, left = (each.sum(axis=(1, 2)) for each in weighted())
+    # Of a chain's calls there are several a request: what its cost is divided by is requests.
+    per = have[..., _A["w"]].sum(axis=(1, 2)) if chained and name != "quality" else weight
     found = {
         "direct": direct / requests,
         "ips": value / requests,
-        "snips": value / np.where(weight == 0, 1.0, weight),
+        "snips": value / np.where(per == 0, 1.0, per),
         "doubly_robust": (direct + left) / requests,
     }
     tried: list[tuple[float, float | None, Floats]] = [
@@ -230,6 +240,8 @@ def _outcome(
         if weight[0] > w[0]:
             tried.append((_spread(values) + bias**2, cut, values))
     _, cut_chosen, found["switch"] = min(tried, key=lambda each: each[0])
+    if chained:
+        del found["direct"]
     return found, cut_chosen
 
 
@@ -250,7 +262,8 @@ def _missing(name: str, seen: Floats, drawn: NDArray[np.bool_]) -> dict[str, Flo
     better than to take labels to be missing at random among the answers of an arm.
     """
     total = seen.sum(axis=1)[:, None, :]
-    rows, known = total[..., _L["n"]], total[..., _L[f"{name}.m"]]
+    rows = total[..., _L["n" if name == "quality" else "calls"]]
+    known = total[..., _L[f"{name}.m"]]
     usual = np.where(known > 0, rows / np.maximum(known, 1e-300), 0.0)
     if name != "quality" or not drawn.any():
         return {name: usual}
