@@ -17,7 +17,7 @@ from router.log.savings import notes, savings
 from router.replay.off_policy.batch import read_log
 from router.replay.off_policy.estimate import LEAST_DRAWN as IN_REPLAY
 from router.replay.off_policy.estimate import estimate
-from router.replay.off_policy.sums import LOGGED, PolicySums, Tally, add_logged, add_policy, rows_of
+from router.replay.off_policy.measure import AS_LOGGED, Question, measure
 from router.replay.off_policy.table import LeftOut
 from router.replay.report_calibration import CalibrationBins
 from router.replay.report_data import ReportData, report_data
@@ -175,12 +175,9 @@ def test_the_report_weighs_labels_as_a_replay_of_the_same_log_does(tmp_path: Pat
             log.feedback(name, good, "judge:j", now=NOW, rate=rate)
         elif rng.random() < 0.3:
             log.feedback(name, good / 2, now=NOW)
-    tally, sums = Tally(LOGGED), PolicySums()
-    for batch in read_log(log, None, None, LeftOut()):
-        rows = rows_of(batch, as_logged=True)
-        add_logged(tally, batch, rows)
-        add_policy(sums, batch, rows, batch.chosen)
-    replayed = estimate(tally, sums).by_outcome["quality"]["ips"].values[0]
+    sums = measure(read_log(log, None, None, LeftOut()), Question((), None))
+    found = estimate(sums.logged, sums.policies[AS_LOGGED])
+    replayed = found.by_outcome["quality"]["ips"].values[0]
     report = savings(log)
     ledger.close()
     kinds = {arm[0]: weight.rated > 0 for arm, weight in report.label_weights.items()}  # type: ignore[index]
