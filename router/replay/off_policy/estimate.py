@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from router.log import label_weights
 from router.replay.off_policy.sums import (
     AGREED,
     CUTS,
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from router.types import Floats, Ints
 
 FOLDS = 5
-LEAST_DRAWN = 30  # labels of an arm, below which they cannot stand for all that nobody labelled
 ESTIMATORS = ("direct", "ips", "snips", "doubly_robust", "switch")
 # The recalibration leans on the logged prediction as if so many more rows had agreed with it.
 _PRIOR_LEVEL, _PRIOR_SLOPE = 0.5, 2.0
@@ -150,7 +150,8 @@ def estimate(logged: Tally, sums: PolicySums) -> Estimates:
     fold = np.arange(GROUPS) % FOLDS
     seen, want, have = (_replicate(each, fold, used) for each in (log, decided, agreed))
     requests = np.maximum(want[..., _D["requests"]].sum(axis=(1, 2)), 1)
-    drawn = drawn_labels(log.sum(axis=0))
+    whole = log.sum(axis=0)
+    drawn = label_weights.carried(whole[:, _L["sampled.n"]], whole[:, _L["told.m"]])
     by_outcome: dict[str, dict[str, Replicates]] = {}
     cut: float | None = None
     for name in OUTCOMES:
@@ -158,7 +159,7 @@ def estimate(logged: Tally, sums: PolicySums) -> Estimates:
         by_outcome[name] = {key: Replicates(values) for key, values in found.items()}
         if name == "quality":
             cut = best
-    total, whole, matched = decided.sum(axis=0), log.sum(axis=0), agreed.sum(axis=0)
+    total, matched = decided.sum(axis=0), agreed.sum(axis=0)
     blind = [
         f"{key[0]}:{key[1]}"
         for at, key in enumerate(keys)
@@ -245,35 +246,16 @@ def _outcome(
     return found, cut_chosen
 
 
-def drawn_labels(logged: Floats) -> NDArray[np.bool_]:
-    """Of which arms labels are weighted by their rates, from the sums of a log (A, K): where enough
-    were drawn, or all were."""
-    drawn, told = logged[:, _L["sampled.n"]], logged[:, _L["told.m"]]
-    enough: NDArray[np.bool_] = (drawn >= LEAST_DRAWN) | ((drawn > 0) & (told == 0))
-    return enough
-
-
 def _missing(name: str, seen: Floats, drawn: NDArray[np.bool_]) -> dict[str, Floats]:
-    """How many rows each known one stands for, (R, 1, A) for each kind of it.
-
-    Labels that were drawn stand for what nobody else labelled, by the inverse of their rates
-    (Horvitz and Thompson 1952), scaled to the number of these rows (Hájek); what callers labelled
-    stands for itself alone, since nobody knows why they did. Without drawn labels there is nothing
-    better than to take labels to be missing at random among the answers of an arm.
-    """
+    """How many rows each known one stands for, (R, 1, A) for each kind of it: labels as
+    `router.log.label_weights` says, other outcomes as if they were missing at random."""
     total = seen.sum(axis=1)[:, None, :]
     rows = total[..., _L["n" if name == "quality" else "calls"]]
     known = total[..., _L[f"{name}.m"]]
-    usual = np.where(known > 0, rows / np.maximum(known, 1e-300), 0.0)
-    if name != "quality" or not drawn.any():
-        return {name: usual}
-    weight, rest = total[..., _L["sampled.m"]], rows - total[..., _L["told.m"]]
-    by_rate = np.where(weight > 0, rest / np.maximum(weight, 1e-300), 0.0)
-    return {
-        name: np.where(drawn, 0.0, usual),
-        "told": np.broadcast_to(drawn.astype(np.float64), usual.shape),
-        "sampled": np.where(drawn, by_rate, 0.0),
-    }
+    by_rate = drawn if name == "quality" else np.zeros_like(drawn)
+    told, inverse = total[..., _L["told.m"]], total[..., _L["sampled.m"]]
+    each, told_each, rated = label_weights.stand_for(rows, known, told, inverse, by_rate)
+    return {name: each, "told": told_each, "sampled": rated} if by_rate.any() else {name: each}
 
 
 def _spread(values: Floats) -> float:
