@@ -172,8 +172,10 @@ def test_a_policy_with_a_cascade_is_refused_by_a_log_without_looks():
     from router.replay.off_policy.target import of_policy
     from tests.test_off_policy_target import ladder_of, policy_of
 
-    with pytest.raises(ReplayError, match="has a cascade"):
-        of_policy(ladder_of(policy_of(cascade={"max_steps": 2})))(log(10))
+    target = Named("cascade", of_policy(ladder_of(policy_of(cascade={"max_steps": 2}))))
+    found = conclude(measure([log(500)], Question((target,))), "mid").policies[0]
+    assert found.figures == {}
+    assert "look at 500 answers of which the log kept no look" in found.refused[0]
 
 
 def test_a_single_request_has_figures_without_an_interval_and_is_plain_json():

@@ -123,8 +123,9 @@ class Estimates:
     `unsupported_cost`: the shares of requests and of predicted cost where the log had no chance of
     doing what the policy does; `blind`: arms that it uses and of which no label is known;
     `went_on`: agreeing rows after whose answer the log made another call without keeping what the
-    look found, so that what came of them is not what comes of a single call; `groups`
-    of conversations, from which intervals come; `known`: outcomes that the log has of any request.
+    look found, so that what came of them is not what comes of a single call; `unseen`: rows whose
+    answers it would look at, and the log did not; `groups` of conversations, from which intervals
+    come; `known`: outcomes that the log has of any request.
     """
 
     by_outcome: Mapping[str, Mapping[str, Replicates]]
@@ -137,6 +138,7 @@ class Estimates:
     cut: float | None
     blind: tuple[str, ...]
     went_on: int
+    unseen: int
     groups: int
     known: frozenset[str]
 
@@ -178,6 +180,7 @@ def estimate(logged: Tally, sums: PolicySums) -> Estimates:
         cut=cut,
         blind=tuple(blind),
         went_on=sums.went_on,
+        unseen=sums.unseen,
         groups=len(used),
         known=frozenset(o for o in OUTCOMES if whole[:, _L[f"{o}.m"]].any()),
     )

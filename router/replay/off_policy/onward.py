@@ -20,7 +20,7 @@ from router.errors import ReplayError
 from router.looks import STOP
 from router.money import NANO_PER_USD
 from router.replay.off_policy.batch import LogBatch
-from router.replay.off_policy.looks import Looks
+from router.replay.off_policy.looks import Looks, nothing
 from router.replay.off_policy.path import Path
 
 if TYPE_CHECKING:
@@ -67,17 +67,13 @@ def follow(
 
     Parameters: `options`, of those of the policy's arms that the log has, for each request; `kept`
     (K,), which of the policy's these are, and `columns` (K,), which of the batch's.
-    Raises `ReplayError` where the log kept no looks, or of another gate, or the policy has arms
-    that are the best of several samples.
+    Raises `ReplayError` where another gate judged in the log, or the policy has arms that are the
+    best of several samples.
     """
-    looks, ladder = batch.looks, gates.ladder
+    ladder = gates.ladder
     policy = ladder.policy
+    looks = batch.looks or nothing(len(batch), len(batch.arms), 1)
     assert policy.cascade is not None
-    if looks is None:
-        raise ReplayError(
-            f"policy {policy.name!r} has a cascade, and the log kept nothing of looks at answers; "
-            "log with a policy that has a `cascade` and `explore`, or replay it without"
-        )
     if ladder.bests:
         raise ReplayError(
             f"policy {policy.name!r} picks the best of several samples, and the log does not keep "

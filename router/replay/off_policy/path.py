@@ -55,7 +55,7 @@ def as_logged(batch: LogBatch) -> Path:
 
 
 def onward_of(path: Path, batch: LogBatch) -> Ints:
-    """What a policy does after each look (N, S), where it says nothing: it stops."""
+    """What a policy does after each look (N, S); where it says nothing it stops."""
     assert batch.looks is not None
     stops = np.full(batch.looks.answered.shape, STOP, dtype=np.int64)
     return stops if path.onward is None else path.onward
@@ -73,6 +73,7 @@ def add_policy(sums: PolicySums, batch: LogBatch, rows: Rows, target: Ints | Pat
     weight = rows.weight[some, arm]
     if path.unseen is not None:
         weight = np.where(path.unseen[some], 0.0, weight)
+        sums.unseen += int(path.unseen[some].sum())
     hoped = rows.predicted["quality"][some, arm] if path.hoped is None else path.hoped[some]
     walk = _Walk(sums, batch, rows)
     agrees = batch.chosen[some] == arm

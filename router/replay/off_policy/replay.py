@@ -265,7 +265,12 @@ def refusals(found: Estimates, facts: Facts, least: int = LEAST_EFFECTIVE) -> li
             f"after {found.went_on:,} of the {found.agreed:,} calls on which log and policy agree "
             "the log made another call and kept no chances of that; log with `explore`"
         )
-    if max(found.unsupported, found.unsupported_cost) > MOST_UNSUPPORTED:
+    if found.unseen > MOST_UNSUPPORTED * found.rows:
+        reasons.append(
+            f"it would look at {found.unseen:,} answers of which the log kept no look; log with a "
+            "policy that has a `cascade` and `explore`, or replay it without"
+        )
+    elif max(found.unsupported, found.unsupported_cost) > MOST_UNSUPPORTED:
         reasons.append(
             f"{found.unsupported:.1%} of its decisions ({found.unsupported_cost:.1%} of their "
             "cost) had no chance of being taken in the log; log with `explore`, or a holdout"

@@ -30,7 +30,7 @@ from router.replay.off_policy.table import LeftOut
 Engine = Literal["local", "ray"]
 Progress = Callable[[int, int | None], None]  # rows done, of how many
 _STORES = ("sqlite", "postgresql", "redis", "rediss", "valkey", "valkeys")
-_VERSION = 4  # of kept sums
+_VERSION = 5  # of kept sums
 _IN_FLIGHT = 64  # parts that Ray has at once
 
 
@@ -238,6 +238,7 @@ def save_sums(sums: Sums, path: Path) -> None:
                 policy.largest_weight,
                 policy.moved,
                 policy.went_on,
+                policy.unseen,
                 policy.chained,
             ]
             for name, policy in sums.policies.items()
@@ -265,9 +266,10 @@ def load_sums(path: Path) -> Sums:
                         largest_weight=largest,
                         moved=moved,
                         went_on=went_on,
+                        unseen=unseen,
                         chained=chained,
                     )
-                    for name, (refused, largest, moved, went_on, chained) in said[
+                    for name, (refused, largest, moved, went_on, unseen, chained) in said[
                         "policies"
                     ].items()
                 }

@@ -120,6 +120,7 @@ class PolicySums:
     largest_weight: float = 0.0
     moved: int = 0  # rows whose arm the log did not think best
     went_on: int = 0  # rows that agree, after whose answer the log went on, nobody knows why
+    unseen: int = 0  # rows whose answers it would look at, and the log did not
     chained: bool = False  # whether it, or the log, may make more than one call
 
     def merge(self, other: PolicySums) -> None:
@@ -129,6 +130,7 @@ class PolicySums:
         self.refused += other.refused
         self.moved += other.moved
         self.went_on += other.went_on
+        self.unseen += other.unseen
         self.chained |= other.chained
         self.largest_weight = max(self.largest_weight, other.largest_weight)
 
