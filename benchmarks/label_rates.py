@@ -22,7 +22,8 @@ from off_policy import RANDOM, ROWS, Population, judged, logged, population
 from stamp import ROOT, commit, machine, rounded
 
 from router.replay.off_policy.estimate import estimate
-from router.replay.off_policy.sums import LOGGED, PolicySums, Tally, add_logged, add_policy, rows_of
+from router.replay.off_policy.path import add_policy
+from router.replay.off_policy.sums import LOGGED, PolicySums, Tally, add_logged, rows_of
 
 RESULTS = ROOT / "benchmarks/results/label_rates.json"
 SOURCES = ("zeroeval", "mmlu_pro_a")

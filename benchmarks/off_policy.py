@@ -27,8 +27,8 @@ from router.replay.costs import recover_prices
 from router.replay.evaluate import evaluate
 from router.replay.off_policy.batch import LogBatch, LoggedArm
 from router.replay.off_policy.estimate import ESTIMATORS, estimate
-from router.replay.off_policy.sums import LOGGED, PolicySums, Tally, add_logged, add_policy, rows_of
-from router.replay.off_policy.target import as_logged
+from router.replay.off_policy.path import add_policy, as_logged
+from router.replay.off_policy.sums import LOGGED, PolicySums, Tally, add_logged, rows_of
 from router.types import TIERS
 
 RESULTS = ROOT / "benchmarks/results/off_policy.json"

@@ -102,14 +102,14 @@ class Attempts:
         except ClockJumped as jumped:
             return jumped.trusted
 
-    def accept(self, number: int, decision: Decision) -> None:
-        """Log that an earlier attempt's answer is the one that is handed out."""
+    def accept(self, number: int, decision: Decision, looks: str | None = None) -> None:
+        """Log which attempt's answer of a chain is handed out, and what was found of each."""
         baseline = decision.baseline if self.of_baseline is None else self.of_baseline
-        end = RequestEnd("answered", accepted=number, baseline=baseline)
+        end = RequestEnd("answered", accepted=number, baseline=baseline, looks=looks)
         try:
             self.ledger.finish(self.request.request_id, end, self.now)
         except LedgerUnavailable as unavailable:
-            # The answer was paid for and is handed out; the log names the latest one instead.
+            # The answer was paid for and is handed out; the log goes on naming the latest one.
             _log.error("attempt %s/%d: %s", self.request.request_id, number, unavailable)
 
     def prepare(self, plan: Plan, decision: Decision) -> Attempt:

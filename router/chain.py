@@ -12,17 +12,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from router.attempts import Attempts
-from router.decide import Bar, Look, Objective, best_answer, dearer, goes_on
+from router.decide import Bar, Look, Objective, after_look, best_answer, dearer
 from router.decide.cascade import told
 from router.dispatch.logprobs import logprob_arguments, without_logprobs
 from router.errors import AtCapacity, BudgetExceeded, ConfigurationError, ProviderError, RouterError
+from router.gates import structural
 from router.gates.answer import Answer, answers_of
 from router.gates.gate import Gate, GateCheck, Verdict, keeps_tool_calls
+from router.looks import LookRecord
 from router.plan import Plan
 from router.routing import Step, attach, routing_of
 from router.votes.signals import with_bests, with_votes
 
 if TYPE_CHECKING:
+    from router.decide import Exploration, Onward, Signals
+    from router.ladder import Ladder
     from router.policy import Policy
     from router.types import Decision, Floats, Ints, Request, Room
 
@@ -55,6 +59,29 @@ class Cascades:
         self.gate = Gate(verifier, checks)
         self._policy = policy
 
+    @property
+    def longest(self) -> int:
+        """The most calls that a chain may have."""
+        return 1 if self.asked is None else self.asked.max_steps
+
+    @property
+    def stamp(self) -> str:
+        """What judges answers, in a word that the log keeps."""
+        logprobs = self.asked is not None and self.asked.logprobs
+        return self.gate.name + ("+logprobs" if logprobs else "")
+
+    def signals(self, checked: bool, ladder: Ladder) -> Signals:
+        """What looking at an answer tells of each arm, but for the best of several samples;
+        `checked`: whether a form was asked for."""
+        return with_votes(self.gate.signals(checked, ladder.tier, self._told), ladder.votes)
+
+    def chain(self, plan: Plan, attempts: Attempts) -> Chain:
+        """A chain that begins with this plan; it is recorded where something is left to chance."""
+        record = None
+        if self._policy.explore is not None:
+            record = LookRecord(self.stamp, structural.is_checked(plan.request.params))
+        return Chain(self.gate, plan, attempts, record)
+
     def buffers(self, request: Request) -> bool:
         """Whether a stream is handed out only when its whole answer is known."""
         buffered = self.asked is not None and self.asked.stream == "buffer"
@@ -69,8 +96,7 @@ class Cascades:
         looked_at = not request.stream or self.buffers(request)
         if self.asked is None or request.purpose != "serve" or not looked_at:
             return without(plan, plan.ladder.bests)
-        signals = self.gate.signals(request, plan.ladder.tier, self._told)
-        signals = with_votes(signals, plan.ladder.votes)
+        signals = self.signals(structural.is_checked(request.params), plan.ladder)
         plan, signals = with_bests(plan, signals)
         return replace(plan, look=Look(signals, self.asked.max_steps))
 
@@ -108,11 +134,19 @@ class Chain:
     and bars for the arms that have answered or failed.
     """
 
-    def __init__(self, gate: Gate, plan: Plan, attempts: Attempts):
+    def __init__(
+        self, gate: Gate, plan: Plan, attempts: Attempts, record: LookRecord | None = None
+    ):
         self._gate, self._attempts, self.plan = gate, attempts, plan
+        self._record, self._recorded = record, True
         self._answered: dict[int, _Answered] = {}
         self._last = -1
         self._final = False
+
+    @property
+    def length(self) -> int:
+        """How many answers there are."""
+        return len(self._answered)
 
     def add(self, decision: Decision, response: Any) -> None:
         """Look at an answer. A caller's own check may take its time here."""
@@ -121,7 +155,7 @@ class Chain:
         routing = routing_of(response)
         number = self._attempts.count if routing is None else routing.attempts
         self._answered[index] = _Answered(number, decision, response, answers)
-        self._last = index
+        self._last, self._recorded = index, False
         quality = self._counted(index, self.plan.options.quality[0])
         said = {arm: each.answers for arm, each in self._answered.items()}
         try:
@@ -161,24 +195,45 @@ class Chain:
             return
         self._bar(np.array([decision.chosen]), bars.get(type(error), Bar.FAILED))
 
-    def onward(self, room: Room, objective: Objective | None) -> Decision | None:
+    def onward(
+        self, room: Room, objective: Objective | None, exploration: Exploration | None = None
+    ) -> Decision | None:
         """The next call, None to stop: what was paid is spent, what it said is known.
 
-        A ceiling on the request holds over its chain: what was spent is taken off it.
+        A ceiling on the request holds over its chain: what was spent is taken off it. After a call
+        that failed nothing is left to chance.
         """
         look = self.plan.look
         late = time.monotonic() >= self._attempts.deadline
         if self._final or late or look is None or look.steps < 1 or look.called is None:
+            self._keep(None, final=self._final or late)
             return None
         objective = objective or self.plan.ladder.objective
         if objective.max_cost_per_request is not None:
             left = objective.max_cost_per_request - self._attempts.spent
             objective = replace(objective, max_cost_per_request=max(left, 0))
         choices = self.plan.choose(objective, room)
-        arm, quality = choices.arm, self.plan.options.quality
-        if not goes_on(arm, choices.utility, quality, look.called)[0]:
+        if exploration is not None and room.budgets:
+            exploration = replace(exploration, roomy=self.plan.roomy(room))
+        if self._recorded:
+            exploration = None
+        onward = after_look(self.plan.options, objective, choices, look.called, exploration)
+        self._keep(onward)
+        best, taken = int(onward.best[0]), int(onward.taken[0])
+        if taken == self.plan.options.quality.shape[1]:
             return None
-        decision = self.plan.decision(choices, objective, self._said())
+        said = self._said()
+        if best == self.plan.options.quality.shape[1]:
+            chance = float(onward.chances[0, taken])
+            said = f"drawn to go on with a chance of {chance:.3g}, where to stop is best; {said}"
+            best = taken
+        choices = replace(
+            choices,
+            arm=onward.taken,
+            best=np.array([best]),
+            chances=onward.chances[:, :-1],
+        )
+        decision = self.plan.decision(choices, objective, said)
         self._attempts.step = len(self._answered)
         self._attempts.note = self._said()
         return decision
@@ -194,8 +249,9 @@ class Chain:
         asked = {**policy.deployment(chosen.decision.arm).params, **request.params}
         if policy.cascade is not None and policy.cascade.logprobs and not asked.get("logprobs"):
             without_logprobs(chosen.response)
-        if index != self._last:
-            self._attempts.accept(chosen.number, chosen.decision)
+        looks = None if self._record is None else self._record.text
+        if index != self._last or looks is not None:
+            self._attempts.accept(chosen.number, chosen.decision, looks)
         routing = routing_of(chosen.response)
         assert routing is not None
         steps = tuple(
@@ -212,6 +268,17 @@ class Chain:
         last = self._answered[self._last]
         found = float(self.plan.options.quality[0, self._last])
         return f"after {last.decision.arm.tier}'s answer: P(good) {found:.2f} ({last.why})"
+
+    def _keep(self, onward: Onward | None, *, final: bool = False) -> None:
+        """Record what was done after the latest answer, once; None: nothing but to stop was
+        possible."""
+        if self._record is None or self._recorded:
+            return
+        self._recorded = True
+        quality = self.plan.options.quality[0]
+        taken = len(quality) if onward is None else int(onward.taken[0])
+        chances = np.arange(len(quality) + 1) == taken if onward is None else onward.chances[0]
+        self._record.add(self._last, quality, chances, taken, final=final)
 
     def _know(self, quality: Any) -> None:
         look = self.plan.look

@@ -20,15 +20,16 @@ _MEMORY = 1000  # requests that the mean expected cost is of, about
 class Explorer:
     """The exploration of one router.
 
-    Parameters: `asked`, what the policy says of it, None for none.
+    Parameters: `asked`, what the policy says of it, None for none; `decisions`, how many a request
+    may take at most, each of which gets its share of what exploring may add.
 
     What exploring may add to a request's expected cost is a share of the mean expected cost of the
     requests before it, not of its own: a cheap request could else never be tried one tier higher.
     Before the first request nothing is known, so nothing dearer is explored.
     """
 
-    def __init__(self, asked: Explore | None):
-        self._asked = asked
+    def __init__(self, asked: Explore | None, decisions: int = 1):
+        self._asked, self._decisions = asked, decisions
         self._lock = threading.Lock()
         self._mean, self._count = 0.0, 0
 
@@ -40,14 +41,14 @@ class Explorer:
         return Exploration(
             float(asked.rate),
             float(asked.max_quality_loss),
-            float(asked.max_spend) * self._mean,
+            float(asked.max_spend) * self._mean / self._decisions,
             float(asked.holdout),
         )
 
-    def draw(self, request_id: str) -> Exploration | None:
-        """What is left to chance for a request, with its draw."""
+    def draw(self, request_id: str, step: int = 0) -> Exploration | None:
+        """What is left to chance for a request, or after a look at its answer, with the draw."""
         now = self.chances()
-        return None if now is None else replace(now, draw=np.array([uniform(request_id)]))
+        return None if now is None else replace(now, draw=np.array([uniform(request_id, step)]))
 
     def learn(self, expected: int | None) -> None:
         """Let a request join the mean: the expected nano-USD of the arm that was decided on."""
@@ -58,7 +59,9 @@ class Explorer:
             self._mean += (expected - self._mean) / min(self._count, _MEMORY)
 
 
-def uniform(request_id: str) -> float:
-    """A number from 0 to below 1 that a request's id fixes: whoever has the log can draw again."""
-    digest = hashlib.sha256(f"explore:{request_id}".encode("utf-8", "replace")).digest()
+def uniform(request_id: str, step: int = 0) -> float:
+    """A number from 0 to below 1 that a request's id fixes, for each decision of its chain: whoever
+    has the log can draw again."""
+    name = f"explore:{request_id}/{step}" if step else f"explore:{request_id}"
+    digest = hashlib.sha256(name.encode("utf-8", "replace")).digest()
     return int.from_bytes(digest[:7], "big") / 2**56

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from router.attempts import Attempts
 from router.capacity import Capacity
 from router.certified import PromisedLadder
-from router.chain import Cascades, Chain
+from router.chain import Cascades
 from router.checks import Check, Checks
 from router.clock import GuardedClock, shortest_window
 from router.conversations.memory import Conversations
@@ -103,9 +103,9 @@ class Router(Doors, Deferrals):
         ladder = Ladder.of(self.policy, self.prices, self.predictor.efforts)
         self._promised = PromisedLadder(ladder, self.predictor, self._clock())
         self._pacer = pacer_of(ladder)
-        self._explorer = Explorer(self.policy.explore)
         self.capacity = Capacity(self.policy)
         self._cascades = Cascades(self.policy, gates)
+        self._explorer = Explorer(self.policy.explore, self._cascades.longest)
         bound: Any = {"predictor": self.predictor, "prices": self.prices, "clock": clock}
         own = partial(Router, store=self.store, **bound)
         log: Callable[[], Any] = lambda: self.ledger.log()  # noqa: E731
@@ -167,14 +167,15 @@ class Router(Doors, Deferrals):
 
         Whatever goes wrong with a later call, the best answer so far was paid for and is given.
         """
-        chain = Chain(self._cascades.gate, plan, attempts)
+        chain, request_id = self._cascades.chain(plan, attempts), attempts.request.request_id
         onward: Decision | None = decision
         while onward is not None:
             yield Look(partial(chain.add, onward, answer))
+            exploration = self._explorer.draw(request_id, chain.length)
             while True:
                 try:
                     room = yield Store(partial(self._room, attempts.ledger, attempts.request))
-                    onward = chain.onward(room, self.paced(chain.plan, room))
+                    onward = chain.onward(room, self.paced(chain.plan, room), exploration)
                     if onward is not None:
                         answer = yield from self._try(attempts, chain.plan, onward)
                     break

@@ -106,7 +106,7 @@ class Plan:
         if self.failure is not None or objective.alarm:
             exploration = None
         if exploration is not None and room.budgets:
-            exploration = replace(exploration, roomy=self._roomy(room))
+            exploration = replace(exploration, roomy=self.roomy(room))
         choices, left = self.choose(objective, room, kept, exploration), room.remaining()
         if kept and choices.arm[0] < 0:  # for this request it was kept
             choices = self.choose(objective, room)
@@ -159,7 +159,7 @@ class Plan:
             look=self.look,
         )
 
-    def _roomy(self, room: Room) -> NDArray[np.bool_]:
+    def roomy(self, room: Room) -> NDArray[np.bool_]:
         """Which arms every budget has room for just now, (1, A)."""
         bounds = (
             (arm, quoted.upper or 0, self.token_bound(index, quoted))

@@ -364,3 +364,4 @@ class RequestEnd:
     accepted: int | None  # number of the attempt whose answer the caller got
     baseline: int | None
     error: str | None = None
+    looks: str | None = None  # JSON of what was found and done after each answer of a chain

@@ -9,7 +9,8 @@ import numpy as np
 
 from router.replay.off_policy.batch import LogBatch, LoggedArm
 from router.replay.off_policy.estimate import Estimates, estimate
-from router.replay.off_policy.sums import LOGGED, PolicySums, Tally, add_logged, add_policy, rows_of
+from router.replay.off_policy.path import add_policy
+from router.replay.off_policy.sums import LOGGED, PolicySums, Tally, add_logged, rows_of
 
 ARMS = tuple(LoggedArm(f"{tier}/0:m-{tier}", tier, f"m-{tier}") for tier in ("nano", "mini", "mid"))
 SKILL = np.array([0.5, 0.7, 0.8])

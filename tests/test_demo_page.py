@@ -48,8 +48,9 @@ def _row(number: int, **changes: object) -> DemoRow:
 def _result(*rows: DemoRow, live: bool = False, held: int = 0) -> DemoResult:
     spent, baseline = sum(row.cost for row in rows), sum(row.baseline for row in rows)
     total = Line(requests=len(rows), attempts=len(rows), spent=spent, baseline=baseline)
-    if not live:
-        total.labels, total.label_sum = len(rows), float(sum(row.good is True for row in rows))
+    if rows and not live:
+        total.labels = len(rows)
+        total.quality = sum(row.good is True for row in rows) / len(rows)
     books = ProviderBooks(len(rows), spent, {"429": 1}, len(rows), baseline, len(rows) // 2, 25)
     return DemoResult(
         rows=rows,

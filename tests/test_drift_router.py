@@ -128,6 +128,9 @@ def test_an_alarm_outlives_a_restart_reaches_other_processes_and_ends_when_it_is
     assert "DRIFT under test" in CliRunner().invoke(cli, ["report", store]).stdout
     reported = json.loads(CliRunner().invoke(cli, ["report", store, "--json"]).stdout)
     assert [alarm["name"] for alarm in reported["drift"]] == ["tokens/nano"]
+    [change] = reported["changes"]
+    assert (change["what"], change["requests"]) == ("tokens of nano's answers", 2)
+    assert change["accepted"] is None
 
     done = CliRunner().invoke(cli, ["drift", "accept", store, "--by", "ann", "--note", "seen"])
     assert done.exit_code == 0, done.output

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import re
 import shutil
 import sqlite3
 import threading
@@ -518,6 +519,63 @@ def test_a_log_that_cannot_be_written_stops_nobody_and_catches_up(tmp_path, monk
     other.close()
     assert len(list(ledger.log().attempts())) == 20
     assert ledger.verify() == []
+
+
+def slow_copying(monkeypatch, seconds):
+    """Each step is copied by itself, and takes its time."""
+    apply = sqlite_mirror.SqliteMirror.apply
+
+    def slow(self, *arguments):
+        time.sleep(seconds)
+        return apply(self, *arguments)
+
+    monkeypatch.setattr(redis_outbox, "_AT_ONCE", 1)
+    monkeypatch.setattr(redis_outbox, "_PAUSE", 0.01)
+    monkeypatch.setattr(sqlite_mirror.SqliteMirror, "apply", slow)
+
+
+def calls_copied(place):
+    """Calls that the log has, without asking the server for the others."""
+    with sqlite3.connect(parse(place).log.removeprefix("sqlite:///")) as connection:
+        [(count,)] = connection.execute("SELECT count(*) FROM attempt").fetchall()
+    return count
+
+
+def test_closing_ends_the_copying_first_however_much_is_left(tmp_path, monkeypatch, caplog):
+    place = place_of(redis("valkey"), tmp_path)
+    ledger = opened(place)
+    slow_copying(monkeypatch, 0.4)
+    spent(ledger, 10)
+    while not calls_copied(place):  # the thread is in the midst of it
+        time.sleep(0.02)
+    ledger.close()
+    assert calls_copied(place) == 10
+    assert caplog.messages == []
+
+
+def test_closing_gives_up_in_time_and_says_how_much_is_left_to_the_next(
+    tmp_path, monkeypatch, caplog
+):
+    place = place_of(redis("valkey"), tmp_path)
+    ledger = opened(place)
+    slow_copying(monkeypatch, 0.2)
+    monkeypatch.setattr(redis_outbox, "_CLOSE_SECONDS", 0.3)
+    spent(ledger, 10)
+    threads = [each for each in threading.enumerate() if each.name == "router-outbox"]
+    while not calls_copied(place):
+        time.sleep(0.02)
+    began = time.monotonic()
+    ledger.close()
+    assert time.monotonic() - began < 2
+    assert calls_copied(place) < 10
+    for each in threads:
+        each.join(5)
+    [said] = caplog.messages
+    assert re.search(r"the log is \d+ steps behind; who opens the ledger next copies them", said)
+    monkeypatch.undo()
+    again = opened(place)
+    assert len(list(again.log().attempts())) == 10
+    assert again.verify() == []
 
 
 def test_who_attaches_while_others_go_on_raises_no_false_alarm(tmp_path, monkeypatch):

@@ -245,7 +245,7 @@ def test_what_a_look_will_tell_is_on_average_what_was_known(q: float, told: bool
     """The look ahead and the look itself are the same evidence, weighed by its chances."""
     gate, tier = Gate(), np.array([0, 3])
     request = Request("r", [{"role": "user", "content": "?"}], {}, now=0.0)
-    signals = gate.signals(request, tier, (True, told))
+    signals = gate.signals(False, tier, (True, told))
     np.testing.assert_allclose(signals.good.sum(axis=1), 1)
     np.testing.assert_allclose(signals.bad.sum(axis=1), 1)
     chance, after = seen(signals, 0, np.array([[q, 0.9]]))

@@ -168,12 +168,14 @@ def test_a_call_after_which_the_log_went_on_says_nothing_of_one_that_stops():
     assert dear.figures == ask(batch, arm=2).policies[0].figures
 
 
-def test_a_policy_with_a_cascade_is_refused():
+def test_a_policy_with_a_cascade_is_refused_by_a_log_without_looks():
     from router.replay.off_policy.target import of_policy
     from tests.test_off_policy_target import ladder_of, policy_of
 
-    with pytest.raises(ReplayError, match="has a cascade"):
-        of_policy(ladder_of(policy_of(cascade={"max_steps": 2})))
+    target = Named("cascade", of_policy(ladder_of(policy_of(cascade={"max_steps": 2}))))
+    found = conclude(measure([log(500)], Question((target,))), "mid").policies[0]
+    assert found.figures == {}
+    assert "look at 500 answers of which the log kept no look" in found.refused[0]
 
 
 def test_a_single_request_has_figures_without_an_interval_and_is_plain_json():

@@ -74,6 +74,25 @@ def test_a_log_is_exported_and_replayed_with_the_same_figures(
     assert live["baseline"]["naive_saved_usd"] is not None
 
 
+def test_a_replay_says_whether_a_budget_that_it_leaves_out_would_have_been_used_up(
+    logged: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, files, _ = logged
+    policy = yaml.safe_load(files["own"].read_text())
+    policy["budgets"] = [
+        {"name": name, "limit": limit, "window": "total", "on_exceed": "downgrade"}
+        for name, limit in (("ample", "1000000"), ("scant", "0.000001"))
+    ]
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(yaml.safe_dump(policy))
+    code, said = called(capsys, "replay", store, "--policy", str(mine))
+    assert code == 0
+    left_out, ample, scant = said["notes"]
+    assert "replayed without its budgets" in left_out
+    assert "'ample', which is left out, would have been used up in none of 1 period" in ample
+    assert "'scant', which is left out, would have been used up in 1 of 1 period (1 to 1)" in scant
+
+
 def test_what_the_log_cannot_support_is_exit_code_1_and_said(
     logged: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from router.drift.record import Alarm
+from router.drift.watcher import accept, all_alarms, raise_alarms
 from router.replay.report_data import report_data
 from router.replay.report_page import page
 from router.types import Budget
@@ -72,10 +74,23 @@ def unknown(ledger: Any) -> None:
     log_request(ledger, "a", NOW, None, baseline=None, decision=views("mini", expected=None))
 
 
+def drifted(ledger: Any) -> None:
+    """An alarm that was accepted, and one that is open, with names that no page expects."""
+    old = Alarm("novel", NOW - 9 * DAY, NOW - 10 * DAY, 99.0, 20.0, "1%", "9%", "p@1")
+    new = Alarm("tokens/mini", NOW - DAY, NOW - 2 * DAY, 99.0, 20.0, "30", HOSTILE, "p@1")
+    raise_alarms(ledger.log(), HOSTILE, [old], 0)
+    accept(ledger.log(), HOSTILE, NOW - 8 * DAY, by="ann", note=HOSTILE)
+    raise_alarms(ledger.log(), HOSTILE, [new], 1)
+    log_request(ledger, "before", NOW - 20 * DAY, CENT)
+    for name in ("a", "b"):
+        log_request(ledger, name, NOW, CENT, tier="frontier", features={"drift": new.text})
+
+
 def write(folder: Path, fill: Callable[[Any], object], budgets: tuple[Budget, ...]) -> Path:
     ledger = opened(folder, budgets)
     fill(ledger)
-    data = report_data(ledger.log(), ledger.states(NOW), now=NOW)
+    alarms = all_alarms(ledger.log())
+    data = report_data(ledger.log(), ledger.states(NOW), now=NOW, alarms=alarms)
     ledger.close()
     target = folder / "page.html"
     target.write_text(page(data, made=NOW), encoding="utf-8")
@@ -87,6 +102,7 @@ LOGS: dict[str, tuple[Callable[[Any], object], tuple[Budget, ...], int]] = {
     "one request": (one, (), 4),
     "hostile names": (hostile, (Budget(HOSTILE, CENT * 9, window="day", scope="user"),), 4),
     "unknown prices": (unknown, (), 1),
+    "drift": (drifted, (), 3),
     "nothing": (lambda ledger: None, BUDGETS, 0),
 }
 
@@ -177,6 +193,36 @@ def test_a_screen_reader_is_told_of_headings_figures_and_tables(
     assert len(images) == 4, json.dumps(images)
     assert [role for role, _ in named].count("table") >= 8
     assert ("heading", "Budgets") in named
+
+
+def test_the_page_shows_what_changed_since_when_what_was_done_and_who_accepted_it(
+    browser: chromium.Browser, tmp_path: Path
+) -> None:
+    shown = browser.open(write(tmp_path, drifted, ()))
+    cells = """
+    [...document.querySelectorAll('section')]
+      .filter(part => part.querySelector('h2').textContent === 'Changes found')
+      .flatMap(part => [...part.querySelectorAll('tbody tr')])
+      .map(row => [...row.children].map(cell => cell.innerText))
+    """
+    new, old = shown.evaluate(cells)
+    assert new == [
+        f"tokens of mini's answers\npolicy {HOSTILE}",
+        "2026-11-23 09:30 UTC",
+        "30",
+        HOSTILE,
+        "2 requests kept to the baseline tier, where they could",
+        "open",
+    ]
+    assert old[0].startswith("requests unlike anything in training")
+    assert old[4:] == [
+        "no request was decided otherwise",
+        f"accepted 2026-11-17 09:30 UTC by ann\n{HOSTILE}",
+    ]
+    assert shown.evaluate("document.querySelector('section h2').textContent") == "Changes found"
+    (other := tmp_path / "other").mkdir()
+    without = browser.open(write(other, one, ()))
+    assert without.evaluate(cells) == []
 
 
 def test_the_browser_reports_what_a_page_fetches_and_complains_of(

@@ -14,8 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.drift.record import Alarm, Alarms
 from router.ledger import Ledger
 from router.log import LoggedRequest
+from router.log.label_weights import Weight
 from router.log.savings import joined, savings
 from router.replay.report_budgets import MOST, paces
 from router.replay.report_calibration import CalibrationBins, wilson
@@ -222,8 +224,8 @@ def test_wilson_s_bounds_are_the_shares_1_96_errors_away_from_what_was_seen(
 def test_every_labelled_answer_is_in_one_calibration_bin(pairs: list[tuple[float, float]]) -> None:
     bins = CalibrationBins()
     for predicted, label in pairs:
-        bins.add(predicted, label)
-    found = bins.result()
+        bins.add("arm", predicted, label, None)
+    found = bins.result({"arm": Weight(1.0, 0.0, 0.0)})
     assert sum(each.count for each in found.bins) == found.labels == len(pairs)
     for each in found.bins:
         assert each.low - 1e-9 <= each.predicted <= each.high + 1e-9
@@ -314,8 +316,8 @@ def test_what_is_held_does_not_grow_with_the_log(tmp_path: Path) -> None:
         assert data.savings.total.requests == count
         return held
 
-    # Beyond the sample's size, which both reach, five times the log takes no more.
-    assert peak(25_000) < 1.25 * peak(5_000)
+    # Beyond the sample's size, which both reach, three times the log takes no more.
+    assert peak(15_000) < 1.25 * peak(5_000)
 
 
 def test_the_json_keeps_every_key_of_the_savings_and_adds_its_own(tmp_path: Path) -> None:
@@ -329,8 +331,47 @@ def test_the_json_keeps_every_key_of_the_savings_and_adds_its_own(tmp_path: Path
     assert {key: said[key] for key in old} == json.loads(json.dumps(old))
     assert set(said) - set(old) == {
         "period", "over_time", "curve", "calibration", "budgets", "movers", "prices", "failures",
-        "notes", "break_even",
+        "notes", "break_even", "changes",
     }  # fmt: skip
     assert said["over_time"][0]["spent_usd"] == said["over_time"][0]["spent_nano"] / 1e9
     assert said["curve"]["operating"].keys() == {"quality", "cost_usd", "cost_nano", "cost_weight"}
     assert any(each["name"] == HOSTILE for each in said["movers"])
+
+
+def test_a_report_shows_changes_that_were_open_in_its_period_and_all_that_are_open_now(
+    ledger: Ledger,
+) -> None:
+    def alarm(name: str, day: int) -> Alarm:
+        raised = MONDAY + day * DAY
+        return Alarm(name, raised, raised - 60, 9.0, 5.0, "before", "now", "p@1")
+
+    kept = Alarms().raised([alarm("novel", 2), alarm("gate", 3)])
+    kept = kept.accept(MONDAY + 4 * DAY, "ann", "").raised([alarm("novel", 6)])
+    kept = kept.accept(MONDAY + 7 * DAY, "bo", "fine").raised([alarm("novel", 8)])
+    for day in range(10):
+        log_request(ledger, f"r{day}", MONDAY + day * DAY, CENT)
+
+    def shown(since: int, until: int) -> list[tuple[str, str]]:
+        dates = {"since": MONDAY + since * DAY, "until": MONDAY + until * DAY}
+        found = of(ledger, alarms=[("p", kept)], **dates).changes
+        return [(each.name, each.by) for each in found]
+
+    first, second, still = [("gate", "ann"), ("novel", "ann")], ("novel", "bo"), ("novel", "")
+    assert shown(0, 10) == [still, second, *first]
+    assert shown(0, 2) == [still]
+    assert shown(4, 6) == [still, *first]
+    assert shown(5, 7) == [still, second]
+    assert shown(50, 60) == [still]
+
+
+def test_a_request_counts_for_each_of_the_alarms_that_it_followed(ledger: Ledger) -> None:
+    one, two = (
+        Alarm(name, NOW, NOW, 9.0, 5.0, "1%", "2%", "p@1") for name in ("novel", "refusals/mini")
+    )
+    both = {"drift": f"{one.text}; {two.text}"}
+    log_request(ledger, "a", NOW, CENT, features=both)
+    log_request(ledger, "b", NOW + 1, CENT, features={"drift": two.text})
+    log_request(ledger, "c", NOW + 2, CENT)
+    log_request(ledger, "d", NOW + 3, CENT, features=both, purpose="judge")
+    found = of(ledger, alarms=[("p", Alarms().raised([one, two]))]).changes
+    assert {each.name: each.requests for each in found} == {"novel": 1, "refusals/mini": 2}

@@ -69,6 +69,7 @@ def command(
         emit(data, as_json, lambda console: console.print(figures(_plain(data))))
         return
     from router.replay.off_policy.ask import ask
+    from router.replay.off_policy.budgets import about_budgets
     from router.replay.off_policy.replay import conclude
     from router.replay.off_policy.run import run
 
@@ -84,7 +85,11 @@ def command(
             progress=progress,
         )
     found = conclude(sums, asked.baseline, model_only=model_only)
-    data = {**found.as_dict(), "notes": list(asked.notes)}
+    data = found.as_dict()
+    data["notes"] = [*asked.notes]
+    for each in data["policies"]:
+        budgets, cost = asked.budgets.get(each["name"], ()), each["best"].get("cost")
+        data["notes"] += about_budgets(each["name"], budgets, cost, sums.facts)
     emit(data, as_json, lambda console: _render(data, console))
     if any(each["refused"] for each in data["policies"]):
         sys.exit(1)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from router.cli.output import console, emit, json_option
-from router.drift.watcher import open_alarms
+from router.drift.watcher import all_alarms, open_alarms
 from router.errors import ConfigurationError
 from router.ledger import open_ledger
 from router.ledger.url import store_url
@@ -53,7 +53,7 @@ def command(
     """Report realized spend and savings from STORE (a URL, or a SQLite file).
 
     The page of --html is one file that needs nothing else; beside the sums it shows spend and tiers
-    over time, predicted cost and quality, calibration, budgets, and what changed.
+    over time, predicted cost and quality, calibration, budgets, what changed, and drift alarms.
     """
     if html is not None and not html.parent.is_dir():
         raise click.BadParameter(f"there is no folder {html.parent}", param_hint="--html")
@@ -67,7 +67,7 @@ def command(
             return
         from router.replay.report_data import report_data
 
-        now = time.time()
+        now, kept = time.time(), all_alarms(ledger.log())
         data = report_data(
             ledger.log(),
             ledger.states(now),
@@ -75,10 +75,11 @@ def command(
             since=_unix(since),
             until=_unix(until),
             policies=loaded,
+            alarms=kept,
         )
-        alarms = open_alarms(ledger.log())
     finally:
         ledger.close()
+    alarms = [(policy, alarm) for policy, of_policy in kept for alarm in of_policy.open]
     if html is not None:
         _write(data, html, now)
     said = [{"policy": policy, **asdict(alarm)} for policy, alarm in alarms]

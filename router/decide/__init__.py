@@ -5,6 +5,7 @@ from router.decide.choose import Choices, choose
 from router.decide.explain import decision, rejections
 from router.decide.explore import Exploration
 from router.decide.obstacles import Obstacle, Obstacles
+from router.decide.onward import Onward, after_look
 from router.decide.options import UNKNOWN, UNLIMITED, Bar, Objective, Options, cautious
 
 __all__ = [
@@ -17,8 +18,10 @@ __all__ = [
     "Objective",
     "Obstacle",
     "Obstacles",
+    "Onward",
     "Options",
     "Signals",
+    "after_look",
     "best_answer",
     "cautious",
     "choose",

@@ -83,35 +83,70 @@ def values(
     Values that are at least `quality - price` where nothing was called. Those of arms that were
     called already mean nothing.
     """
+    return _looked(quality, price, None, follows, look)[0]
+
+
+def values_and_costs(
+    quality: Floats,
+    price: Floats,
+    cost: Floats,
+    follows: NDArray[np.bool_],
+    look: Look,
+) -> tuple[Floats, Floats]:
+    """`values`, and what the calls that may follow each call are expected to cost, (N, A).
+
+    Parameters: `cost` (N, A), of a call, in any unit; the others as in `values`.
+    """
+    found, later = _looked(quality, price, cost, follows, look)
+    assert later is not None
+    return found, later
+
+
+def _looked(
+    quality: Floats,
+    price: Floats,
+    cost: Floats | None,
+    follows: NDArray[np.bool_],
+    look: Look,
+) -> tuple[Floats, Floats | None]:
     n, arms = quality.shape
     called = np.zeros((n, arms), dtype=bool) if look.called is None else look.called
     depth = min(look.steps - 1, DEEPEST)
     found = np.empty((n, arms))
+    later = None if cost is None else np.empty((n, arms))
     for start in range(0, n, _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
-        tree = _Tree(price[part], follows[part], look.signals)
+        known = None if cost is None else cost[part]
+        tree = _Tree(price[part], known, follows[part], look.signals)
         clipped = np.clip(quality[part], _SURE, 1 - _SURE)
         for arm in range(arms):
-            found[part, arm] = tree.call(arm, clipped, called[part], depth)
-    return found
+            found[part, arm], after = tree.call(arm, clipped, called[part], depth)
+            if later is not None:
+                later[part, arm] = after
+    return found, later
 
 
 @dataclass(frozen=True, slots=True)
 class _Tree:
-    """The tree of what may happen, one arm at a time; `price` and `follows` as in `values`."""
+    """The tree of what may happen, one arm at a time; `price`, `cost` and `follows` as in
+    `values_and_costs`, without `cost` where nobody asks."""
 
     price: Floats
+    cost: Floats | None
     follows: NDArray[np.bool_]
     signals: Signals
 
-    def call(self, arm: int, quality: Floats, called: NDArray[np.bool_], depth: int) -> Floats:
-        """V(arm), (M,); the rows of `quality` and `called` are those of `price`, each repeated as
-        often as signals have been seen."""
+    def call(
+        self, arm: int, quality: Floats, called: NDArray[np.bool_], depth: int
+    ) -> tuple[Floats, Floats | None]:
+        """V(arm), (M,), and the expected cost of what follows; the rows of `quality` and `called`
+        are those of `price`, each repeated as often as signals have been seen."""
         m, times = len(quality), len(quality) // len(self.price)
         chance, after = seen(self.signals, arm, quality)
         held = called.copy()
         held[:, arm] = True
         best = np.where(held[:, None, :], after, -np.inf).max(axis=2)
+        later = None if self.cost is None else np.zeros(best.shape)
         if depth:
             k, arms = after.shape[1:]
             wide, held = after.reshape(m * k, arms), np.repeat(held, k, axis=0)
@@ -119,11 +154,15 @@ class _Tree:
                 may = self.follows[:, arm, other]
                 if other == arm or not may.any():
                     continue
-                onward = self.call(other, wide, held, depth - 1).reshape(m, k)
-                allowed = np.repeat(may, times) & ~called[:, other]
-                best = np.where(allowed[:, None], np.maximum(best, onward), best)
-        worth: Floats = (chance * best).sum(axis=1) - np.repeat(self.price[:, arm], times)
-        return worth
+                worth, then = self.call(other, wide, held, depth - 1)
+                onward = worth.reshape(m, k)
+                allowed = (np.repeat(may, times) & ~called[:, other])[:, None]
+                if self.cost is not None and then is not None and later is not None:
+                    spent = np.repeat(self.cost[:, other], times)[:, None] + then.reshape(m, k)
+                    later = np.where(allowed & (onward > best), spent, later)
+                best = np.where(allowed, np.maximum(best, onward), best)
+        value: Floats = (chance * best).sum(axis=1) - np.repeat(self.price[:, arm], times)
+        return value, None if later is None else (chance * later).sum(axis=1)
 
 
 def seen(signals: Signals, arm: int, quality: Floats) -> tuple[Floats, Floats]:

@@ -66,16 +66,23 @@ def chances_of(
     share = np.where(allowed, 1 / np.maximum(expected, 1.0), 0.0)
     total = share.sum(axis=1, keepdims=True)
     chances: Floats = exploration.rate * share / np.where(total > 0, total, 1.0)
-    dearer = np.maximum(expected - cost_of_best, 0.0) * chances
-    extra = dearer.sum(axis=1, keepdims=True)
-    within = exploration.allowance / np.maximum(extra, max(exploration.allowance, 1e-9))
-    chances = np.where(dearer > 0, within * chances, chances)
-
+    chances = within_allowance(chances, expected - cost_of_best, exploration.allowance)
     chances += np.where(taken, 1 - chances.sum(axis=1, keepdims=True), 0.0)
     held_out = free & (options.rung == options.baseline) & some[:, None]
     holdout = exploration.holdout * held_out.any(axis=1, keepdims=True)
     mixed: Floats = (1 - holdout) * chances + holdout * held_out
     return mixed
+
+
+def within_allowance(chances: Floats, extra: Floats, allowance: float) -> Floats:
+    """Chances (N, A) of which those of dearer arms add no more than `allowance` to the expected
+    cost. `extra` (N, A): what each arm costs beyond the best."""
+    if not np.isfinite(allowance):
+        return chances
+    dearer = np.maximum(extra, 0.0) * chances
+    within = allowance / np.maximum(dearer.sum(axis=1, keepdims=True), max(allowance, 1e-9))
+    held: Floats = np.where(dearer > 0, within * chances, chances)
+    return held
 
 
 def drawn(chances: Floats, best: Ints, exploration: Exploration) -> Ints:

@@ -237,13 +237,17 @@ def alarms_of(log: Log, policy: str) -> tuple[Alarms, int]:
     return (Alarms(), 0) if memo is None else (Alarms.from_json(memo.value), memo.version)
 
 
+def all_alarms(log: Log) -> list[tuple[str, Alarms]]:
+    """The alarms of a store, open and accepted, by the name of their policy."""
+    return [
+        (name.removeprefix(ALARMS), Alarms.from_json(memo.value))
+        for name, memo in sorted(log.memos(ALARMS).items())
+    ]
+
+
 def open_alarms(log: Log) -> list[tuple[str, Alarm]]:
     """Every open alarm of a store, with its policy's name."""
-    return [
-        (name.removeprefix(ALARMS), alarm)
-        for name, memo in sorted(log.memos(ALARMS).items())
-        for alarm in Alarms.from_json(memo.value).open
-    ]
+    return [(policy, alarm) for policy, alarms in all_alarms(log) for alarm in alarms.open]
 
 
 def raise_alarms(log: Log, policy: str, found: list[Alarm], number: int) -> Alarms:

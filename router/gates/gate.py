@@ -63,17 +63,24 @@ class Gate:
                     f"gates: {name!r} is {check!r}; allowed: a plain function(request, response)"
                 )
 
-    def signals(self, request: Request, tier: Ints, told: Sequence[bool] = ()) -> Signals:
-        """What looking at an answer to this request tells, for arms of tiers `tier` (A,).
+    @property
+    def name(self) -> str:
+        """What judges, in a word: two gates of one name find the same of an answer."""
+        name = "form" if self._verifier is None else f"verifier:{self._verifier.hash[:12]}"
+        return name + (f"+checks:{','.join(sorted(self._checks))}" if self._checks else "")
 
-        Parameters: `told`, for each arm whether its answers come with log-probabilities; () for
-        none."""
+    def signals(self, checked: bool, tier: Ints, told: Sequence[bool] = ()) -> Signals:
+        """What looking at an answer tells, for arms of tiers `tier` (A,).
+
+        Parameters: `checked`, whether the request asks for a form that can be checked
+        (`structural.is_checked`); `told`, for each arm whether its answers come with
+        log-probabilities; () for none."""
         if self._verifier is not None and not self._checks:
             found = self._verifier.signals(tier)
             return Signals(found.good, found.bad, self.together(tier))
         good, bad = np.array([_CHECK_GOOD, _CHECK_BAD])
         if not self._checks:
-            good, bad = np.array([structural.OF_GOOD, _of_bad(request)])
+            good, bad = np.array([structural.OF_GOOD, _of_bad(checked)])
         rows = (len(tier), 1)
         good, bad = np.tile(good, rows), np.tile(bad, rows)
         if any(told) and not self._checks:
@@ -116,7 +123,8 @@ class Gate:
             return Verdict(self._of_efforts(found_of_tier, answers, last, quality, tier), why)
         signal = structural.signal_of(worst)
         of_good = quality[last] * structural.OF_GOOD[signal]
-        of_bad = (1 - quality[last]) * _of_bad(request)[signal]
+        checked = structural.is_checked(request.params)
+        of_bad = (1 - quality[last]) * _of_bad(checked)[signal]
         level = None if worst else _least_sure(answers[last])
         if level is not None:
             of_good *= confidence.OF_GOOD[level]
@@ -172,8 +180,7 @@ class Gate:
         return lowest, scores[lowest]
 
 
-def _of_bad(request: Request) -> tuple[float, ...]:
-    checked = structural.is_checked(request.params)
+def _of_bad(checked: bool) -> tuple[float, ...]:
     return structural.OF_BAD_CHECKED if checked else structural.OF_BAD
 
 

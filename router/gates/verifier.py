@@ -96,7 +96,7 @@ class Verifier:
     """
 
     def __init__(self, model: ModelFile, path: str = "(unsaved)"):
-        a = model.arrays
+        a, self.hash = model.arrays, model.hash
         sizes = {"weights": (2 * _T, _T, len(NAMES)), "intercept": (2 * _T, _T)}
         sizes |= {"together": (_T, _T)}
         for name in ARRAYS:

@@ -158,7 +158,10 @@ def drawn_of(line: list[Any]) -> Drawn:
 
 
 def _end_values(end: RequestEnd | None) -> list[Any] | None:
-    return None if end is None else [end.status, end.accepted, end.baseline, end.error]
+    if end is None:
+        return None
+    looks = [] if end.looks is None else [end.looks]  # which an older release would not know
+    return [end.status, end.accepted, end.baseline, end.error, *looks]
 
 
 def _end_of(values: list[Any] | None) -> RequestEnd | None:

@@ -17,7 +17,8 @@ class LoggedRequest(RequestRow):
     whose answer the caller got; `ended` unix seconds, None while open; `attempts` counts the wire
     attempts that have ended, and `cost` is their sum in nano-USD, None if any price is unknown.
     `label` is the score from 0 to 1 that counts (`Label`), None without one; `label_rate` is the
-    rate of that very label.
+    rate of that very label. `looks`: what a chain found after each answer, with what chances it
+    went on, and what it did (`router.looks`), None where nothing was looked at or left to chance.
     """
 
     accepted: int | None = None
@@ -27,6 +28,7 @@ class LoggedRequest(RequestRow):
     label: float | None = None
     label_source: str | None = None
     label_rate: float | None = None
+    looks: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from router.errors import InvalidRequest
 from router.ledger.url import load_postgres, scheme, sqlite_path
 from router.log.base import Label, Log, LoggedRequest, Memo
-from router.log.schema import MEMO_TABLE
+from router.log.schema import HAS_LOOKS, MEMO_TABLE
 from router.log.writer import JSON_COLUMNS, to_json
 from router.types import AttemptRow
 
@@ -34,10 +34,15 @@ SELECT request.*,
      ORDER BY {_MACHINE}, time DESC, id DESC LIMIT 1) AS label_source,
   (SELECT rate FROM label WHERE label.request_id = request.request_id
      ORDER BY {_MACHINE}, time DESC, id DESC LIMIT 1) AS label_rate
+  /* looks */
 FROM request
 WHERE (time, id) > (:time, :id) AND time < :until AND status != 'returned'
 ORDER BY time, id LIMIT :page
 """
+_WITH_LOOKS = _REQUESTS.replace(
+    "/* looks */",
+    ", (SELECT looks FROM look WHERE look.request_id = request.request_id) AS looks",
+)
 _LABELS = """
 SELECT id, request_id, score, source, time, rate FROM label WHERE id > :id ORDER BY id LIMIT :page
 """
@@ -108,7 +113,8 @@ class PagedLog(ABC):
     def requests(
         self, since: float | None = None, until: float | None = None
     ) -> Iterator[LoggedRequest]:
-        for rows in self._pages(_REQUESTS, since, until):
+        query = _WITH_LOOKS if self._has_looks() else _REQUESTS
+        for rows in self._pages(query, since, until):
             for row in rows:
                 values = _values(row)
                 del values["id"]
@@ -180,6 +186,10 @@ class PagedLog(ABC):
         """The rows of a query, by column."""
 
     @abstractmethod
+    def _has_looks(self) -> bool:
+        """Whether there is a table of looks."""
+
+    @abstractmethod
     def _put(self, label: Label) -> bool:
         """Write a label; False for a request that is not in the log."""
 
@@ -221,6 +231,10 @@ class SqliteLog(PagedLog):
                 (label.score, label.source, label.time, label.rate, label.request_id),
             )
             return done.rowcount == 1
+
+    def _has_looks(self) -> bool:
+        with self._database.read() as connection:
+            return connection.execute(HAS_LOOKS).fetchone() is not None
 
     def memos(self, prefix: str) -> dict[str, Memo]:
         with self._database.read() as connection:

@@ -9,13 +9,14 @@ answer has no baseline, since an answer that was not given saves nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
 from router.log.base import Log, LoggedRequest
+from router.log.label_weights import LabelSums, Weight
 from router.money import NANO_PER_USD, format_usd
 from router.types import TIERS, AttemptRow
 
@@ -27,16 +28,21 @@ UNACCOUNTED = "sent while the ledger was away"  # how the note of such an attemp
 
 @dataclass(slots=True)
 class Line:
-    """Sums over some requests and attempts; money in nano-USD."""
+    """Sums over some requests and attempts; money in nano-USD.
+
+    `labels` counts those that count, `quality` is their mean over the answers that they stand for
+    (`router.log.label_weights`): None without labels, and until the whole log is read.
+    """
 
     requests: int = 0  # that got an answer, or began to
     attempts: int = 0  # on the wire
     spent: int = 0
     baseline: int = 0
     labels: int = 0
-    label_sum: float = 0.0
+    quality: float | None = None
     predicted: int = 0  # expected cost of the accepted attempts, as quoted before the call
     billed: int = 0  # their real cost
+    judged: LabelSums = field(default_factory=LabelSums)
 
     @property
     def saved(self) -> int:
@@ -46,11 +52,6 @@ class Line:
     def saved_share(self) -> float | None:
         """Saved share of the baseline, None without a baseline."""
         return self.saved / self.baseline if self.baseline else None
-
-    @property
-    def quality(self) -> float | None:
-        """Mean label, None without labels."""
-        return self.label_sum / self.labels if self.labels else None
 
     @property
     def bill_over_quote(self) -> float | None:
@@ -79,6 +80,7 @@ class Savings:
     that bought no accepted answer. `unknown_cost` counts attempts and `unknown_baseline` requests
     without a known price; they are in no sum. `unaccounted` counts attempts that were sent while
     the ledger was away, as a policy may ask for; they are in every sum once the ledger has them.
+    `answers` counts each arm's, and `label_weights` say what each of its labels weighs.
     """
 
     total: Line = field(default_factory=Line)
@@ -96,6 +98,8 @@ class Savings:
     unaccounted: int = 0
     explored: int = 0  # requests whose arm was drawn, and not the best
     explored_extra: int = 0  # nano-USD that they were expected to cost beyond the best arm
+    answers: dict[Hashable, int] = field(default_factory=dict)
+    label_weights: dict[Hashable, Weight] = field(default_factory=dict)
 
     @property
     def net_saved(self) -> int:
@@ -107,8 +111,13 @@ class Savings:
         _add(self, request, attempts)
 
     def finished(self) -> Savings:
-        """Itself, with the tiers in their order."""
+        """Itself, with the tiers in their order, and labels weighed."""
         self.by_tier = {tier: self.by_tier[tier] for tier in TIERS if tier in self.by_tier}
+        self.label_weights = self.total.judged.weights(self.answers)
+        tables = (self.by_tier, self.by_model, self.by_day, self.by_tag)
+        for line in (self.total, *(line for table in tables for line in table.values())):
+            means = line.judged.weighed(self.label_weights).means
+            line.quality = None if means is None else means[0]
         return self
 
     def as_dict(self) -> dict[str, Any]:
@@ -190,6 +199,7 @@ def notes(report: Savings) -> list[str]:
             f"{report.explored} requests were drawn to explore, which was expected to cost "
             f"{format_usd(report.explored_extra)} more; `router replay` reads what they taught."
         )
+    said += _about_labels(report)
     if report.unaccounted:
         said.append(
             f"{report.unaccounted} calls were sent while the ledger was away, without asking any "
@@ -199,6 +209,33 @@ def notes(report: Savings) -> list[str]:
         "The baseline is predicted (the baseline model's own expected tokens at its own price) "
         "except where that tier answered. `bill/quote` shows how good such forecasts were."
     )
+    return said
+
+
+def _about_labels(report: Savings) -> list[str]:
+    """What quality takes for granted of answers without a label."""
+    if not report.total.labels:
+        return []
+    drawn = alone = 0
+    for arm, sums in report.total.judged.by_arm.items():
+        if report.label_weights[arm].rated:
+            drawn += sums.drawn
+        else:
+            alone += report.answers[arm] - round(sums.every[0])
+    unknown = sum(n for arm, n in report.answers.items() if arm not in report.label_weights)
+    said = []
+    if drawn:
+        said.append(
+            f"{drawn} labels were drawn by a known rate: in quality each weighs by its inverse, "
+            "and labels that nobody drew stand for their own answers alone."
+        )
+    if alone:
+        said.append(
+            f"{alone} answers have no label, and too few of their arms' labels were drawn: quality "
+            "takes them to be as good as labelled answers of the same arm; `router judge` draws."
+        )
+    if unknown:
+        said.append(f"{unknown} answers of arms without any label are in no quality.")
     return said
 
 
@@ -233,12 +270,21 @@ def _add(report: Savings, request: LoggedRequest, attempts: list[AttemptRow]) ->
         report.unknown_baseline += 1
     elif all(each.cost is not None for each in attempts):  # else nothing is known to be saved
         _count(lines, baseline=request.baseline)
+    arm = arm_of(accepted)
+    report.answers[arm] = report.answers.get(arm, 0) + 1
     if request.label is not None:
-        _count(lines, labels=1, label_sum=request.label)
+        _count(lines, labels=1)
+        for line in lines:
+            line.judged.add(arm, request.label_rate, request.label)
     _add_explored(report, request)
     quoted = _quoted(request.decision, accepted.arm)
     if quoted is not None and accepted.cost is not None and accepted.cost_source in _BILLED:
         _count(lines, predicted=quoted, billed=accepted.cost)
+
+
+def arm_of(attempt: AttemptRow) -> Hashable:
+    """What makes two arms the same, wherever they stand in their tier."""
+    return attempt.tier, attempt.arm.partition(":")[2] or attempt.model
 
 
 def _add_explored(report: Savings, request: LoggedRequest) -> None:

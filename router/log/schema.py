@@ -65,6 +65,16 @@ CREATE TABLE label (
 CREATE INDEX label_request ON label (request_id);
 """
 
+# Made with the first look at an answer of a chain, as the next one is.
+LOOK_TABLE = """
+CREATE TABLE IF NOT EXISTS look (
+  request_id TEXT PRIMARY KEY,
+  looks      TEXT NOT NULL   -- JSON
+)
+"""
+
+HAS_LOOKS = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'look'"
+
 # Made with the first memo, in any store: what came later is no reason to refuse an older file, and
 # an older release does not look at it.
 MEMO_TABLE = """

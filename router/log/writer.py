@@ -14,10 +14,11 @@ from dataclasses import fields
 from operator import attrgetter
 from typing import Any
 
+from router.log.schema import HAS_LOOKS, LOOK_TABLE
 from router.types import AttemptRow, RequestEnd, RequestRow
 
 # Columns that hold maps and lists, as JSON text.
-JSON_COLUMNS = frozenset({"scopes", "tags", "features", "decision", "usage"})
+JSON_COLUMNS = frozenset({"scopes", "tags", "features", "decision", "usage", "looks"})
 
 
 class _Table:
@@ -78,7 +79,7 @@ def write_attempt(connection: sqlite3.Connection, values: list[Any]) -> None:
 
 
 def write_end(connection: sqlite3.Connection, request_id: str, end: RequestEnd, now: float) -> bool:
-    """Write how a request ended; False if there is no such request."""
+    """Write how a request ended, and what its looks found; False if there is no such request."""
     done = connection.execute(
         "UPDATE request SET status = ?, accepted = ?, baseline = ?, error = ?, ended = ?"
         " WHERE request_id = ?",
@@ -91,6 +92,12 @@ def write_end(connection: sqlite3.Connection, request_id: str, end: RequestEnd, 
             request_id,
         ),
     )
+    if end.looks is not None and done.rowcount == 1:
+        if not connection.execute(HAS_LOOKS).fetchone():
+            connection.execute(LOOK_TABLE)
+        connection.execute(
+            "INSERT OR REPLACE INTO look (request_id, looks) VALUES (?, ?)", (request_id, end.looks)
+        )
     return done.rowcount == 1
 
 

@@ -137,7 +137,7 @@ class Explore(Part):
     rate: Annotated[Real, Field(ge=0, le=0.5)] = Field(
         default=0.05,
         description="The most probability that leaves the best arm for the next tier below or "
-        "above, in inverse proportion to cost.",
+        "above, in inverse proportion to cost; after a look at an answer, for what is not best.",
     )
     max_spend: Annotated[Real, Field(ge=0, le=1)] = Field(
         default=0.01,

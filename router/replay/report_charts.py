@@ -140,9 +140,7 @@ def calibration_chart(calibration: Calibration) -> str:
     for each in calibration.bins:
         x = frame.x(each.predicted)
         frame.line(x, frame.y(each.interval[0]), x, frame.y(each.interval[1]), "interval")
-        note = (
-            f"predicted {each.predicted:.1%}, labelled good {each.observed:.1%} of {each.count:,}"
-        )
+        note = f"predicted {each.predicted:.1%}, good {each.observed:.1%} by {each.count:,} labels"
         radius = 3 + min(5.0, 0.6 * math.log(each.count))
         frame.dot(each.predicted, each.observed, radius, "fill-operating", note)
     return frame.svg(

@@ -11,18 +11,20 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from router.log.base import Log, LoggedRequest
-from router.log.savings import SERVED, Savings, joined, notes
+from router.log.savings import SERVED, Line, Savings, arm_of, joined, notes
 from router.money import NANO_PER_USD
 from router.prices import load_book
 from router.replay.break_even import BreakEven, TokenCounts, break_evens
 from router.replay.report_budgets import BudgetPace, paces
 from router.replay.report_calibration import Calibration, CalibrationBins
+from router.replay.report_changes import Change, Followed, changes
 from router.replay.report_curve import Curve, Sample
 from router.replay.report_movers import Mover, Movers
 from router.replay.report_period import Period, period_of
 from router.types import TIERS, AttemptRow, BudgetState
 
 if TYPE_CHECKING:
+    from router.drift.record import Alarms
     from router.policy import Policy
 
 MOST_FAILURES = 200  # kinds of error that are told apart; a provider may put an id in each
@@ -74,11 +76,7 @@ class Price:
     priced: int = 0  # answers whose price is known
     spent: int = 0
     labels: int = 0
-    label_sum: float = 0.0
-
-    @property
-    def quality(self) -> float | None:
-        return self.label_sum / self.labels if self.labels else None
+    quality: float | None = None  # as `router.log.savings.Line` has it
 
     @property
     def per_answer(self) -> float | None:
@@ -127,6 +125,7 @@ class ReportData:
     failures: tuple[Failure, ...]
     notes: tuple[str, ...]
     break_even: tuple[BreakEven, ...] = ()
+    changes: tuple[Change, ...] = ()
 
     @property
     def spent(self) -> int | None:
@@ -162,6 +161,7 @@ class ReportData:
             "prices": [price.as_dict() for price in self.prices],
             "failures": plain(self.failures),
             "notes": list(self.notes),
+            "changes": plain(self.changes),
             "break_even": [{**plain(e), "verdict": e.verdict} for e in self.break_even],
         }
 
@@ -196,12 +196,13 @@ def report_data(
     until: float | None = None,
     seed: int = 0,
     policies: Sequence[Policy] = (),
+    alarms: Sequence[tuple[str, Alarms]] = (),
 ) -> ReportData:
     """Read a log once and sum it up.
 
     Parameters: `states`, the store's budgets at `now`; `since` ≤ time < `until` bound the requests,
     unix seconds; `seed` of the sample that the curve is drawn from; `policies`, whose deployments
-    on own hardware are held against those at an API.
+    on own hardware are held against those at an API; `alarms`, each policy's of drift.
     """
     period = period_of(log, since, until)
     reader = _Reader(period, seed)
@@ -214,7 +215,7 @@ def report_data(
         period=period,
         bins=bins,
         curve=reader.sample.curve(),
-        calibration=reader.calibration.result(),
+        calibration=reader.calibration.result(savings.label_weights),
         budgets=paces(states, now),
         # In a single bin nothing has had the time to move.
         movers=reader.movers.result(savings.by_day) if len(bins) > 1 else (),
@@ -226,6 +227,7 @@ def report_data(
         )
         if policies
         else (),
+        changes=changes(alarms, period, reader.followed),
     )
 
 
@@ -239,6 +241,7 @@ class _Reader:
         self.calibration = CalibrationBins()
         self.movers = Movers(period.middle if period else 0.0)
         self.tokens = TokenCounts()
+        self.followed = Followed()
         self._bins: dict[float, Bin] = {}
         self._prices: dict[tuple[str, str], Price] = {}
         self._failures: dict[tuple[str, str], int] = {}
@@ -249,6 +252,7 @@ class _Reader:
             self.tokens.add(attempt)
         if request.purpose != "serve" or self.period is None:
             return
+        self.followed.add(request.features)
         box = self._bin(self.period.bin_start(request.time))
         for attempt in attempts:
             if attempt.cost is None:
@@ -272,13 +276,11 @@ class _Reader:
         for price in self._prices_of(accepted):
             price.answers += 1
             price.priced += accepted.cost is not None
-            if request.label is not None:
-                price.labels += 1
-                price.label_sum += request.label
         self.sample.add(request.decision, request.chosen)
         if request.label is not None:
             view = next((v for v in request.decision if v.get("arm") == accepted.arm), {})
-            self.calibration.add(view.get("quality"), request.label)
+            arm = arm_of(accepted)
+            self.calibration.add(arm, view.get("quality"), request.label, request.label_rate)
 
     def _failed(self, request: LoggedRequest) -> None:
         # What stands before the first colon is the error's name; the rest differs every time.
@@ -306,6 +308,12 @@ class _Reader:
         return tuple(self._bins[start] for start in sorted(self._bins))
 
     def sorted_prices(self) -> tuple[Price, ...]:
+        """The prices, once the savings are finished."""
+        for price in self._prices.values():
+            lines = self.savings.by_tier if price.kind == "tier" else self.savings.by_model
+            line = lines.get(price.name, Line())
+            price.labels, price.quality = line.labels, line.quality
+
         def place(price: Price) -> tuple[bool, int, int, str]:
             known = price.name in TIERS and price.kind == "tier"
             rank = TIERS.index(price.name) if known else len(TIERS)

@@ -12,7 +12,8 @@ from router.log.savings import Line
 from router.money import format_usd
 from router.replay.drawing import style
 from router.replay.report_data import ReportData
-from router.replay.report_sections import Markup, sections, share_text
+from router.replay.report_markup import Markup, share_text
+from router.replay.report_sections import sections
 
 
 def page(data: ReportData, *, made: float) -> str:
@@ -107,7 +108,7 @@ def _per_answer(data: ReportData) -> str:
 def _judged(total: Line) -> str:
     if total.quality is None:
         return "no answer is labelled"
-    return f"{share_text(total.quality)} of {total.labels:,} labelled good"
+    return f"{share_text(total.quality)} good, by {total.labels:,} labels"
 
 
 def _fact(name: str, value: str, note: str) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from html import escape
 
+from router.drift.record import moment
 from router.ledger.wording import amount_text, limit_text
 from router.log.savings import Line
 from router.money import format_usd
 from router.replay.drawing import bar, key
 from router.replay.report_budgets import BudgetPace
+from router.replay.report_changes import Change
 from router.replay.report_charts import (
     all_tiers,
     calibration_chart,
@@ -23,19 +25,22 @@ from router.replay.report_charts import (
     tier_mix,
 )
 from router.replay.report_data import Price, ReportData
+from router.replay.report_markup import (
+    Markup,
+    behind,
+    figure,
+    section,
+    share_text,
+    table,
+    two_lines,
+)
 
-MOST_LINES = 50  # rows of a table; the JSON has all of them
 _KINDS = {"model": "models", "tag": "tags", "day": "days"}
-
-
-class Markup(str):
-    """Text that is HTML already; any other text is escaped where it enters the page."""
-
-    __slots__ = ()
 
 
 def sections(data: ReportData) -> Iterator[str]:
     """The page's sections that there is something to say in."""
+    yield _changes(data)
     if data.period is not None:
         if data.savings.total.attempts:
             yield from _time(data)
@@ -49,7 +54,47 @@ def sections(data: ReportData) -> Iterator[str]:
     if data.period is not None:
         yield _lines(data)
         items = "".join(f"<li>{escape(note)}</li>" for note in data.notes)
-        yield _section("Notes", f'<ul class="notes">{items}</ul>')
+        yield section("Notes", f'<ul class="notes">{items}</ul>')
+
+
+def _changes(data: ReportData) -> str:
+    if not data.changes:
+        return ""
+    rows = [
+        (
+            two_lines(each.what, f"policy {each.policy}"),
+            moment(each.since),
+            each.reference,
+            each.now,
+            _done(each),
+            _state(each),
+        )
+        for each in data.changes
+    ]
+    columns = ("what", "since about", "before", "then", "what was done", "state")
+    soft = (
+        '<p class="soft">What is no longer as it was, found by the tests of the policy’s '
+        "<code>drift</code>. A change stays open until somebody accepts it with <code>router drift "
+        "accept</code>.</p>"
+    )
+    return section("Changes found", soft + table(columns, rows))
+
+
+def _done(change: Change) -> str:
+    if not change.requests:
+        return "no request was decided otherwise"
+    many = change.requests != 1
+    return (
+        f"{change.requests:,} request{'s' if many else ''} kept to the baseline tier, where "
+        f"{'they' if many else 'it'} could"
+    )
+
+
+def _state(change: Change) -> str:
+    if change.accepted is None:
+        return "open"
+    by = f" by {change.by}" if change.by else ""
+    return two_lines(f"accepted {moment(change.accepted)}{by}", change.note)
 
 
 def _time(data: ReportData) -> Iterator[str]:
@@ -67,14 +112,14 @@ def _time(data: ReportData) -> Iterator[str]:
     if any(each.spent or each.baseline for each in bins):
         legend = key(("was-spent", "spent"), ("was-baseline", "always the baseline tier"))
         caption = "Spend counts retries and failures too; the baseline counts answered requests."
-        body = legend + _figure(over_time(bins, data.period), caption)
+        body = legend + figure(over_time(bins, data.period), caption)
     columns = ("from", "#answered", "#spent", "#baseline", "#saved", "#without a price")
-    yield _section("Spend over time", body + _behind(_table(columns, rows)))
+    yield section("Spend over time", body + behind(table(columns, rows)))
 
     tiers = all_tiers(bins)
     if not tiers:
         return
-    body = key(*((fill_of(tier), tier) for tier in tiers)) + _figure(
+    body = key(*((fill_of(tier), tier) for tier in tiers)) + figure(
         tier_mix(bins, data.period), "Which tier gave the answers that were accepted."
     )
     rows = [
@@ -84,8 +129,8 @@ def _time(data: ReportData) -> Iterator[str]:
         )
         for each in bins
     ]
-    table = _table(("from", *(f"#{tier}" for tier in tiers)), rows)
-    yield _section("Tier mix over time", body + _behind(table))
+    shown = table(("from", *(f"#{tier}" for tier in tiers)), rows)
+    yield section("Tier mix over time", body + behind(shown))
 
 
 def _sums(spent: int, baseline: int, unknown: int, requests: int) -> tuple[str, ...]:
@@ -111,7 +156,7 @@ def _prices(data: ReportData) -> str:
             "" if price.per_answer is None else Markup(bar(share, kind)),
         )
         if labelled:
-            judged = f"{share_text(price.quality)} of {price.labels:,}", _usd(price.per_good)
+            judged = f"{share_text(price.quality)} by {price.labels:,}", _usd(price.per_good)
             cells += judged if price.labels else ("–", "–")
         return cells
 
@@ -120,23 +165,24 @@ def _prices(data: ReportData) -> str:
         "taken included, over the answers of it that were accepted."
     )
     body += (
-        " Per good answer: over the share that labels call good.</p>"
+        " Per good answer: over the share that labels call good, each weighed by how many answers "
+        "it stands for.</p>"
         if labelled
         else " No answer has a label, so what a good answer costs is unknown.</p>"
     )
     for kind in ("tier", "model"):
         columns = [kind, "#accepted", "#spent", "#per accepted answer", ""]
-        columns += ["#labelled good", "#per good answer"] if labelled else []
+        columns += ["#good, by labels", "#per good answer"] if labelled else []
         rows = [row(price) for price in data.prices if price.kind == kind]
-        body += _table(columns, rows)
-    return _section("What an accepted answer costs", body)
+        body += table(columns, rows)
+    return section("What an accepted answer costs", body)
 
 
 def _curve(data: ReportData) -> str:
     curve = data.curve
     title = "Cost and quality, predicted"
     if curve is None:
-        return _section(
+        return section(
             title, "<p>No answered request has both a known prediction and a known price.</p>"
         )
     sample = (
@@ -166,8 +212,8 @@ def _curve(data: ReportData) -> str:
             for point in curve.points
         ),
     ]  # fmt: skip
-    table = _table(("choice", "#cost weight", "#predicted good", "#per 1,000 requests"), rows)
-    return _section(title, _figure(curve_chart(curve), caption) + _behind(table))
+    columns = ("choice", "#cost weight", "#predicted good", "#per 1,000 requests")
+    return section(title, figure(curve_chart(curve), caption) + behind(table(columns, rows)))
 
 
 def _calibration(data: ReportData) -> str:
@@ -178,15 +224,15 @@ def _calibration(data: ReportData) -> str:
             if found.unpredicted
             else "No answer of this period has a label, so"
         )
-        return _section(
+        return section(
             title,
             f"<p>{why} nothing can be said. Label answers with <code>router.feedback(request_id, "
             "score)</code>.</p>",
         )
     caption = (
         f"{found.labels:,} labelled answers, by the P(good) that was predicted of the arm that "
-        "answered; bars are 95% Wilson intervals. On average a prediction is off by "
-        f"{found.error:.1%}."
+        "answered, each weighed by how many answers it stands for; bars are 95% Wilson intervals. "
+        f"On average a prediction is off by {found.error:.1%}."
     )
     if found.unpredicted:
         caption += f" {found.unpredicted:,} labelled answers have no prediction."
@@ -200,15 +246,15 @@ def _calibration(data: ReportData) -> str:
         )
         for each in found.bins
     ]
-    table = _table(("predicted", "#answers", "#mean", "#good", "#95% interval"), rows)
-    figure = _figure(calibration_chart(found), caption)
-    return _section(title, f'<div class="pair">{figure}<div>{table}</div></div>')
+    columns = ("predicted", "#answers", "#mean", "#good", "#95% interval")
+    pair = figure(calibration_chart(found), caption) + f"<div>{table(columns, rows)}</div>"
+    return section(title, f'<div class="pair">{pair}</div>')
 
 
 def _movers(data: ReportData) -> str:
     title = "What changed most"
     if not data.movers:
-        return _section(title, "<p>Nothing changed that could be told by this log.</p>")
+        return section(title, "<p>Nothing changed that could be told by this log.</p>")
     body = (
         '<p class="soft">Models and tags: the second half of the period against the first. Days: '
         "each against the day before, of which the first and the last may not be whole.</p>"
@@ -228,8 +274,8 @@ def _movers(data: ReportData) -> str:
         ]
         names = ("#day before", "#that day") if kind == "day" else ("#first half", "#second half")
         if rows:
-            body += _table((plural, *names, "#change", ""), rows)
-    return _section(title, body)
+            body += table((plural, *names, "#change", ""), rows)
+    return section(title, body)
 
 
 def _budgets(data: ReportData) -> str:
@@ -244,12 +290,12 @@ def _budgets(data: ReportData) -> str:
         '<p class="soft">As they stand now, whatever period the report is about. The line in a bar '
         "is the time: a bar that has not reached it spends slower than its window passes.</p>"
         + key(("was-spent", "used"), ("was-held", "held for calls under way"))
-        + _table(
+        + table(
             ("budget", "window", "#used", "#held", "#limit", "used, time gone"),
             rows,
         )
     )
-    return _section("Budgets", body)
+    return section("Budgets", body)
 
 
 def _budget_row(pace: BudgetPace) -> tuple[str, ...]:
@@ -261,8 +307,8 @@ def _budget_row(pace: BudgetPace) -> tuple[str, ...]:
             words += f", {pace.share_gone:.0%} of time"
         marks = Markup(f"{drawn}<small>{escape(words)}</small>")
     return (
-        _two_lines(pace.name, pace.whose),
-        _two_lines(pace.window, _until(pace)),
+        two_lines(pace.name, pace.whose),
+        two_lines(pace.window, _until(pace)),
         amount_text(pace.meter, pace.used),
         amount_text(pace.meter, pace.held),
         limit_text(pace.meter, pace.limit),
@@ -278,15 +324,11 @@ def _until(pace: BudgetPace) -> str:
     return f"{word} {when.day} {when:%b %H:%M}"
 
 
-def _two_lines(first: str, second: str) -> Markup:
-    return Markup(f"{escape(first)}<small>{escape(second)}</small>")
-
-
 def _failures(data: ReportData) -> str:
     if not data.failures:
         return ""
     rows = [(each.status, each.error, f"{each.requests:,}") for each in data.failures]
-    return _section("Requests without an answer", _table(("how", "why", "#requests"), rows))
+    return section("Requests without an answer", table(("how", "why", "#requests"), rows))
 
 
 def _lines(data: ReportData) -> str:
@@ -302,8 +344,8 @@ def _lines(data: ReportData) -> str:
         columns = (title, "#requests", "#attempts", "#spent", "#baseline", "#saved", "#quality",
                    "#bill/quote")  # fmt: skip
         if rows:
-            body += _table(columns, rows)
-    return _section("All sums", _behind(body), on_paper=False) if body else ""
+            body += table(columns, rows)
+    return section("All sums", behind(body), on_paper=False) if body else ""
 
 
 def _line(name: str, line: Line) -> tuple[str, ...]:
@@ -317,11 +359,6 @@ def _line(name: str, line: Line) -> tuple[str, ...]:
         share_text(line.quality),
         "–" if line.bill_over_quote is None else f"{line.bill_over_quote:.2f}",
     )
-
-
-def share_text(share: float | None) -> str:
-    """A share in percent; a dash for none."""
-    return "–" if share is None else f"{share:.1%}"
 
 
 def _usd(nano: float | None) -> str:
@@ -350,42 +387,4 @@ def _own_hardware(data: ReportData) -> str:
     ]
     columns = ("own", "against", "is cheaper", "#own, full load", "#API", "#busy", "#assumed")
     soft = f'<p class="soft">Prices of a million tokens; {escape(mix)}.</p>'
-    return _section("Own hardware", soft + _table(columns, rows))
-
-
-def _section(title: str, body: str, *, on_paper: bool = True) -> str:
-    kind = "" if on_paper else ' class="on-screen"'
-    return f"<section{kind}><h2>{escape(title)}</h2>{body}</section>\n"
-
-
-def _figure(chart: str, caption: str) -> str:
-    return f"<figure>{chart}<figcaption>{escape(caption)}</figcaption></figure>"
-
-
-def _behind(table: str) -> str:
-    return f"<details><summary>The figures as a table</summary>{table}</details>"
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; columns that begin with # hold numbers. Cells are escaped but for `Markup`."""
-    every = list(rows)
-    kinds = [' class="number"' if name.startswith("#") else "" for name in columns]
-    head = "".join(
-        f'<th scope="col"{kind}>{escape(name.removeprefix("#"))}</th>'
-        for name, kind in zip(columns, kinds, strict=True)
-    )
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f"<td{kind}>{cell if isinstance(cell, Markup) else escape(cell)}</td>"
-            for cell, kind in zip(row, kinds, strict=True)
-        )
-        + "</tr>"
-        for row in every[:MOST_LINES]
-    )
-    more = len(every) - MOST_LINES
-    caption = f"<caption>{more:,} more are in the JSON.</caption>" if more > 0 else ""
-    return (
-        f'<div class="wide"><table>{caption}<thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
+    return section("Own hardware", soft + table(columns, rows))

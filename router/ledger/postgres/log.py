@@ -10,10 +10,10 @@ from router.ledger.postgres.database import Database
 from router.ledger.postgres.steps import LOCKS
 from router.log.base import Label, Memo
 from router.log.reader import PagedLog
-from router.log.schema import MEMO_TABLE
+from router.log.schema import LOOK_TABLE, MEMO_TABLE
 from router.log.writer import to_json
 
-_MEMO_LOCK = 2  # of making the table
+_TABLE_LOCK = 2  # of making a table that came later
 
 # JSON does not tell 1.0 from 1.
 _FLOATS = ("_time", "time", "ended", "propensity", "latency", "label", "score", "rate")
@@ -52,10 +52,7 @@ class PostgresLog(PagedLog):
 
     def keep(self, name: str, value: Any, version: int) -> bool:
         if not self._has_memos():
-            make = (
-                f"BEGIN; SELECT pg_advisory_xact_lock({LOCKS}, {_MEMO_LOCK}); {MEMO_TABLE}; COMMIT"
-            )
-            self._database.attempt(lambda connection, deadline: connection.script(make, deadline))
+            _make(self._database, MEMO_TABLE)
         if version == 0:
             statement = (
                 "INSERT INTO memo (name, value, version) VALUES ($1, $2, 1 + $3)"
@@ -68,8 +65,27 @@ class PostgresLog(PagedLog):
             )
         return self._database.call(statement, name, to_json(value), version) is True
 
+    def _has_looks(self) -> bool:
+        return self._database.call("SELECT to_json(to_regclass('look') IS NOT NULL)") is True
+
     def _has_memos(self) -> bool:
         return self._database.call("SELECT to_json(to_regclass('memo') IS NOT NULL)") is True
+
+
+def keep_looks(database: Database, request_id: str, looks: str) -> None:
+    """Keep what the looks of a request found, in a table that the first of them makes."""
+    if database.call("SELECT to_json(to_regclass('look') IS NOT NULL)") is not True:
+        _make(database, LOOK_TABLE)
+    database.call(
+        "INSERT INTO look (request_id, looks) VALUES ($1, $2) ON CONFLICT (request_id)"
+        " DO UPDATE SET looks = excluded.looks RETURNING to_json(true)",
+        *(request_id, looks),
+    )
+
+
+def _make(database: Database, table: str) -> None:
+    make = f"BEGIN; SELECT pg_advisory_xact_lock({LOCKS}, {_TABLE_LOCK}); {table}; COMMIT"
+    database.attempt(lambda connection, deadline: connection.script(make, deadline))
 
 
 def _floats(row: dict[str, Any]) -> dict[str, Any]:

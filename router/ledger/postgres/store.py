@@ -12,7 +12,7 @@ from router.ledger.matching import Amounts, Take
 from router.ledger.postgres.connection import Refused, to_json
 from router.ledger.postgres.database import BUSY_SECONDS, Database
 from router.ledger.postgres.draws import DRAW, draw_values
-from router.ledger.postgres.log import PostgresLog
+from router.ledger.postgres.log import PostgresLog, keep_looks
 from router.ledger.postgres.verify import problems
 from router.ledger.store import Counters, Denied, Draw, Ending, Invalid, Known, NewHold, NotOpen
 from router.types import Budget, Change, RequestEnd
@@ -115,6 +115,8 @@ class PostgresStore:
         done: bool = self._database.call(
             "SELECT to_jsonb(end_request($1, $2, $3))", request_id, _end(end), now
         )
+        if done and end.looks is not None:
+            keep_looks(self._database, request_id, end.looks)
         return done
 
     def expire(self, now: float) -> int:

@@ -15,7 +15,7 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -33,6 +33,8 @@ _FORGET_AT_ONCE = 200
 _PAUSE = 0.25  # seconds between two looks of a process that works
 _LONGEST_PAUSE = 4.0  # while the server or the log's store does not answer
 _TURN_MS = 10_000
+_CLOSE_SECONDS = 30.0  # in which closing copies what this process did
+_STEP_SECONDS = 5.0  # in which the thread ends the transaction that it is in
 
 _log = logging.getLogger("router")
 
@@ -63,16 +65,17 @@ class Outbox:
             if self._problem[0] == self._session.generation:
                 raise self._problem[1]
 
-    def drain(self, until: int | None = None) -> int:
+    def drain(self, until: int | None = None, enough: Callable[[], bool] = lambda: False) -> int:
         """Copy all that was done until now, or up to a step; return how far the copy is.
 
+        Parameters: `enough`, asked between two transactions, whether to leave the rest.
         Raises `LedgerCorrupt` where steps are missing or come out otherwise in the copy: then every
         process is stopped, since the counters cannot be trusted.
         """
         fetches = 0
         while True:
             position = self._position()
-            if until is not None and position >= until:
+            if enough() or (until is not None and position >= until):
                 return position
             last, run, drained, events = self._fetch(position)
             if until is not None:
@@ -109,31 +112,53 @@ class Outbox:
         worker.work.set()
 
     def close(self) -> None:
-        """Stop the thread, and copy what this process did, if that can be done now."""
+        """Stop the thread, and copy what this process did, as far as that can be done in
+        `_CLOSE_SECONDS`. What is left then is copied by whoever uses the ledger next."""
         worker = self._workers.pop(os.getpid(), None)
         if worker is not None and worker.thread is not None:
+            deadline = time.monotonic() + _CLOSE_SECONDS
             worker.stop.set()
             worker.work.set()
-            worker.thread.join(timeout=5)
-            self.drain_if_free()
+            worker.thread.join(timeout=min(_STEP_SECONDS, _CLOSE_SECONDS))
+            with self._errors_said():
+                # Another process that copies may die at it, so its turn is not waited for in full.
+                with self.turn(wait=_PAUSE):
+                    reached = self.drain(
+                        self._session.high, enough=lambda: time.monotonic() > deadline
+                    )
+                if reached < self._session.high:
+                    _log.warning(
+                        "the log is %d steps behind; who opens the ledger next copies them",
+                        self._session.high - reached,
+                    )
         _LIVE.discard(self)
 
-    def drain_if_free(self) -> bool:
-        """Copy what there is; False if that is not done. Errors wait for the next time."""
+    def drain_if_free(self, stop: threading.Event | None = None) -> bool:
+        """Copy what there is, until `stop`; False if that is not done. Errors wait for the next
+        time."""
+        stop = threading.Event() if stop is None else stop
+        done = False
+        with self._errors_said(stop), self.turn(wait=0.0) as mine:
+            if mine:
+                self.drain(enough=stop.is_set)
+                self._said = ""
+                done = True
+        return done
+
+    @contextmanager
+    def _errors_said(self, stop: threading.Event | None = None) -> Iterator[None]:
+        """Say what kept steps from being copied, unless `stop` is set: then whoever set it does."""
         try:
-            with self.turn(wait=0.0) as mine:
-                if mine:
-                    self.drain()
-                    self._said = ""
-                return mine
+            yield
         except LedgerCorrupt as error:
             self._problem = (self._session.generation, error)
             _log.error("%s", error)
         except RouterError as error:
+            if stop is not None and stop.is_set():
+                return
             if str(error) != self._said:  # once, and not with every attempt
                 _log.warning("the log waits: %s", error)
             self._said = str(error)
-        return False
 
     @contextmanager
     def turn(self, wait: float) -> Iterator[bool]:
@@ -197,7 +222,7 @@ def _run(outbox: weakref.ref[Outbox], worker: _Worker) -> None:
             return
         if worker.work.is_set():
             worker.work.clear()
-            done = alive.drain_if_free()
+            done = alive.drain_if_free(worker.stop)
             pause = _PAUSE if done else min(2 * pause, _LONGEST_PAUSE)
             if not done:
                 worker.work.set()

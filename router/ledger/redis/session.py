@@ -56,6 +56,11 @@ class Session:
     def run(self) -> str:
         return self._run
 
+    @property
+    def high(self) -> int:
+        """The highest step that this process has seen."""
+        return self._high
+
     def begin(self, *, create: bool) -> None:
         """Find the ledger; with `create`, begin one where neither server nor log know of any."""
         place = self._keeper.place()

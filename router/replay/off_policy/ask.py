@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,17 +20,20 @@ from router.types import TIERS, Tier
 if TYPE_CHECKING:
     from router.policy import Policy
     from router.prices import Price
+    from router.types import Budget
 
 _TOKENS = 1000  # by which a price per token is found: that of ordinary prompts
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question, with the baseline tier of its first policy, and notes for the reader."""
+    """A question, with the baseline tier of its first policy, notes for the reader, and by its name
+    in the answer each policy's `budgets`, which are left out."""
 
     question: Question
     baseline: Tier
     notes: tuple[str, ...]
+    budgets: Mapping[str, tuple[Budget, ...]]
 
 
 def ask(sources: Sequence[str], now: float) -> Asked:
@@ -52,7 +55,11 @@ def ask(sources: Sequence[str], now: float) -> Asked:
     tiers = [tier for tier in TIERS if any(tier in p.tiers.present for p in policies)] or TIERS
     price = None if first is None else _per_token(first.prices[first.baseline_arms[0]])
     question = question_of(named, tiers, price)
-    return Asked(question, policies[0].baseline if policies else "frontier", notes(policies))
+    budgets = {
+        each.name: policy.budget_list() for each, policy in zip(named, policies, strict=True)
+    }
+    baseline = policies[0].baseline if policies else "frontier"
+    return Asked(question, baseline, notes(policies), budgets)
 
 
 def ladder_of(policy: Policy, now: float) -> Ladder:

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from router.decide.options import UNKNOWN
 from router.errors import LogFileError
 from router.log.base import Log
+from router.replay.off_policy import looks
 from router.replay.off_policy.export import ROWS_AT_ONCE, Exported, Part, file_system
+from router.replay.off_policy.looks import Looks
 from router.replay.off_policy.table import LATER, LeftOut, arrow, rows_of, schema, to_table
 from router.types import TIERS
 
@@ -84,6 +86,8 @@ class LogBatch:
     price_book: tuple[Ints, list[str]]
     request_id: NDArray[np.object_] | None = None
     label_rate: Floats | None = None  # the chance of a label that was drawn; NaN where nobody drew
+    stream: NDArray[np.bool_] | None = None  # whether the answer was streamed
+    looks: Looks | None = None  # at answers of chains; None where no row has any
 
     def __len__(self) -> int:
         return len(self.time)
@@ -102,6 +106,8 @@ class LogBatch:
                 parts[field.name] = value
             elif isinstance(value, tuple):
                 parts[field.name] = (value[0][rows], value[1])
+            elif isinstance(value, Looks):
+                parts[field.name] = value.take(rows)
             else:
                 parts[field.name] = value[rows]
         return LogBatch(**parts)
@@ -130,7 +136,7 @@ def _batch(table: pa.Table, arms: str, where: str, ids: bool) -> LogBatch:
                 raise LogFileError(where, f"arm {arm.name!r} has the unknown tier {arm.tier!r}")
     except (TypeError, ValueError) as error:
         raise LogFileError(where, f"arms {arms!r:.80} are not names with tiers: {error}") from None
-    width = len(known)
+    width, names = len(known), table.column_names
 
     def matrix(name: str, unknown: float, dtype: Any) -> Any:
         return _matrix(table, name, width, unknown, dtype, where)
@@ -168,7 +174,9 @@ def _batch(table: pa.Table, arms: str, where: str, ids: bool) -> LogBatch:
         predictor=_words(table, "predictor"),
         price_book=_words(table, "price_book"),
         request_id=table["request_id"].to_numpy() if ids else None,
-        label_rate=numbers("label_rate") if "label_rate" in table.column_names else None,
+        label_rate=numbers("label_rate") if "label_rate" in names else None,
+        stream=table["stream"].to_numpy().astype(bool) if "stream" in names else None,
+        looks=looks.read(table, width, _words(table, "gate"), where) if "looks" in names else None,
     )
 
 

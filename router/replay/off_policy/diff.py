@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 OLD, NEW = "OLD", "NEW"
 # What of a policy the replay of a log follows; of a deployment, which model it is.
-_FOLLOWED = ("objective.", "rules", "baseline")
+_FOLLOWED = ("objective.", "rules", "baseline", "cascade")
 _OF_A_DEPLOYMENT = ("model", "effort")
 
 

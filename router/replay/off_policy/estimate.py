@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from router.log import label_weights
 from router.replay.off_policy.sums import (
     AGREED,
     CUTS,
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from router.types import Floats, Ints
 
 FOLDS = 5
-LEAST_DRAWN = 30  # labels of an arm, below which they cannot stand for all that nobody labelled
 ESTIMATORS = ("direct", "ips", "snips", "doubly_robust", "switch")
 # The recalibration leans on the logged prediction as if so many more rows had agreed with it.
 _PRIOR_LEVEL, _PRIOR_SLOPE = 0.5, 2.0
@@ -122,9 +122,10 @@ class Estimates:
     number (Kish); `labelled`: how many of them have a label, weighted alike; `unsupported` and
     `unsupported_cost`: the shares of requests and of predicted cost where the log had no chance of
     doing what the policy does; `blind`: arms that it uses and of which no label is known;
-    `went_on`: agreeing rows after whose answer the log made another call, so that what came of them
-    is not what comes of a single call; `groups` of conversations, from which intervals come;
-    `known`: outcomes that the log has of any request.
+    `went_on`: agreeing rows after whose answer the log made another call without keeping what the
+    look found, so that what came of them is not what comes of a single call; `unseen`: rows whose
+    answers it would look at, and the log did not; `groups` of conversations, from which intervals
+    come; `known`: outcomes that the log has of any request.
     """
 
     by_outcome: Mapping[str, Mapping[str, Replicates]]
@@ -137,6 +138,7 @@ class Estimates:
     cut: float | None
     blind: tuple[str, ...]
     went_on: int
+    unseen: int
     groups: int
     known: frozenset[str]
 
@@ -145,25 +147,27 @@ def estimate(logged: Tally, sums: PolicySums) -> Estimates:
     """Estimate one policy from the sums of the log and of the policy."""
     keys = sorted({*logged.by_arm, *sums.decided.by_arm, *sums.agreed.by_arm}, key=str)
     log, decided, agreed = (tally.stacked(keys) for tally in (logged, sums.decided, sums.agreed))
-    used = np.flatnonzero(log[:, :, _L["n"]].sum(axis=1) + decided[:, :, _D["n"]].sum(axis=1))
+    seen_in = log[:, :, _L["n"]].sum(axis=1) + decided[:, :, _D["requests"]].sum(axis=1)
+    used = np.flatnonzero(seen_in)
     fold = np.arange(GROUPS) % FOLDS
     seen, want, have = (_replicate(each, fold, used) for each in (log, decided, agreed))
-    requests = np.maximum(want[..., _D["n"]].sum(axis=(1, 2)), 1)
-    drawn = drawn_labels(log.sum(axis=0))
+    requests = np.maximum(want[..., _D["requests"]].sum(axis=(1, 2)), 1)
+    whole = log.sum(axis=0)
+    drawn = label_weights.carried(whole[:, _L["sampled.n"]], whole[:, _L["told.m"]])
     by_outcome: dict[str, dict[str, Replicates]] = {}
     cut: float | None = None
     for name in OUTCOMES:
-        found, best = _outcome(name, seen, want, have, requests, drawn)
+        found, best = _outcome(name, seen, want, have, requests, drawn, chained=sums.chained)
         by_outcome[name] = {key: Replicates(values) for key, values in found.items()}
         if name == "quality":
             cut = best
-    total, whole, matched = decided.sum(axis=0), log.sum(axis=0), agreed.sum(axis=0)
+    total, matched = decided.sum(axis=0), agreed.sum(axis=0)
     blind = [
         f"{key[0]}:{key[1]}"
         for at, key in enumerate(keys)
-        if total[at, _D["n"]] and not whole[at, _L["quality.m"]]
+        if total[at, _D["handed"]] and not whole[at, _L["quality.m"]]
     ]
-    n, weights = total[:, _D["n"]].sum(), matched[:, _A["w"]].sum()
+    n, weights = total[:, _D["requests"]].sum(), matched[:, _A["w"]].sum()
     cost = total[:, _D["cost.x"]].sum()
     return Estimates(
         by_outcome=by_outcome,
@@ -176,6 +180,7 @@ def estimate(logged: Tally, sums: PolicySums) -> Estimates:
         cut=cut,
         blind=tuple(blind),
         went_on=sums.went_on,
+        unseen=sums.unseen,
         groups=len(used),
         known=frozenset(o for o in OUTCOMES if whole[:, _L[f"{o}.m"]].any()),
     )
@@ -196,10 +201,17 @@ def _outcome(
     have: Floats,
     requests: Floats,
     drawn: NDArray[np.bool_],
+    *,
+    chained: bool,
 ) -> tuple[dict[str, Floats], float | None]:
-    """Every estimator of one outcome, (R,) each, and the cut that `switch` chose."""
+    """Every estimator of one outcome, (R,) each, and the cut that `switch` chose.
+
+    Where more than one call may be made (`chained`) there is no direct estimate: what is decided
+    later depends on answers that only the log has.
+    """
     level, slope = _model(name, seen)
-    direct = (level * want[..., _D["n"]] + slope * want[..., _D[f"{name}.x"]]).sum(axis=(1, 2))
+    count = want[..., _D["n" if name == "quality" else "calls"]]
+    direct = (level * count + slope * want[..., _D[f"{name}.x"]]).sum(axis=(1, 2))
     stand_for = _missing(name, seen, drawn)
 
     def weighted(suffix: str = "") -> tuple[Floats, Floats, Floats]:
@@ -213,10 +225,12 @@ def _outcome(
         return w, wy, wy - level * w - slope * wx
 
     weight, value, left = (each.sum(axis=(1, 2)) for each in weighted())
+    # Of a chain's calls there are several a request: what its cost is divided by is requests.
+    per = have[..., _A["w"]].sum(axis=(1, 2)) if chained and name != "quality" else weight
     found = {
         "direct": direct / requests,
         "ips": value / requests,
-        "snips": value / np.where(weight == 0, 1.0, weight),
+        "snips": value / np.where(per == 0, 1.0, per),
         "doubly_robust": (direct + left) / requests,
     }
     tried: list[tuple[float, float | None, Floats]] = [
@@ -230,37 +244,21 @@ def _outcome(
         if weight[0] > w[0]:
             tried.append((_spread(values) + bias**2, cut, values))
     _, cut_chosen, found["switch"] = min(tried, key=lambda each: each[0])
+    if chained:
+        del found["direct"]
     return found, cut_chosen
 
 
-def drawn_labels(logged: Floats) -> NDArray[np.bool_]:
-    """Of which arms labels are weighted by their rates, from the sums of a log (A, K): where enough
-    were drawn, or all were."""
-    drawn, told = logged[:, _L["sampled.n"]], logged[:, _L["told.m"]]
-    enough: NDArray[np.bool_] = (drawn >= LEAST_DRAWN) | ((drawn > 0) & (told == 0))
-    return enough
-
-
 def _missing(name: str, seen: Floats, drawn: NDArray[np.bool_]) -> dict[str, Floats]:
-    """How many rows each known one stands for, (R, 1, A) for each kind of it.
-
-    Labels that were drawn stand for what nobody else labelled, by the inverse of their rates
-    (Horvitz and Thompson 1952), scaled to the number of these rows (Hájek); what callers labelled
-    stands for itself alone, since nobody knows why they did. Without drawn labels there is nothing
-    better than to take labels to be missing at random among the answers of an arm.
-    """
+    """How many rows each known one stands for, (R, 1, A) for each kind of it: labels as
+    `router.log.label_weights` says, other outcomes as if they were missing at random."""
     total = seen.sum(axis=1)[:, None, :]
-    rows, known = total[..., _L["n"]], total[..., _L[f"{name}.m"]]
-    usual = np.where(known > 0, rows / np.maximum(known, 1e-300), 0.0)
-    if name != "quality" or not drawn.any():
-        return {name: usual}
-    weight, rest = total[..., _L["sampled.m"]], rows - total[..., _L["told.m"]]
-    by_rate = np.where(weight > 0, rest / np.maximum(weight, 1e-300), 0.0)
-    return {
-        name: np.where(drawn, 0.0, usual),
-        "told": np.broadcast_to(drawn.astype(np.float64), usual.shape),
-        "sampled": np.where(drawn, by_rate, 0.0),
-    }
+    rows = total[..., _L["n" if name == "quality" else "calls"]]
+    known = total[..., _L[f"{name}.m"]]
+    by_rate = drawn if name == "quality" else np.zeros_like(drawn)
+    told, inverse = total[..., _L["told.m"]], total[..., _L["sampled.m"]]
+    each, told_each, rated = label_weights.stand_for(rows, known, told, inverse, by_rate)
+    return {name: each, "told": told_each, "sampled": rated} if by_rate.any() else {name: each}
 
 
 def _spread(values: Floats) -> float:

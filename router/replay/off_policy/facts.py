@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.decide import UNKNOWN
+from router.looks import STOP
 from router.money import NANO_PER_USD
 from router.replay.off_policy.batch import LogBatch
-from router.replay.off_policy.sums import LOGGED, Tally
+from router.replay.off_policy.sums import LOGGED, Calls, Tally, calls_of
 
 _DAY = 86_400.0
 _ADDED = ("rows", "twice", "without_chances", "chains", "spent", "unpriced", "labelled", "naive",
@@ -29,9 +30,9 @@ _LEAST_LABELS = 100  # before labels are held against predictions
 
 @dataclass(slots=True)
 class ArmFacts:
-    """Sums over the rows in which an arm had a chance, for the check of the chances themselves:
-    how often it was `taken`, weighted by the inverse of its chance, and how often that should add
-    up to; `variance` of the first."""
+    """Sums over the decisions in which an arm, or another action, had a chance, for the check of
+    the chances themselves: how often it was taken, `weighted` by the inverse of its chance, and how
+    often that should add up to; `variance` of the first."""
 
     weighted: float = 0.0
     rows: float = 0.0
@@ -99,15 +100,15 @@ class Facts:
         self._add_bills(batch)
 
     def _check_chances(self, batch: LogBatch, mine: NDArray[np.float64]) -> None:
-        known = np.isfinite(batch.propensity)
-        for at, arm in enumerate(batch.arms):
-            had = known[:, at] & (batch.propensity[:, at] > 0)
-            chance = batch.propensity[had, at]
-            taken = batch.chosen[had] == at
-            facts = self.arms.setdefault(arm.name, ArmFacts())
-            facts.weighted += float((taken / chance).sum())
-            facts.rows += float(had.sum())
-            facts.variance += float((1 / chance - 1).sum())
+        names = [arm.name for arm in batch.arms]
+        self._check_taken(names, batch.propensity, batch.chosen)
+        if batch.looks is not None:
+            looks = batch.looks
+            after = [f"{name}, after a look" for name in (*names, "stopping")]
+            for step in range(looks.chosen.shape[1]):
+                seen = looks.there[:, step]
+                done = np.where(looks.chosen == STOP, len(names), looks.chosen)
+                self._check_taken(after, looks.chances[seen, step], done[seen, step])
         best = np.nan_to_num(batch.propensity, nan=-1.0).argmax(axis=1)
         rows = np.arange(len(batch))
         drawn = mine < batch.propensity[rows, best]
@@ -119,14 +120,29 @@ class Facts:
             at = int(np.flatnonzero(impossible)[0])
             self.arms[batch.arms[int(batch.chosen[at])].name].weighted = math.inf
 
+    def _check_taken(
+        self, names: list[str], chances: NDArray[np.float64], taken: NDArray[np.int64]
+    ) -> None:
+        """Sum up how often each of some actions was taken, and how often it should have been."""
+        for at, name in enumerate(names):
+            had = np.isfinite(chances[:, at]) & (chances[:, at] > 0)
+            chance = chances[had, at]
+            facts = self.arms.setdefault(name, ArmFacts())
+            facts.weighted += float(((taken[had] == at) / chance).sum())
+            facts.rows += float(had.sum())
+            facts.variance += float((1 / chance - 1).sum())
+
     def _add_bills(self, batch: LogBatch) -> None:
-        at = np.arange(len(batch))
-        expected = batch.expected[at, batch.chosen]
-        known = np.isfinite(batch.cost) & (expected != UNKNOWN) & (expected > 0)
-        day = (batch.time[known] // _DAY).astype(np.int64)
-        cell = day * len(batch.arms) + batch.chosen[known]
+        for call in calls_of(batch):
+            self._add_bills_of(batch, call)
+
+    def _add_bills_of(self, batch: LogBatch, call: Calls) -> None:
+        expected = batch.expected[call.at, call.arm]
+        known = np.isfinite(call.cost) & (expected != UNKNOWN) & (expected > 0)
+        day = (batch.time[call.at[known]] // _DAY).astype(np.int64)
+        cell = day * len(batch.arms) + call.arm[known]
         cells, place = np.unique(cell, return_inverse=True)
-        columns = (None, batch.cost[known], expected[known].astype(np.float64))
+        columns = (None, call.cost[known], expected[known].astype(np.float64))
         sums = [np.bincount(place, weights=column) for column in columns]
         for index, each in enumerate(cells.tolist()):
             key = (each // len(batch.arms), batch.arms[each % len(batch.arms)].name)

@@ -11,21 +11,21 @@ import numpy as np
 from router.prices import Dated
 from router.replay.off_policy.batch import LogBatch
 from router.replay.off_policy.facts import Facts, keys_of
+from router.replay.off_policy.path import Path, add_policy, as_logged
 from router.replay.off_policy.sums import (
     LOGGED,
     PolicySums,
     Tally,
     add_logged,
-    add_policy,
     rows_of,
 )
-from router.replay.off_policy.target import Named, as_logged
+from router.replay.off_policy.target import Named
 
 if TYPE_CHECKING:
     from router.types import Ints
 
 AS_LOGGED = "as logged"
-Watch = Callable[[LogBatch, Mapping[str, "Ints"]], None]
+Watch = Callable[[LogBatch, Mapping[str, "Ints | Path"]], None]
 
 
 @dataclass(frozen=True, slots=True)

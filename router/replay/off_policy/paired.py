@@ -19,6 +19,7 @@ from router.money import NANO_PER_USD
 from router.replay.off_policy.batch import LogBatch
 from router.replay.off_policy.estimate import Estimates, Replicates, estimate
 from router.replay.off_policy.measure import Sums
+from router.replay.off_policy.path import Path, onward_of, path_of
 from router.replay.off_policy.replay import (
     BEST,
     MOST_UNSUPPORTED,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from router.types import Floats, Ints
 
-_REFUSED = "(refused)"
+_REFUSED, _STOPPED = "(refused)", "(stop)"
 _ANYTHING = (-math.inf, math.inf)
 
 
@@ -56,20 +57,45 @@ class Moves:
     lost_cost: float = 0.0
     _kept: list[tuple[int, int, dict[str, Any]]] = field(default_factory=list)
 
-    def watch(self, batch: LogBatch, decided: Mapping[str, Ints]) -> None:
+    def watch(self, batch: LogBatch, decided: Mapping[str, Ints | Path]) -> None:
         """Count the moves of a batch; what `measure` calls."""
         self.add(batch, decided[self.old], decided[self.new])
 
-    def add(self, batch: LogBatch, old: Ints, new: Ints) -> None:
-        """Count the moves from one decision to the other, (N,) positions of arms each."""
+    def add(self, batch: LogBatch, one: Ints | Path, other: Ints | Path) -> None:
+        """Count the moves from one decision to the other.
+
+        Of chains, the first decisions count, and of those alike in these, the first after a look
+        that differs.
+        """
         self.rows += len(batch)
-        at = np.flatnonzero(old != new)
-        names = [*(arm.name for arm in batch.arms), _REFUSED]  # -1, a refusal, is the last
+        paths = path_of(one), path_of(other)
+        old, new = paths[0].first, paths[1].first
+        self._count(batch, np.flatnonzero(old != new), old, new)
+        if batch.looks is None or (paths[0].onward is None and paths[1].onward is None):
+            return
+        on = [onward_of(path, batch) for path in paths]
+        alike = (old == new) & (old == batch.chosen)
+        for step in range(on[0].shape[1]):
+            alike &= batch.looks.there[:, step]
+            mine, yours = on[0][:, step], on[1][:, step]
+            self._count(batch, np.flatnonzero(alike & (mine != yours)), mine, yours, step)
+            alike &= (mine == yours) & (mine == batch.looks.chosen[:, step])
+
+    def _count(
+        self, batch: LogBatch, at: Ints, old: Ints, new: Ints, step: int | None = None
+    ) -> None:
+        none = _REFUSED if step is None else _STOPPED
+        names = [*(arm.name for arm in batch.arms), none]  # -1 is the last
         pairs, counts = np.unique(np.stack([old[at], new[at]]), axis=1, return_counts=True)
         for (one, other), count in zip(pairs.T.tolist(), counts.tolist(), strict=True):
             self.by_arms[names[one], names[other]] += count
+        chances = batch.propensity if step is None else None
+        if chances is None:
+            assert batch.looks is not None
+            chances = batch.looks.chances[:, step]
         for arm in (old, new):
-            lost = at[(arm[at] >= 0) & ~(batch.propensity[at, arm[at]] > 0)]
+            refuses = (arm[at] < 0) & (step is None)
+            lost = at[~refuses & ~(chances[at, arm[at]] > 0)]  # -1, to stop, has the last chance
             self.lost += len(lost)
             self.lost_cost += float(np.nansum(known_costs(batch.take(lost), arm[lost])))
         if self.keep:

@@ -156,7 +156,7 @@ def _result(
     policy = sums.policies[name]
     refused = [] if name == AS_LOGGED else refusals(found, facts)
     warnings = []
-    model_alone = bool(refused) and model_only and not found.went_on
+    model_alone = bool(refused) and model_only and not policy.chained and not found.went_on
     if model_alone:
         warnings = [f"by the direct model alone, since {'; '.join(refused)}"]
         refused = []
@@ -184,7 +184,9 @@ def _result(
         scale = NANO_PER_USD if outcome == "cost" else 1
         bounds = (0.0, 1.0) if outcome == "quality" else (0.0, math.inf)
         each = {
-            key: shown(found.by_outcome[outcome][key], scale, spread, bounds) for key in estimators
+            key: shown(found.by_outcome[outcome][key], scale, spread, bounds)
+            for key in estimators
+            if key in found.by_outcome[outcome]
         }
         figures[outcome] = {**each, BEST: each[best]}
         own = logged.by_outcome[outcome]["ips" if outcome == "cost" else "snips"]
@@ -261,9 +263,14 @@ def refusals(found: Estimates, facts: Facts, least: int = LEAST_EFFECTIVE) -> li
     if found.went_on:
         reasons.append(
             f"after {found.went_on:,} of the {found.agreed:,} calls on which log and policy agree "
-            "the log made another call; what their answers alone would have come to is not in it"
+            "the log made another call and kept no chances of that; log with `explore`"
         )
-    if max(found.unsupported, found.unsupported_cost) > MOST_UNSUPPORTED:
+    if found.unseen > MOST_UNSUPPORTED * found.rows:
+        reasons.append(
+            f"it would look at {found.unseen:,} answers of which the log kept no look; log with a "
+            "policy that has a `cascade` and `explore`, or replay it without"
+        )
+    elif max(found.unsupported, found.unsupported_cost) > MOST_UNSUPPORTED:
         reasons.append(
             f"{found.unsupported:.1%} of its decisions ({found.unsupported_cost:.1%} of their "
             "cost) had no chance of being taken in the log; log with `explore`, or a holdout"
@@ -292,7 +299,7 @@ def _spread_of(outcome: str, found: Estimates) -> float:
     """What decisions without support can change at most: quality by 1, cost by as much again."""
     if outcome == "quality":
         return found.unsupported
-    mean = abs(float(found.by_outcome[outcome]["direct"].values[0]))
+    mean = abs(float(found.by_outcome[outcome][BEST].values[0]))
     return found.unsupported_cost * mean
 
 

@@ -30,7 +30,7 @@ from router.replay.off_policy.table import LeftOut
 Engine = Literal["local", "ray"]
 Progress = Callable[[int, int | None], None]  # rows done, of how many
 _STORES = ("sqlite", "postgresql", "redis", "rediss", "valkey", "valkeys")
-_VERSION = 3  # of kept sums
+_VERSION = 5  # of kept sums
 _IN_FLIGHT = 64  # parts that Ray has at once
 
 
@@ -233,7 +233,14 @@ def save_sums(sums: Sums, path: Path) -> None:
     said = {
         "facts": facts,
         "policies": {
-            name: [policy.refused, policy.largest_weight, policy.moved, policy.went_on]
+            name: [
+                policy.refused,
+                policy.largest_weight,
+                policy.moved,
+                policy.went_on,
+                policy.unseen,
+                policy.chained,
+            ]
             for name, policy in sums.policies.items()
         },
     }
@@ -255,9 +262,16 @@ def load_sums(path: Path) -> Sums:
             sums = Sums(
                 policies={
                     name: PolicySums(
-                        refused=refused, largest_weight=largest, moved=moved, went_on=went_on
+                        refused=refused,
+                        largest_weight=largest,
+                        moved=moved,
+                        went_on=went_on,
+                        unseen=unseen,
+                        chained=chained,
                     )
-                    for name, (refused, largest, moved, went_on) in said["policies"].items()
+                    for name, (refused, largest, moved, went_on, unseen, chained) in said[
+                        "policies"
+                    ].items()
                 }
             )
             for title in set(arrays.files) - {"said", "hashes"}:

@@ -8,15 +8,17 @@ Variance Estimation, 2007, chapter 2).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from router.decide import UNKNOWN
+from router.looks import STOP
 from router.replay.off_policy.batch import LogBatch, LoggedArm
+from router.replay.off_policy.looks import Looks
 
 if TYPE_CHECKING:
     from router.types import Floats, Ints
@@ -26,26 +28,36 @@ OUTCOMES = ("quality", "cost", "latency")
 # Weights above which the switch estimator relies on the model (Wang et al., arXiv:1612.01205).
 CUTS = (5.0, 20.0, 100.0)
 
-# Of a decision's logged arm: how many rows, and for each outcome how many have it known (m), with
-# the sums of its prediction x, of its value y, and of their products.
+# Of an arm's answers that were handed out (n) and of its calls (calls), and for each outcome how
+# many have it known (m), with the sums of its prediction x, of its value y, and of their products.
+# Quality is of answers, cost and latency are of calls.
 # `told.m`: labels that nobody drew; `sampled.*`: labels that were drawn by a known rate, with the
 # sum of its inverse (m) and what that sum varies by (v).
 LOGGED = (
     "n",
+    "calls",
     *(f"{o}.{c}" for o in OUTCOMES for c in ("m", "x", "y", "xx", "xy")),
     "told.m",
     "sampled.n",
     "sampled.m",
     "sampled.v",
 )
-# Of the arm that a policy decides on: rows, those that the log could never have sent there, and
-# the sums of predictions.
-DECIDED = ("n", "unsupported", "unsupported.cost", *(f"{o}.x" for o in OUTCOMES))
+# Of what a policy decides: requests; decisions (n), those to call an arm (calls), those that the
+# log had no chance of, answers that would be handed out; and the sums of predictions.
+DECIDED = (
+    "requests",
+    "n",
+    "calls",
+    "handed",
+    "unsupported",
+    "unsupported.cost",
+    *(f"{o}.x" for o in OUTCOMES),
+)
 # What is weighted: each outcome, and of quality the labels that nobody drew and those that were
 # drawn by a known rate apart, the latter by the inverse of that rate too.
 WEIGHTED = (*OUTCOMES, "told", "sampled")
-# Of the rows where log and policy agree, weighted by the inverse of the propensity; again for the
-# rows of weights up to each cut.
+# Of the requests on which log and policy agree to the end, weighted by the inverse of the chance of
+# that, and of their calls; again for those of weights up to each cut.
 AGREED = (
     "n",
     "w",
@@ -107,7 +119,9 @@ class PolicySums:
     refused: int = 0  # rows that the policy would not have sent anywhere
     largest_weight: float = 0.0
     moved: int = 0  # rows whose arm the log did not think best
-    went_on: int = 0  # rows that agree, after whose answer the log made another call
+    went_on: int = 0  # rows that agree, after whose answer the log went on, nobody knows why
+    unseen: int = 0  # rows whose answers it would look at, and the log did not
+    chained: bool = False  # whether it, or the log, may make more than one call
 
     def merge(self, other: PolicySums) -> None:
         """Add the sums of another part."""
@@ -116,6 +130,8 @@ class PolicySums:
         self.refused += other.refused
         self.moved += other.moved
         self.went_on += other.went_on
+        self.unseen += other.unseen
+        self.chained |= other.chained
         self.largest_weight = max(self.largest_weight, other.largest_weight)
 
 
@@ -125,6 +141,7 @@ class Rows:
 
     group: Ints
     weight: Floats  # (N, A): 1 / propensity, 0 where an arm had no chance
+    onward: Floats | None  # (N, S, A + 1): the same of what was done after each look
     sampled: Floats | None  # (N,): 1 / rate of a label that was drawn, else 0; None: no label was
     known: Mapping[str, NDArray[np.bool_]]
     value: Mapping[str, Floats]
@@ -132,13 +149,15 @@ class Rows:
 
 
 def rows_of(batch: LogBatch, *, as_logged: bool = False) -> Rows:
-    """Prepare a batch, with propensities of 1 for what was chosen where it is taken `as_logged`."""
+    """Prepare a batch, with chances of 1 for what was done where it is taken `as_logged`."""
     expected = np.where(batch.expected == UNKNOWN, 0, batch.expected).astype(np.float64)
+    looks, arms = batch.looks, len(batch.arms)
     if as_logged:
-        weight = (batch.chosen[:, None] == np.arange(len(batch.arms))).astype(np.float64)
+        weight = (batch.chosen[:, None] == np.arange(arms)).astype(np.float64)
+        onward = None if looks is None else _inverse(_done(looks, arms))
     else:
-        chance = np.nan_to_num(batch.propensity)
-        weight = np.divide(1.0, chance, out=np.zeros_like(chance), where=chance > 0)
+        weight = _inverse(np.nan_to_num(batch.propensity))
+        onward = None if looks is None else _inverse(looks.chances)
     sampled = None
     if batch.label_rate is not None and np.isfinite(batch.label_rate).any():
         drawn = np.isfinite(batch.label) & (batch.label_rate > 0)
@@ -147,6 +166,7 @@ def rows_of(batch: LogBatch, *, as_logged: bool = False) -> Rows:
     return Rows(
         group=(batch.cluster % GROUPS).astype(np.int64),
         weight=weight,
+        onward=onward,
         sampled=sampled,
         known={name: np.isfinite(values) for name, values in value.items()},
         value={name: np.nan_to_num(values) for name, values in value.items()},
@@ -158,52 +178,81 @@ def rows_of(batch: LogBatch, *, as_logged: bool = False) -> Rows:
     )
 
 
+def _inverse(chance: Floats) -> Floats:
+    return np.divide(1.0, chance, out=np.zeros_like(chance), where=chance > 0)
+
+
+def _done(looks: Looks, arms: int) -> Floats:
+    """(N, S, A + 1): 1 for what was done after each look."""
+    place = np.where(looks.chosen == STOP, arms, looks.chosen)
+    done: Floats = (place[..., None] == np.arange(arms + 1)).astype(np.float64)
+    return done
+
+
 def add_logged(tally: Tally, batch: LogBatch, rows: Rows) -> None:
-    """Add what the log's own arms came to."""
-    at = np.arange(len(batch))
-    columns: dict[str, Floats | None] = {"n": None}
-    for name in OUTCOMES:
-        known, y = rows.known[name].astype(np.float64), rows.value[name]
-        x = rows.predicted[name][at, batch.chosen]
-        y = y * known
-        columns |= {f"{name}.m": known, f"{name}.x": x * known, f"{name}.y": y}
-        columns |= {f"{name}.xx": x * x * known, f"{name}.xy": x * y}
+    """Add what the log's own answers and calls came to."""
+    for call in calls_of(batch):
+        _add_calls(tally, batch, rows, call)
+    known, y = rows.known["quality"].astype(np.float64), rows.value["quality"]
+    arm, x = answers_of(batch)
+    columns: dict[str, Floats | None] = {
+        "n": None,
+        "quality.m": known,
+        "quality.x": x * known,
+        "quality.y": y * known,
+        "quality.xx": x * x * known,
+        "quality.xy": x * y * known,
+    }
     if rows.sampled is not None:
         drawn = (rows.sampled > 0).astype(np.float64)
-        columns |= {"told.m": rows.known["quality"] - drawn, "sampled.n": drawn}
+        columns |= {"told.m": known - drawn, "sampled.n": drawn}
         columns |= {"sampled.m": rows.sampled, "sampled.v": rows.sampled * (rows.sampled - drawn)}
-    tally.add(batch.arms, rows.group, batch.chosen, columns)
+    tally.add(batch.arms, rows.group, arm, columns)
 
 
-def add_policy(sums: PolicySums, batch: LogBatch, rows: Rows, target: Ints) -> None:
-    """Add what a policy would have done. `target`: (N,) positions of arms, -1 where it refuses."""
-    some = np.flatnonzero(target >= 0)
-    sums.refused += len(batch) - len(some)
-    arm, group = target[some], rows.group[some]
-    weight = rows.weight[some, arm]
-    lost = (weight == 0).astype(np.float64)
-    decided: dict[str, Floats | None] = {"n": None, "unsupported": lost}
-    for name in OUTCOMES:
-        decided[f"{name}.x"] = rows.predicted[name][some, arm]
-    decided["unsupported.cost"] = lost * rows.predicted["cost"][some, arm]
-    sums.decided.add(batch.arms, group, arm, decided)
-    sums.moved += int((arm != batch.propensity[some].argmax(axis=1)).sum())
+def _add_calls(tally: Tally, batch: LogBatch, rows: Rows, call: Calls) -> None:
+    columns: dict[str, Floats | None] = {"calls": None}
+    for name, values in (("cost", call.cost), ("latency", call.latency)):
+        known, y = np.isfinite(values).astype(np.float64), np.nan_to_num(values)
+        x = rows.predicted[name][call.at, call.arm]
+        columns |= {f"{name}.m": known, f"{name}.x": x * known, f"{name}.y": y}
+        columns |= {f"{name}.xx": x * x * known, f"{name}.xy": x * y}
+    tally.add(batch.arms, rows.group[call.at], call.arm, columns)
 
-    same = np.flatnonzero((batch.chosen[some] == arm) & (weight > 0))
-    agreed, weight, arm = some[same], weight[same], arm[same]
-    sums.went_on += int((batch.step[agreed] > 0).sum())
-    columns: dict[str, Floats | None] = {"n": None, "w": weight, "ww": weight**2}
-    known: dict[str, Any] = dict(rows.known)
-    if rows.sampled is not None:
-        known |= {"told": known["quality"] & (rows.sampled == 0), "sampled": rows.sampled}
-    for name, mine in known.items():
-        outcome = name if name in OUTCOMES else "quality"
-        w = weight * mine[agreed]
-        wx, wy = w * rows.predicted[outcome][agreed, arm], w * rows.value[outcome][agreed]
-        columns |= {f"{name}.w": w, f"{name}.wx": wx, f"{name}.wy": wy}
-        for cut in CUTS:
-            within = weight <= cut
-            columns |= {f"{name}.w@{cut:g}": w * within, f"{name}.wx@{cut:g}": wx * within}
-            columns[f"{name}.wy@{cut:g}"] = wy * within
-    sums.agreed.add(batch.arms, group[same], arm, columns)
-    sums.largest_weight = max(sums.largest_weight, float(weight.max(initial=0.0)))
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """Calls of the requests `at` (M,): of which `arm`, and what they came to, NaN where unknown."""
+
+    at: Ints
+    arm: Ints
+    cost: Floats
+    latency: Floats
+
+
+def calls_of(batch: LogBatch) -> Iterator[Calls]:
+    """The log's calls: the first ones, then those after each look."""
+    looks, every = batch.looks, np.arange(len(batch))
+    cost, latency = batch.cost, batch.latency
+    if looks is not None:  # a request's cost and latency are those of all its calls
+        later = looks.chosen != STOP
+        cost = cost - np.where(later, looks.cost, 0.0).sum(axis=1)
+        latency = latency - np.where(later, looks.latency, 0.0).sum(axis=1)
+    yield Calls(every, batch.chosen, cost, latency)
+    if looks is not None:
+        for step in range(looks.chosen.shape[1]):
+            at = np.flatnonzero(later[:, step])
+            yield Calls(at, looks.chosen[at, step], looks.cost[at, step], looks.latency[at, step])
+
+
+def answers_of(batch: LogBatch) -> tuple[Ints, Floats]:
+    """The arms whose answers were handed out (N,), and their P(good) as last known."""
+    every = np.arange(len(batch))
+    first = batch.quality[every, batch.chosen]
+    looks = batch.looks
+    if looks is None:
+        return batch.chosen, first
+    seen = looks.there.any(axis=1)
+    last = np.maximum(looks.there.sum(axis=1) - 1, 0)
+    arm = np.where(seen, looks.handed, batch.chosen)
+    return arm, np.where(seen, looks.quality[every, last, arm], first)

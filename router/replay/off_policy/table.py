@@ -19,6 +19,7 @@ from router.decide.options import Bar
 from router.errors import ConfigurationError
 from router.log.base import Log, LoggedRequest
 from router.replay.imports.writer import LATENCY_UNKNOWN
+from router.replay.off_policy import looks
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 REPLAY_EXTRA = "pip install 'tiered-router[replay]'"
 VERSION = 1  # of the table's columns
-LATER = frozenset({"label_rate"})  # columns that logs of earlier releases do not have
+# Columns that logs of earlier releases do not have.
+LATER = frozenset({"label_rate", "stream", "looks", "handed", "checked", "gate"})
 # What an arm lacks whatever the policy; every other bar is the business of the policy that decides.
 _LACKS = {
     BAR_TEXT[bar]: bar
@@ -91,6 +93,8 @@ def schema() -> pa.Schema:
         ("billed_output", pa.int64()),
         ("label", pa.float64()),
         ("label_rate", pa.float64()),  # the chance by which a sampled label came to be asked for
+        ("stream", pa.bool_()),
+        *looks.columns(pa),
     ]
     return pa.schema(fields, metadata={"tiered_router_log": str(VERSION)})
 
@@ -139,7 +143,7 @@ def _row(request: LoggedRequest, attempts: list[AttemptRow]) -> dict[str, Any] |
         "request_id": request.request_id,
         "request_hash": _hash(request.request_id, 8),
         "cluster": _hash(request.conversation_id or request.request_id, 4),
-        # One row for the whole chain, at its whole cost: above 0, no model of one call fits it.
+        # One row for the whole chain, at its whole cost; `looks` says what was done when.
         "step": max(each.step for each in attempts),
         "time": request.time,
         "policy": request.policy,
@@ -164,6 +168,8 @@ def _row(request: LoggedRequest, attempts: list[AttemptRow]) -> dict[str, Any] |
         "billed_output": accepted.output_tokens if accepted else None,
         "label": request.label,
         "label_rate": request.label_rate,
+        "stream": request.stream,
+        **looks.row_of(request.looks, attempts, accepted.arm if accepted else "", names),
     }
 
 

@@ -18,14 +18,17 @@ from numpy.typing import NDArray
 from router.decide import UNKNOWN, UNLIMITED, Bar, Objective, Options, cautious, choose
 from router.errors import ReplayError
 from router.replay.off_policy.batch import LogBatch
+from router.replay.off_policy.onward import Gates, follow
+from router.replay.off_policy.path import Path
 
 if TYPE_CHECKING:
     from router.ladder import Ladder
     from router.policy.rules import Rule
     from router.types import Ints
 
-# What a policy decides on a batch: (N,) positions among the batch's arms, -1 where it refuses.
-Target = Callable[[LogBatch], "Ints"]
+# What a policy decides on a batch: (N,) positions among the batch's arms, -1 where it refuses; or,
+# of one that may make more than one call, its `Path`.
+Target = Callable[[LogBatch], "Ints | Path"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +43,8 @@ class Named:
 def of_policy(ladder: Ladder, objective: Objective | None = None) -> Target:
     """The decisions of a policy, by `objective` instead of its own where given.
 
-    Raises `ReplayError` for a cascade, or a rule that reads what the log does not keep.
+    Raises `ReplayError` for a rule that reads what the log does not keep.
     """
-    if ladder.policy.cascade is not None:
-        raise ReplayError(
-            f"policy {ladder.policy.name!r} has a cascade, and the log does not keep what a look "
-            "at each answer would have found; replay it without"
-        )
     for rule in ladder.policy.rules:
         if rule.when.regex is not None or rule.when.metadata is not None:
             raise ReplayError(
@@ -54,12 +52,7 @@ def of_policy(ladder: Ladder, objective: Objective | None = None) -> Target:
                 f"{'text' if rule.when.regex else 'metadata'} of requests, which the log does not "
                 "keep; give it tags, needs or lengths instead, or leave it out"
             )
-    return partial(_decide, ladder, objective or ladder.objective)
-
-
-def as_logged(batch: LogBatch) -> Ints:
-    """What the log itself chose."""
-    return batch.chosen
+    return partial(_decide, Gates(ladder), objective or ladder.objective)
 
 
 def always(batch: LogBatch, *, tier: int) -> Ints:
@@ -68,7 +61,8 @@ def always(batch: LogBatch, *, tier: int) -> Ints:
     return np.where(able.any(axis=1), able.argmax(axis=1), -1)
 
 
-def _decide(ladder: Ladder, objective: Objective, batch: LogBatch) -> Ints:
+def _decide(gates: Gates, objective: Objective, batch: LogBatch) -> Ints | Path:
+    ladder = gates.ladder
     place = {arm.key: at for at, arm in enumerate(batch.arms)}
     keys = [(arm.tier, arm.model, arm.way) for arm in ladder.arms]
     at = np.array([place.get(key, -1) for key in keys])
@@ -87,6 +81,8 @@ def _decide(ladder: Ladder, objective: Objective, batch: LogBatch) -> Ints:
         rung=rung,
         baseline=ladder.baseline_rung,
     )
+    if ladder.policy.cascade is not None:
+        return follow(gates, objective, batch, options, columns, kept)
     room = np.full(len(batch), UNLIMITED)
     chosen = choose(options, objective, room, priced=ladder.must_be_priced).arm
     target: Ints = np.where(chosen >= 0, columns[chosen], -1)

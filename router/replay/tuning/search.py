@@ -21,6 +21,7 @@ from router.replay.tuning.space import Base, Settings, Space
 from router.replay.tuning.stretch import Stretch
 
 if TYPE_CHECKING:
+    from router.replay.off_policy.path import Path
     from router.types import Ints, Tier
 
 Sampler = Literal["tpe", "nsga2"]
@@ -35,7 +36,7 @@ class Tried:
 
     settings: Settings
     found: Paired | None
-    decided: Sequence[Ints]
+    decided: Sequence[Ints | Path]
     why_not: str | None = None
 
     @property

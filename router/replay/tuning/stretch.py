@@ -15,10 +15,12 @@ import numpy as np
 from router.errors import ReplayError
 from router.replay.off_policy.batch import LogBatch
 from router.replay.off_policy.estimate import Estimates, estimate
+from router.replay.off_policy.looks import joined as joined_looks
 from router.replay.off_policy.measure import Question, Sums, measure
 from router.replay.off_policy.paired import Moves, Paired, difference
+from router.replay.off_policy.path import Path, add_policy, path_of
 from router.replay.off_policy.replay import refuse_log
-from router.replay.off_policy.sums import PolicySums, add_policy, rows_of
+from router.replay.off_policy.sums import PolicySums, rows_of
 
 if TYPE_CHECKING:
     from router.replay.off_policy.target import Target
@@ -85,6 +87,8 @@ def _concatenated(batches: Sequence[LogBatch]) -> LogBatch:
         values = [getattr(batch, field.name) for batch in batches]
         if field.name == "arms":
             parts["arms"] = first.arms
+        elif field.name == "looks":
+            parts["looks"] = joined_looks([(b.looks, len(b)) for b in batches], len(first.arms))
         elif isinstance(values[0], tuple):
             words = list(dict.fromkeys(word for _, known in values for word in known))
             place = {word: at for at, word in enumerate(words)}
@@ -190,15 +194,16 @@ class Stretch:
         """What the log says, whatever the policy."""
         return self._sums
 
-    def decided(self, target: Target) -> list[Ints]:
+    def decided(self, target: Target) -> list[Ints | Path]:
         """What a policy decides on each batch."""
         return [target(batch) for batch in self._batches]
 
-    def same(self, one: Sequence[Ints], other: Sequence[Ints]) -> bool:
-        """Whether two policies decide every request alike."""
-        return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+    def same(self, one: Sequence[Ints | Path], other: Sequence[Ints | Path]) -> bool:
+        """Whether two policies without cascades decide every request alike."""
+        firsts = [(path_of(a).first, path_of(b).first) for a, b in zip(one, other, strict=True)]
+        return all(np.array_equal(a, b) for a, b in firsts)
 
-    def compare(self, decided: Sequence[Ints]) -> Paired:
+    def compare(self, decided: Sequence[Ints | Path]) -> Paired:
         """What a policy that decides so would have changed, against the base."""
         mine = self._policy_sums(decided)
         found: dict[str, Estimates] = {
@@ -211,7 +216,7 @@ class Stretch:
         both = replace(self._sums, policies={BASE: self._base_sums, CANDIDATE: mine})
         return difference(both, found, BASE, CANDIDATE, moves, self._cost_weight)
 
-    def _policy_sums(self, decided: Sequence[Ints]) -> PolicySums:
+    def _policy_sums(self, decided: Sequence[Ints | Path]) -> PolicySums:
         sums = PolicySums()
         for batch, rows, target in zip(self._batches, self._rows, decided, strict=True):
             add_policy(sums, batch, rows, target)
