@@ -58,7 +58,7 @@ def fit(
     the questions with the beliefs' own posterior as its prior. Wordings of one belief should be
     judged alike, and so should wordings that nobody judged: the squares of their differences are a
     part of what is minimised. What comes out is drawn to one of two levels, of easy and of hard
-    requests (`router.predict.scorer.STEP_SHAPES`). All tiers share
+    requests (`router.predict.step.STEP_SHAPES`). All tiers share
     one length of answers: how long a model answers is a trait of that model, not of its tier.
     """
     # A product over several threads is rounded otherwise, and the model's hash would tell.

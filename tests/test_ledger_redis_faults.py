@@ -257,6 +257,8 @@ def test_f33_a_failover_that_lost_the_last_second_stops_all_even_when_others_wen
     assert len(list(saw.log().requests())) == 2
     counters(other)
     monkeypatch.setattr(redis_outbox.Outbox, "poke", lambda self: None)
+    # A thread that was poked before may be late.
+    monkeypatch.setattr(redis_outbox.Outbox, "drain_if_free", lambda self, stop=None: True)
     restore_older_state(own, lambda: spent(saw, 1, name="lost"))
     for call in range(5):
         reserve(other, f"other{call}", 100)  # which knows nothing better
@@ -550,7 +552,14 @@ def test_closing_ends_the_copying_first_however_much_is_left(tmp_path, monkeypat
         time.sleep(0.02)
     ledger.close()
     assert calls_copied(place) == 10
-    assert caplog.messages == []
+    assert said_of(place, caplog) == []
+
+
+def said_of(place, caplog):
+    """What was said of this ledger: threads of other tests' ledgers miss their servers."""
+    name = re.search(r"ledger=\w+", place)[0]
+    mine = ("the log is", f"{name} ")
+    return [each for each in caplog.messages if any(word in each for word in mine)]
 
 
 def test_closing_gives_up_in_time_and_says_how_much_is_left_to_the_next(
@@ -570,7 +579,7 @@ def test_closing_gives_up_in_time_and_says_how_much_is_left_to_the_next(
     assert calls_copied(place) < 10
     for each in threads:
         each.join(5)
-    [said] = caplog.messages
+    [said] = said_of(place, caplog)
     assert re.search(r"the log is \d+ steps behind; who opens the ledger next copies them", said)
     monkeypatch.undo()
     again = opened(place)

@@ -294,7 +294,7 @@ def test_a_cascade_is_refused_and_not_taken_for_a_single_call(
     new = write(tmp_path / "new.yaml", cascade={"max_steps": 2})
     code, data = diff(capsys, write(tmp_path / "old.yaml"), new, real_log)
     assert (code, data["difference"]) == (1, None)
-    assert "has a cascade" in data["refused"][0]
+    assert "answers of which the log kept no look" in data["refused"][0]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from router.predict.embedder import OURS, load_embedder
 from router.predict.features import DENSE_NAMES, FeatureBatch
 from router.predict.hashing import BUCKETS
 from router.predict.model_file import ModelFile, load_model
+from router.predict.step import STEP_SHAPES, Step
 from router.predict.vocabulary import Vocabulary
 from router.types import TIERS, Features, Prediction
 
@@ -67,14 +68,7 @@ ARRAY_SHAPES: Mapping[str, tuple[int | str, ...]] = {
     "token_residuals": (_T, 1 + len(TOKEN_SHARES)),  # ln of Duan's smearing factor; quantiles
     "novelty": (2,),  # share of known n-grams and likeness to a prototype, below which both are odd
 }
-# What a model may also carry. A step draws each tier's regret towards that of an easy or a hard
-# request, whichever the sum of regrets speaks for: where the evidence lies between, small
-# differences count most, and elsewhere hardly, so that a paraphrase seldom changes the choice.
-STEP_SHAPES: Mapping[str, tuple[int | str, ...]] = {
-    "step": (3,),  # the sum of regrets halfway, the step's width, the share of regrets left as is
-    "step_regrets": (2, _T),  # of easy and of hard requests, against the dearest tier
-}
-# And predictions and labels of queries that it was not trained on, for
+# What a model may also carry: predictions and labels of queries that it was not trained on, for
 # promises about quality. Scores are -1 where nothing was recorded.
 CALIBRATION_SHAPES: Mapping[str, tuple[int | str, ...]] = {
     "calibration_quality": ("M", _T),
@@ -154,7 +148,7 @@ class Predictor:
         self._noise = a["quality_noise"].astype(np.float64)
         self._smears = np.exp(a["token_residuals"].astype(np.float64)).T
         self._least_known, least_likeness = map(float, a["novelty"])
-        self._step = _Step.of(a) if "step" in a else None
+        self._step = Step.of(a) if "step" in a else None
         absent = np.array([tier not in self.tiers for tier in TIERS])
         self._absent = absent if absent.any() else None
         self._least_kernel = math.exp((least_likeness - 1) * self._sharpness)
@@ -275,42 +269,6 @@ class Predictor:
         moved = _logistic(np.log(quality / (1 - quality)) + self._offset)
         moved = np.clip(moved, *QUALITY_RANGE)
         return moved, np.hypot(deviation, moved * (1 - moved) * self._offset_std)
-
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """The step of `STEP_SHAPES`, multiplied out."""
-
-    contrast: Floats  # of the qualities: the sum of regrets by half the step's width
-    halfway: Floats
-    between: Floats
-    half_rise: Floats
-    kept: Floats | None
-
-    @classmethod
-    def of(cls, arrays: Mapping[str, NDArray[Any]]) -> _Step:
-        halfway, width, kept = arrays["step"].astype(np.float64)
-        easy, hard = arrays["step_regrets"].astype(np.float64) * (1 - kept)
-        contrast = np.full(_T, -0.5 / width)
-        contrast[-1] += _T * 0.5 / width
-        return cls(
-            contrast,
-            np.array(halfway * 0.5 / width),
-            (easy + hard) / 2,
-            (hard - easy) / 2,
-            np.array(kept) if kept else None,
-        )
-
-    def __call__(self, quality: Floats) -> Floats:
-        """Draw the regrets in a quality (…, T) to the levels; the dearest tier's stays."""
-        # A logistic step from easy to hard, as a hyperbolic tangent, which cannot overflow.
-        hard = np.tanh(quality.dot(self.contrast) - self.halfway)
-        top = quality[..., -1:]
-        drawn: Floats = top - self.between
-        drawn -= self.half_rise * hard[..., None]
-        if self.kept is not None:
-            drawn -= self.kept * (top - quality)
-        return drawn
 
 
 def _logistic(odds: Floats) -> Floats:
