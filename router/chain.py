@@ -220,12 +220,13 @@ class Chain:
         onward = after_look(self.plan.options, objective, choices, look.called, exploration)
         self._keep(onward)
         best, taken = int(onward.best[0]), int(onward.taken[0])
-        if taken == self.plan.options.quality.shape[1]:
+        stop = self.plan.options.quality.shape[1]
+        if taken == stop:
             return None
-        said = self._said()
-        if best == self.plan.options.quality.shape[1]:
+        said = note = self._said()
+        if best == stop:
             chance = float(onward.chances[0, taken])
-            said = f"drawn to go on with a chance of {chance:.3g}, where to stop is best; {said}"
+            said = f"drawn to go on with a chance of {chance:.3g}, where to stop is best; {note}"
             best = taken
         choices = replace(
             choices,
@@ -235,7 +236,7 @@ class Chain:
         )
         decision = self.plan.decision(choices, objective, said)
         self._attempts.step = len(self._answered)
-        self._attempts.note = self._said()
+        self._attempts.note = note
         return decision
 
     def best(self) -> Any:

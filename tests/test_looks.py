@@ -78,7 +78,7 @@ explorations = st.builds(
     Exploration,
     rate=st.floats(0, 0.5),
     max_quality_loss=st.floats(0, 0.5),
-    allowance=st.just(0.0) | st.floats(1e-6, 1e8),  # below, rounding is all there is
+    allowance=st.floats(0, 1e8),
 )
 objectives = st.sampled_from(
     [Objective(cost_weight=2.0), Objective(cost_weight=0.0), Objective(max_cost_per_request=10**9)]
@@ -118,7 +118,9 @@ def test_what_is_explored_after_a_look_costs_at_most_the_allowance_beyond_the_be
     cost = np.concatenate([options.expected, np.zeros((len(called), 1))], axis=1)
     rows = np.arange(len(called))
     beyond = np.maximum(cost - cost[rows, onward.best][:, None], 0)
-    assert ((onward.chances * beyond).sum(axis=1) <= exploration.allowance * (1 + 1e-9)).all()
+    extra = (onward.chances * beyond).sum(axis=1)
+    # The smallest floats have few digits: there a sum may be off by one of them.
+    assert (extra <= exploration.allowance * (1 + 1e-9) + 1e-300).all()
 
 
 @given(looked(), explorations)

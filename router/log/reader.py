@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from router.errors import InvalidRequest
 from router.ledger.url import load_postgres, scheme, sqlite_path
 from router.log.base import Label, Log, LoggedRequest, Memo
-from router.log.schema import HAS_LOOKS, MEMO_TABLE
+from router.log.schema import HAS_TABLE, MEMO_TABLE
 from router.log.writer import JSON_COLUMNS, to_json
 from router.types import AttemptRow
 
@@ -66,8 +66,6 @@ WHERE time >= :since AND time < :until AND status != 'returned' AND purpose = 's
 ORDER BY time, id
 """
 
-_HAS_MEMOS = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'memo'"
-
 
 def open_log(url: str) -> Log:
     """Open the log of an existing store, to read it and to label it.
@@ -113,7 +111,7 @@ class PagedLog(ABC):
     def requests(
         self, since: float | None = None, until: float | None = None
     ) -> Iterator[LoggedRequest]:
-        query = _WITH_LOOKS if self._has_looks() else _REQUESTS
+        query = _WITH_LOOKS if self._has("look") else _REQUESTS
         for rows in self._pages(query, since, until):
             for row in rows:
                 values = _values(row)
@@ -186,8 +184,8 @@ class PagedLog(ABC):
         """The rows of a query, by column."""
 
     @abstractmethod
-    def _has_looks(self) -> bool:
-        """Whether there is a table of looks."""
+    def _has(self, table: str) -> bool:
+        """Whether there is a table that came later."""
 
     @abstractmethod
     def _put(self, label: Label) -> bool:
@@ -232,13 +230,13 @@ class SqliteLog(PagedLog):
             )
             return done.rowcount == 1
 
-    def _has_looks(self) -> bool:
+    def _has(self, table: str) -> bool:
         with self._database.read() as connection:
-            return connection.execute(HAS_LOOKS).fetchone() is not None
+            return connection.execute(HAS_TABLE, (table,)).fetchone() is not None
 
     def memos(self, prefix: str) -> dict[str, Memo]:
         with self._database.read() as connection:
-            if not connection.execute(_HAS_MEMOS).fetchone():
+            if not connection.execute(HAS_TABLE, ("memo",)).fetchone():
                 return {}
             found = connection.execute(
                 "SELECT name, value, version FROM memo WHERE substr(name, 1, ?) = ?",
@@ -249,7 +247,7 @@ class SqliteLog(PagedLog):
     def keep(self, name: str, value: Any, version: int) -> bool:
         text = to_json(value)
         with self._database.write() as connection:
-            if not connection.execute(_HAS_MEMOS).fetchone():
+            if not connection.execute(HAS_TABLE, ("memo",)).fetchone():
                 connection.execute(MEMO_TABLE)
             if version == 0:
                 done = connection.execute(

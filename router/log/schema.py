@@ -73,7 +73,7 @@ CREATE TABLE IF NOT EXISTS look (
 )
 """
 
-HAS_LOOKS = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'look'"
+HAS_TABLE = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
 
 # Made with the first memo, in any store: what came later is no reason to refuse an older file, and
 # an older release does not look at it.

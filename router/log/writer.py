@@ -14,7 +14,7 @@ from dataclasses import fields
 from operator import attrgetter
 from typing import Any
 
-from router.log.schema import HAS_LOOKS, LOOK_TABLE
+from router.log.schema import HAS_TABLE, LOOK_TABLE
 from router.types import AttemptRow, RequestEnd, RequestRow
 
 # Columns that hold maps and lists, as JSON text.
@@ -93,7 +93,7 @@ def write_end(connection: sqlite3.Connection, request_id: str, end: RequestEnd, 
         ),
     )
     if end.looks is not None and done.rowcount == 1:
-        if not connection.execute(HAS_LOOKS).fetchone():
+        if not connection.execute(HAS_TABLE, ("look",)).fetchone():
             connection.execute(LOOK_TABLE)
         connection.execute(
             "INSERT OR REPLACE INTO look (request_id, looks) VALUES (?, ?)", (request_id, end.looks)

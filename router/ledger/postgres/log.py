@@ -41,7 +41,7 @@ class PostgresLog(PagedLog):
         return known
 
     def memos(self, prefix: str) -> dict[str, Memo]:
-        if not self._has_memos():
+        if not self._has("memo"):
             return {}
         rows = self._database.call(
             "SELECT json_agg(json_build_array(name, value, version)) FROM memo"
@@ -51,7 +51,7 @@ class PostgresLog(PagedLog):
         return {name: Memo(json.loads(value), version) for name, value, version in rows or ()}
 
     def keep(self, name: str, value: Any, version: int) -> bool:
-        if not self._has_memos():
+        if not self._has("memo"):
             _make(self._database, MEMO_TABLE)
         if version == 0:
             statement = (
@@ -65,22 +65,23 @@ class PostgresLog(PagedLog):
             )
         return self._database.call(statement, name, to_json(value), version) is True
 
-    def _has_looks(self) -> bool:
-        return self._database.call("SELECT to_json(to_regclass('look') IS NOT NULL)") is True
-
-    def _has_memos(self) -> bool:
-        return self._database.call("SELECT to_json(to_regclass('memo') IS NOT NULL)") is True
+    def _has(self, table: str) -> bool:
+        return _has(self._database, table)
 
 
 def keep_looks(database: Database, request_id: str, looks: str) -> None:
     """Keep what the looks of a request found, in a table that the first of them makes."""
-    if database.call("SELECT to_json(to_regclass('look') IS NOT NULL)") is not True:
+    if not _has(database, "look"):
         _make(database, LOOK_TABLE)
     database.call(
         "INSERT INTO look (request_id, looks) VALUES ($1, $2) ON CONFLICT (request_id)"
         " DO UPDATE SET looks = excluded.looks RETURNING to_json(true)",
         *(request_id, looks),
     )
+
+
+def _has(database: Database, table: str) -> bool:
+    return database.call("SELECT to_json(to_regclass($1) IS NOT NULL)", table) is True
 
 
 def _make(database: Database, table: str) -> None:

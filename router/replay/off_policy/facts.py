@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.decide import UNKNOWN
-from router.looks import STOP
 from router.money import NANO_PER_USD
 from router.replay.off_policy.batch import LogBatch
 from router.replay.off_policy.sums import LOGGED, Calls, Tally, calls_of
@@ -107,8 +106,7 @@ class Facts:
             after = [f"{name}, after a look" for name in (*names, "stopping")]
             for step in range(looks.chosen.shape[1]):
                 seen = looks.there[:, step]
-                done = np.where(looks.chosen == STOP, len(names), looks.chosen)
-                self._check_taken(after, looks.chances[seen, step], done[seen, step])
+                self._check_taken(after, looks.chances[seen, step], looks.taken[seen, step])
         best = np.nan_to_num(batch.propensity, nan=-1.0).argmax(axis=1)
         rows = np.arange(len(batch))
         drawn = mine < batch.propensity[rows, best]

@@ -50,6 +50,12 @@ class Looks:
         """(N, S): which looks there were."""
         return self.answered >= 0
 
+    @property
+    def taken(self) -> Ints:
+        """(N, S): what was done, by its place among `chances`."""
+        found: Ints = self.chosen % self.chances.shape[2]  # STOP, -1, is the last
+        return found
+
     def take(self, rows: NDArray[np.int64]) -> Looks:
         """The looks of some of the requests."""
         parts: dict[str, Any] = {}

@@ -104,8 +104,7 @@ def add_policy(sums: PolicySums, batch: LogBatch, rows: Rows, target: Ints | Pat
         if path.later_onward is not None:
             later = np.where(stop, 0.0, path.later_onward[at, step])
         assert rows.onward is not None
-        place = np.where(stop, len(batch.arms), wanted)
-        weight = rows.onward[at, step, place]
+        weight = rows.onward[at, step, wanted]  # STOP, -1, is the last
         same = looks.chosen[at, step] == wanted
         walk.decide(_Step(at, mine, walk.weight[at], weight, same, held, later, stop))
         walk.call(calls[1 + step])

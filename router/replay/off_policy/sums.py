@@ -154,7 +154,7 @@ def rows_of(batch: LogBatch, *, as_logged: bool = False) -> Rows:
     looks, arms = batch.looks, len(batch.arms)
     if as_logged:
         weight = (batch.chosen[:, None] == np.arange(arms)).astype(np.float64)
-        onward = None if looks is None else _inverse(_done(looks, arms))
+        onward = None if looks is None else _inverse(_done(looks))
     else:
         weight = _inverse(np.nan_to_num(batch.propensity))
         onward = None if looks is None else _inverse(looks.chances)
@@ -182,10 +182,10 @@ def _inverse(chance: Floats) -> Floats:
     return np.divide(1.0, chance, out=np.zeros_like(chance), where=chance > 0)
 
 
-def _done(looks: Looks, arms: int) -> Floats:
+def _done(looks: Looks) -> Floats:
     """(N, S, A + 1): 1 for what was done after each look."""
-    place = np.where(looks.chosen == STOP, arms, looks.chosen)
-    done: Floats = (place[..., None] == np.arange(arms + 1)).astype(np.float64)
+    actions = np.arange(looks.chances.shape[2])
+    done: Floats = (looks.taken[..., None] == actions).astype(np.float64)
     return done
 
 
