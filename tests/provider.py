@@ -65,6 +65,7 @@ class Provider:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # or each body waits 40 ms for its headers' receipt
 
             def log_message(self, *args: Any) -> None: ...
 
