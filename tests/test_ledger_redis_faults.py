@@ -2,61 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
-import os
 import random
-import re
 import shutil
-import sqlite3
 import threading
 import time
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
 from router.errors import BudgetExceeded, ConfigurationError, LedgerCorrupt, LedgerUnavailable
-from router.ledger import Ledger, open_ledger
+from router.ledger import open_ledger
 from router.ledger.redis import outbox as redis_outbox
 from router.ledger.redis import scripts
 from router.ledger.redis import server as redis_server
 from router.ledger.redis.rebuild import rebuild
 from router.ledger.redis.session import _reached
 from router.ledger.redis.url import parse
-from router.ledger.sqlite import mirror as sqlite_mirror
 from router.types import Budget
 from tests.ledger_kit import NOW, TTL, counters, reserve, settle
-from tests.proxy import Proxy
+from tests.redis_kit import ALL, BUDGET, forget_everything, opened, place_of, spent
+from tests.redis_kit import own as own  # fixtures
+from tests.redis_kit import proxy as proxy
 from tests.servers import RedisServer, redis
-
-_names = itertools.count()
-ALL = ("all", "")
-BUDGET = Budget("all", 1_000_000)
-
-
-def place_of(server: RedisServer, folder: Path, name: str | None = None, **more: object) -> str:
-    """The URL of a ledger on a server, with its log in `folder`."""
-    return server.url(folder, name or f"f{next(_names)}", **more)
-
-
-def opened(place: str, *budgets: Budget, **options) -> Ledger:
-    return open_ledger(place, budgets or (BUDGET,), durability="normal", **options)
-
-
-@pytest.fixture(params=["valkey", "redis"])
-def own(request):
-    """A server of this test's own, to be broken. It waits for the disk: one that does not may lose
-    its last moments when it is killed while the disk is busy, and that is another test's matter."""
-    started = RedisServer(request.param, durable=True)
-    yield started
-    started.stop()
-
-
-@pytest.fixture
-def proxy():
-    made = Proxy(redis("valkey").port)
-    yield made
-    made.close()
 
 
 def refused_within(seconds: float, work) -> float:
@@ -69,12 +36,6 @@ def refused_within(seconds: float, work) -> float:
         took.append(time.monotonic() - began)
     assert min(took) < seconds
     return min(took)
-
-
-def spent(ledger: Ledger, calls: int, cost: int = 60, name: str = "r") -> None:
-    for call in range(calls):
-        reserve(ledger, f"{name}{call}", 100)
-        settle(ledger, f"{name}{call}", cost)
 
 
 def test_f31_a_server_that_is_down_denies_at_each_step_and_serves_again_when_it_is_back(
@@ -171,10 +132,6 @@ def test_a_credit_whose_reply_is_lost_is_not_given_twice(tmp_path, proxy, monkey
         ledger.credit("all", 50, now=NOW)
     assert counters(ledger) == {ALL: (130, 0)}
     assert ledger.verify() == []
-
-
-def forget_everything(own: RedisServer, ledger: str) -> None:
-    own.ask("FLUSHALL")
 
 
 def restart_empty(own: RedisServer, ledger: str) -> None:
@@ -376,50 +333,6 @@ def test_f41_a_ledger_of_another_version_is_refused_also_by_who_had_it_open(own,
     assert own.ask("HGET", f"{{router:{parse(place).ledger}}}:a:3:all:|total", "h") == "$3"
 
 
-def test_f44_a_copier_that_dies_between_commit_and_removal_makes_no_duplicate(
-    tmp_path, monkeypatch
-):
-    monkeypatch.setattr(redis_outbox.Outbox, "poke", lambda self: None)
-    place = place_of(redis("valkey"), tmp_path)
-    ledger = opened(place)
-    spent(ledger, 10)
-    ledger.credit("all", 100, now=NOW)
-    pid = os.fork()
-    if pid == 0:
-        monkeypatch.setattr(redis_outbox.Outbox, "_forget", lambda *_: os._exit(9))
-        with suppress(BaseException):
-            list(ledger.log().requests())
-        os._exit(1)
-    assert os.waitpid(pid, 0)[1] == 9 << 8
-    assert redis("valkey").ask("XLEN", f"{{router:{parse(place).ledger}}}:outbox") == ":22"
-    assert sum(row.cost or 0 for row in ledger.log().attempts()) == 600
-    assert len(list(ledger.log().requests())) == 10
-    assert redis("valkey").ask("XLEN", f"{{router:{parse(place).ledger}}}:outbox") == ":0"
-    assert counters(ledger) == {ALL: (500, 0)}
-    assert ledger.verify() == []
-
-
-def test_f44_many_copiers_at_once_make_no_duplicate(tmp_path):
-    place = place_of(redis("valkey"), tmp_path)
-    ledger = opened(place)
-    stop = threading.Event()
-
-    def copy() -> None:
-        mine = opened(place)
-        while not stop.is_set():
-            list(mine.log().requests())
-
-    copiers = [threading.Thread(target=copy) for _ in range(3)]
-    for each in copiers:
-        each.start()
-    spent(ledger, 60)
-    stop.set()
-    for each in copiers:
-        each.join()
-    assert sum(row.cost or 0 for row in ledger.log().attempts()) == 3600
-    assert ledger.verify() == []
-
-
 def test_f45_a_slow_network_that_resets_and_slices_loses_nothing(tmp_path, proxy):
     ledger = opened(place_of(redis("valkey"), tmp_path, port=proxy.port))
     proxy.latency, proxy.slice = 0.002, 50
@@ -505,126 +418,6 @@ def test_a_step_counts_once_the_replicas_that_were_asked_for_have_it(tmp_path):
         opened(place_of(primary, tmp_path, replicas=1, timeout=1))
     primary.stop()
     replica.stop()
-
-
-def test_a_log_that_cannot_be_written_stops_nobody_and_catches_up(tmp_path, monkeypatch):
-    place = place_of(redis("valkey"), tmp_path)
-    monkeypatch.setattr(sqlite_mirror, "_BUSY_SECONDS", 0.1)
-    monkeypatch.setattr(redis_outbox, "_PAUSE", 0.01)
-    ledger = opened(place)
-    other = sqlite3.connect(parse(place).log.removeprefix("sqlite:///"), isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    spent(ledger, 20)
-    with pytest.raises(LedgerUnavailable):
-        list(ledger.log().requests())
-    other.execute("ROLLBACK")
-    other.close()
-    assert len(list(ledger.log().attempts())) == 20
-    assert ledger.verify() == []
-
-
-def slow_copying(monkeypatch, seconds):
-    """Each step is copied by itself, and takes its time."""
-    apply = sqlite_mirror.SqliteMirror.apply
-
-    def slow(self, *arguments):
-        time.sleep(seconds)
-        return apply(self, *arguments)
-
-    monkeypatch.setattr(redis_outbox, "_AT_ONCE", 1)
-    monkeypatch.setattr(redis_outbox, "_PAUSE", 0.01)
-    monkeypatch.setattr(sqlite_mirror.SqliteMirror, "apply", slow)
-
-
-def calls_copied(place):
-    """Calls that the log has, without asking the server for the others."""
-    with sqlite3.connect(parse(place).log.removeprefix("sqlite:///")) as connection:
-        [(count,)] = connection.execute("SELECT count(*) FROM attempt").fetchall()
-    return count
-
-
-def test_closing_ends_the_copying_first_however_much_is_left(tmp_path, monkeypatch, caplog):
-    place = place_of(redis("valkey"), tmp_path)
-    ledger = opened(place)
-    slow_copying(monkeypatch, 0.4)
-    spent(ledger, 10)
-    while not calls_copied(place):  # the thread is in the midst of it
-        time.sleep(0.02)
-    ledger.close()
-    assert calls_copied(place) == 10
-    assert said_of(place, caplog) == []
-
-
-def said_of(place, caplog):
-    """What was said of this ledger: threads of other tests' ledgers miss their servers."""
-    name = re.search(r"ledger=\w+", place)[0]
-    mine = ("the log is", f"{name} ")
-    return [each for each in caplog.messages if any(word in each for word in mine)]
-
-
-def test_closing_gives_up_in_time_and_says_how_much_is_left_to_the_next(
-    tmp_path, monkeypatch, caplog
-):
-    others = set(threading.enumerate())
-    place = place_of(redis("valkey"), tmp_path)
-    ledger = opened(place)
-    slow_copying(monkeypatch, 0.2)
-    monkeypatch.setattr(redis_outbox, "_CLOSE_SECONDS", 0.3)
-    spent(ledger, 10)
-    threads = [each for each in set(threading.enumerate()) - others if each.name == "router-outbox"]
-    assert threads
-    while not calls_copied(place):
-        time.sleep(0.02)
-    began = time.monotonic()
-    ledger.close()
-    assert time.monotonic() - began < 2
-    assert calls_copied(place) < 10
-    for each in threads:
-        each.join(5)
-    [said] = said_of(place, caplog)
-    assert re.search(r"the log is \d+ steps behind; who opens the ledger next copies them", said)
-    monkeypatch.undo()
-    again = opened(place)
-    assert len(list(again.log().attempts())) == 10
-    assert again.verify() == []
-
-
-def test_who_attaches_while_others_go_on_raises_no_false_alarm(tmp_path, monkeypatch):
-    """Between the server's answer and a look at the log, others do steps and copy them."""
-    place = place_of(redis("valkey"), tmp_path)
-    busy = opened(place)
-    spent(busy, 1)
-    call, done = redis_server.Server.call, itertools.count()
-
-    def overtaken(self, script, *arguments, **options):
-        answer = call(self, script, *arguments, **options)
-        if script is scripts.ATTACH:
-            monkeypatch.setattr(redis_server.Server, "call", call)
-            spent(busy, 2, name=f"meanwhile{next(done)}-")
-            assert len(list(busy.log().requests())) >= 3  # which copies them
-            monkeypatch.setattr(redis_server.Server, "call", overtaken)
-        return answer
-
-    monkeypatch.setattr(redis_server.Server, "call", overtaken)
-    late = opened(place)
-    monkeypatch.setattr(redis_server.Server, "call", call)
-    assert counters(late) == {ALL: (60 * (1 + 2 * next(done)), 0)}
-    assert late.verify() == []
-
-
-def test_a_process_whose_copying_stopped_goes_on_once_the_ledger_is_rebuilt(own, tmp_path):
-    place = place_of(own, tmp_path)
-    ledger = opened(place)
-    spent(ledger, 2)
-    assert ledger.verify() == []
-    forget_everything(own, parse(place).ledger)
-    outbox = ledger.budget_ledger.store._outbox
-    assert not outbox.drain_if_free()
-    with pytest.raises(LedgerCorrupt):
-        reserve(ledger, "x", 1)
-    rebuild(place, durability="normal")
-    reserve(ledger, "y", 1)
-    assert counters(ledger) == {ALL: (120, 1)}
 
 
 def test_a_server_that_is_still_loading_is_away_and_not_misconfigured(own, tmp_path):
