@@ -14,8 +14,8 @@ from router.decide.best import BestRule, best_of
 from router.errors import PolicyError
 from router.policy.loader import load_policy
 from tests.conftest import HELLO, MakeRouter, ladder
+from tests.pipeline_kit import BUDGET, assert_books_agree, rows
 from tests.provider import Provider, ok, status
-from tests.test_pipeline import BUDGET, assert_books_agree, rows
 
 BEST = {"samples": 4, "pick": "best", "sure": 0.9, "concentration": 5}
 

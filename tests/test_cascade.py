@@ -15,9 +15,9 @@ from router.errors import ConfigurationError, ModelFileError, PolicyError, Provi
 from router.gates.verifier import NAMES
 from router.replay.off_policy.table import LeftOut, rows_of
 from tests.conftest import HELLO, MakeRouter
+from tests.pipeline_kit import BUDGET, assert_books_agree, requests, rows
 from tests.provider import Behaviour, Provider, ok, status
 from tests.test_gates import saved, verifier_arrays
-from tests.test_pipeline import BUDGET, assert_books_agree, requests, rows
 
 # The steady predictor gives nano 0.6 and each tier a tenth more; at this weight nano is called.
 CHEAP = {"cost_weight": 20}

@@ -12,8 +12,8 @@ import yaml
 from router import Router
 from router.cli import main
 from tests.conftest import HELLO, MakeRouter, ladder
+from tests.pipeline_kit import BUDGET, PIN_NANO
 from tests.provider import Provider, ok, status
-from tests.test_pipeline import BUDGET, PIN_NANO
 
 
 @pytest.fixture

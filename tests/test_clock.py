@@ -13,8 +13,8 @@ from router.errors import ClockJumped, LedgerError
 from router.ledger.windows import window
 from router.types import Budget
 from tests.conftest import HELLO, MakeRouter
+from tests.pipeline_kit import BUDGET, NANO_BILL, PIN_NANO, rows
 from tests.provider import Provider
-from tests.test_pipeline import BUDGET, NANO_BILL, PIN_NANO, rows
 
 HOUR, DAY = 3600.0, 86400.0
 

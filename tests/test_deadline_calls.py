@@ -13,8 +13,8 @@ import pytest
 from router import Router
 from router.errors import InvalidRequest
 from tests.conftest import HELLO, MakeRouter, ladder
+from tests.pipeline_kit import BUDGET, NANO_BILL, PIN_NANO, assert_books_agree, requests, rows
 from tests.provider import USAGE, Provider, ok, status
-from tests.test_pipeline import BUDGET, NANO_BILL, PIN_NANO, assert_books_agree, requests, rows
 
 SOON = 3600.0
 TIMEOUT = {"connect": 2, "read": 5, "total": 10}

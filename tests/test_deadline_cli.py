@@ -16,8 +16,8 @@ from router.cli import cli
 from router.errors import ConfigurationError
 from tests.batch_provider import BatchProvider
 from tests.conftest import HELLO, ladder, steady_predictor
+from tests.pipeline_kit import PIN_NANO
 from tests.test_deadline_calls import TIMEOUT, tiers
-from tests.test_pipeline import PIN_NANO
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ import pytest
 from router import Router
 from tests.batch_provider import BatchProvider
 from tests.conftest import HELLO, ladder, steady_predictor
+from tests.pipeline_kit import BUDGET, NANO_BILL, PIN_NANO, rows
 from tests.provider import ok
 from tests.test_deadline_calls import TIMEOUT, tiers
-from tests.test_pipeline import BUDGET, NANO_BILL, PIN_NANO, rows
 from tests.warm import Program, start
 
 DAY = 86_400.0

@@ -17,9 +17,9 @@ from router import Router
 from router.errors import ConfigurationError, DeferredError, InvalidRequest
 from tests.batch_provider import BatchProvider
 from tests.conftest import HELLO, MakeRouter
+from tests.pipeline_kit import BUDGET, NANO_BILL, PIN_NANO, requests, rows
 from tests.provider import ok, status
 from tests.test_deadline_calls import HOURS, SOON, TIMEOUT, clock_before, tiers
-from tests.test_pipeline import BUDGET, NANO_BILL, PIN_NANO, requests, rows
 
 DAY = 86_400.0
 HALF = {"batch": "0.5"}

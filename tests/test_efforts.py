@@ -23,8 +23,8 @@ from router.predict.effort import EFFORT_GAIN, EFFORT_TOKENS, THINKING_TOKENS, E
 from router.prices import load_book
 from router.types import Prediction, Request, Room
 from tests.conftest import HELLO, MakeRouter, ladder, plain_model
+from tests.pipeline_kit import BUDGET, assert_books_agree, rows
 from tests.provider import Behaviour, Provider, ok, status
-from tests.test_pipeline import BUDGET, assert_books_agree, rows
 from tests.test_provider_shapes import anthropic, gemini
 
 EFFORTS = ["none", "low", "high"]

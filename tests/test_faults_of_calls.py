@@ -9,8 +9,8 @@ import pytest
 from router import Router
 from router.errors import InvalidRequest
 from tests.conftest import HELLO, PRICES, MakeRouter, only
+from tests.pipeline_kit import BUDGET, NANO_BILL, PIN_NANO, assert_books_agree, requests, rows
 from tests.provider import USAGE, Behaviour, Provider, ok, status
-from tests.test_pipeline import BUDGET, NANO_BILL, PIN_NANO, assert_books_agree, requests, rows
 
 
 def bill(tier: str) -> int:

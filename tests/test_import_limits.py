@@ -20,8 +20,8 @@ from router.policy.budgets import BudgetLimit
 from router.policy.import_limits import import_limits
 from tests.conftest import HELLO, MakeRouter, ladder
 from tests.ledger_kit import NOW, reserve
+from tests.pipeline_kit import PIN_NANO
 from tests.provider import Provider
-from tests.test_pipeline import PIN_NANO
 
 WINDOWS = {
     "rolling-24h": timedelta(hours=24),

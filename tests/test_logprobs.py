@@ -22,9 +22,9 @@ from router.gates.gate import Gate
 from router.policy.deployment import Deployment
 from router.types import Request
 from tests.conftest import HELLO, MakeRouter, ladder
+from tests.pipeline_kit import BUDGET, assert_books_agree, rows
 from tests.provider import Behaviour, Provider, ok
 from tests.test_cascade import CASCADE, CHEAP, text_of
-from tests.test_pipeline import BUDGET, assert_books_agree, rows
 
 LOGPROBS = {**CASCADE, "logprobs": True}
 

@@ -38,10 +38,10 @@ from router.log.base import LoggedRequest
 from router.types import TIERS, Budget, RequestEnd
 from tests.conftest import HELLO, MakeRouter
 from tests.ledger_kit import NOW, reserve, settle
+from tests.pipeline_kit import BUDGET, assert_books_agree
 from tests.provider import Provider, ok, status
 from tests.stores import FreshStore
 from tests.test_cascade import EMPTY
-from tests.test_pipeline import BUDGET, assert_books_agree
 
 A = 4
 RUNG = np.arange(A)

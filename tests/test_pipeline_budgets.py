@@ -15,8 +15,7 @@ from router.errors import BudgetExceeded, InvalidRequest, ProviderUnavailable
 from router.types import Reservation
 from tests.conftest import HELLO, MakeRouter, ladder, only, usd
 from tests.ledger_kit import attempt_row, request_row, reserve
-from tests.provider import Behaviour, Provider, ok, status
-from tests.test_pipeline import (
+from tests.pipeline_kit import (
     NANO_BILL,
     PIN_NANO,
     assert_books_agree,
@@ -24,6 +23,7 @@ from tests.test_pipeline import (
     requests,
     rows,
 )
+from tests.provider import Behaviour, Provider, ok, status
 
 NANO_TOKENS = 20 + 10  # of provider.USAGE
 BEST = {"cost_weight": 0}  # the best arm, whatever it costs

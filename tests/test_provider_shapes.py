@@ -10,8 +10,8 @@ import pytest
 
 from router import Router
 from tests.conftest import HELLO, MakeRouter, ladder
+from tests.pipeline_kit import BUDGET, PIN_NANO, assert_books_agree, rows
 from tests.provider import Behaviour, Provider
-from tests.test_pipeline import BUDGET, PIN_NANO, assert_books_agree, rows
 
 PRICE = {
     "input": "3",

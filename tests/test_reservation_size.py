@@ -30,8 +30,8 @@ from router.prices import load_book
 from router.quotes import quoter
 from router.types import Budget, BudgetState, Prediction, Request, Room
 from tests.conftest import HELLO, MakeRouter, ladder, usd
+from tests.pipeline_kit import BUDGET, NANO_BILL, PIN_NANO, assert_books_agree, rows
 from tests.provider import USAGE, Behaviour, Provider, ok
-from tests.test_pipeline import BUDGET, NANO_BILL, PIN_NANO, assert_books_agree, rows
 
 DEAR = {"name": "dear", "when": {"min_input_tokens": 0}, "tier": "frontier"}
 GENEROUS = {"max_output_tokens": 1_000_000}

@@ -18,8 +18,7 @@ from router.policy import load_policy
 from tests import warm
 from tests.conftest import HELLO, MakeRouter, ladder
 from tests.outage_kit import store_of
-from tests.provider import Provider, ok, status
-from tests.test_pipeline import (
+from tests.pipeline_kit import (
     BUDGET,
     NANO_BILL,
     PIN_NANO,
@@ -27,6 +26,7 @@ from tests.test_pipeline import (
     requests,
     rows,
 )
+from tests.provider import Provider, ok, status
 
 LEASE = {"ledger": {"lease": True}}
 

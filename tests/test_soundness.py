@@ -13,8 +13,8 @@ from router.errors import InvalidRequest
 from router.predict import shape_of
 from router.predict.normal_forms import growth
 from tests.conftest import HELLO, MakeRouter
+from tests.pipeline_kit import BUDGET
 from tests.provider import Provider
-from tests.test_pipeline import BUDGET
 
 
 @pytest.mark.parametrize("seed", [7_001, 7_002, 7_003])

@@ -11,8 +11,8 @@ import pytest
 from router import Router
 from router.errors import MalformedReply, ProviderTimeout, RateLimited
 from tests.conftest import HELLO, MakeRouter
+from tests.pipeline_kit import BUDGET, NANO_BILL, PIN_NANO, assert_books_agree, requests, rows
 from tests.provider import USAGE, Behaviour, Provider, ok, status
-from tests.test_pipeline import BUDGET, NANO_BILL, PIN_NANO, assert_books_agree, requests, rows
 
 
 def wait_until_settled(router: Router, count: int = 1) -> None:

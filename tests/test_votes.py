@@ -15,8 +15,8 @@ from router.log.savings import savings
 from router.policy.loader import load_policy
 from router.replay.off_policy.table import LeftOut, rows_of
 from tests.conftest import MakeRouter, ladder, steady_predictor, usd
+from tests.pipeline_kit import BUDGET, assert_books_agree, rows
 from tests.provider import Provider, ok, status
-from tests.test_pipeline import BUDGET, assert_books_agree, rows
 
 QUESTION = [
     {"role": "user", "content": "How many legs have two spiders? Answer with a number only."}

@@ -13,8 +13,8 @@ from pydantic import BaseModel
 from router import Router, wrap
 from router.errors import ConfigurationError, InvalidRequest
 from tests.conftest import HELLO, MakeRouter, ladder
+from tests.pipeline_kit import NANO_BILL, PIN_NANO, rows
 from tests.provider import Provider, ok, status
-from tests.test_pipeline import NANO_BILL, PIN_NANO, rows
 
 
 @pytest.fixture

@@ -1,0 +1,30 @@
+"""What tests of the whole walk share: a rule, a budget, a bill, and whether the books agree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from router import Router
+from tests.provider import Provider
+
+NANO_BILL = 16 * 200 + 4 * 20 + 10 * 1250  # nano-USD of provider.USAGE at nano's prices
+PIN_NANO = {"name": "pin", "when": {"min_input_tokens": 0}, "tier": "nano"}
+BUDGET = [{"name": "all", "limit": "1.00", "window": "total"}]
+
+
+def rows(router: Router) -> list[Any]:
+    return list(router.ledger.log().attempts())
+
+
+def requests(router: Router) -> list[Any]:
+    return list(router.ledger.log().requests())
+
+
+def assert_books_agree(router: Router, provider: Provider) -> None:
+    """One reservation for each wire request, nothing held, every invariant of the ledger."""
+    assert len(rows(router)) == len(provider.wire)
+    assert router.ledger.verify() == []
+    assert all(state.held == 0 for state in router.budgets())
+    spent = sum(row.cost or 0 for row in rows(router))
+    for state in router.budgets():
+        assert state.settled == spent
