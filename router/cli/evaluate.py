@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from router.policy.vote import Vote
     from router.replay.evaluate import Progress
     from router.types import Tier
 
@@ -31,6 +32,19 @@ def _ladder(ctx: click.Context, param: click.Parameter, value: str) -> dict[Tier
         return parse_ladder(value)
     except ConfigurationError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def _votes(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[Tier, Vote]:
+    from router.policy.vote import Vote
+    from router.types import TIERS
+
+    found: dict[Tier, Vote] = {}
+    for part in (value or "").split(",") if value is not None else ():
+        tier, _, samples = (piece.strip() for piece in part.partition("="))
+        if tier not in TIERS or not samples.isdecimal() or not 3 <= int(samples) <= 9:
+            raise click.BadParameter(f"{part.strip()!r} is not TIER=SAMPLES, 3 to 9, as in mini=5")
+        found[tier] = Vote(samples=int(samples))
+    return found
 
 
 def _new_file(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
@@ -94,6 +108,14 @@ def _plot_file(ctx: click.Context, param: click.Parameter, value: Path | None) -
     help="A trained verifier of answers, instead of one trained on the other folds; cascades.",
 )
 @click.option(
+    "--vote",
+    "votes",
+    callback=_votes,
+    metavar="TIER=SAMPLES,…",
+    help="Repeated answers of these tiers are samples of a vote of at most so many (3 to 9); "
+    "not with --cascade, --gate or --model.",
+)
+@click.option(
     "--compare",
     metavar="NAME,…",
     help="Only these comparisons: singles, random_mix, length, shuffled_labels, task_table, knn, "
@@ -123,6 +145,7 @@ def command(
     draws: int,
     cascade: int | None,
     gate: str | None,
+    votes: dict[Tier, Vote],
     compare: str | None,
     decisions: Path | None,
     plot: Path | None,
@@ -146,13 +169,15 @@ def command(
     if plot is not None:
         load_matplotlib()  # what is missing is said before the long work
     names = _names(compare)
+    if left := [tier for tier in votes if tier not in ladder]:
+        raise click.BadParameter(f"the ladder has no tier {left[0]}", param_hint="--vote")
     now, book = time.time(), load_book()
     predictor = (
         None if model is None else load_predictor(None if model == SHIPPED else model, embedder)
     )
     with _progress() as show:
         show("reading", 0, 1)
-        read = read_outcomes(outcomes, ladder, book=book, now=now)
+        read = read_outcomes(outcomes, ladder, book=book, now=now, votes=votes)
         found = evaluate(
             read,
             folds=folds,

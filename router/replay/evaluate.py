@@ -7,7 +7,7 @@ model the decisions are the same whether or not the file has scores.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -124,7 +124,12 @@ def evaluate(
     ConfigurationError
         Above one step, with `model` and no `verifier`, or fewer than three folds.
     """
-    notes: list[str] = []
+    notes = [figures.words(tier) for tier, figures in outcomes.votes.items()]
+    if outcomes.votes and (model is not None or max_steps > 1):
+        raise ConfigurationError(
+            "votes are held on what a model of single answers neither learnt nor looked at; leave "
+            "out the trained model and the cascade, or the votes"
+        )
     if max_steps > 1 and model is not None and verifier is None:
         raise ConfigurationError("a cascade with a trained model needs a trained gate (--gate)")
     cascading = Cascading(outcomes, sweep, max_steps, verifier) if max_steps > 1 else None
@@ -302,6 +307,7 @@ def _about(
         "judged": 0,
         "dropped": dict(outcomes.dropped),
         "cost_source": dict(outcomes.cost_source),
+        "votes": {tier: asdict(figures) for tier, figures in outcomes.votes.items()},
         "expected_cost": decided.expected.how,
         "predicted_cost_unit": "relative" if decided.expected.relative else "usd",
         "notes": notes,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +16,12 @@ from router.money import NANO_PER_USD
 from router.prices.book import PriceBook
 from router.prices.price import cost as billed
 from router.replay.prompts import Messages, group_of, messages_of
-from router.replay.rows import RawRows, averaged, read_rows
+from router.replay.rows import RawRows, averaged, read_rows, read_samples
+from router.replay.voting import VoteFigures, hold_votes
 from router.types import TIERS, Tier, Usage
 
 if TYPE_CHECKING:
+    from router.policy.vote import Vote
     from router.types import Floats
 
 
@@ -30,8 +32,10 @@ class Outcomes:
     `ladder` maps tiers to models; arrays over tiers have four columns in the order of `TIERS`,
     NaN for tiers that the ladder lacks and for what is not known. `score` is 0 to 1, tokens are
     counts (`output_tokens` includes reasoning), `cost_usd` is dollars a call; repeated answers
-    are averaged. `cost_source` says for each tier "recorded", "computed" (from tokens and the
-    price book) or "unknown". `dropped` counts rows and queries by why they were left out.
+    are averaged, but those of a tier in `votes` are samples of one vote, whose tokens and dollars
+    are of all that it asked for. `cost_source` says for each tier "recorded", "computed" (from
+    tokens and the price book) or "unknown". `dropped` counts rows and queries by why they were
+    left out.
     """
 
     path: str
@@ -47,6 +51,7 @@ class Outcomes:
     cost_source: Mapping[Tier, str]
     rows: int
     dropped: Mapping[str, int]
+    votes: Mapping[Tier, VoteFigures] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.query_id)
@@ -68,13 +73,19 @@ class Outcomes:
 
 
 def read_outcomes(
-    path: str | Path, ladder: Mapping[Tier, str], *, book: PriceBook | None = None, now: float = 0.0
+    path: str | Path,
+    ladder: Mapping[Tier, str],
+    *,
+    book: PriceBook | None = None,
+    now: float = 0.0,
+    votes: Mapping[Tier, Vote] | None = None,
 ) -> Outcomes:
     """Read an outcome file (Parquet, or JSONL by its suffix) for a ladder.
 
     Where a row has tokens and no cost, and `book` knows its model, the cost is computed at the
     prices in effect at `now` (unix seconds). Rows marked `contaminated` are left out. Whether a
-    query is kept never depends on its scores, tokens or cost.
+    query is kept never depends on its scores, tokens or cost. Of the tiers in `votes` the repeated
+    answers to a query are samples, on which a vote is held (`router.replay.voting`).
 
     Raises `OutcomeFileError` naming the file, the query and column at fault, and what to do.
     """
@@ -95,12 +106,22 @@ def read_outcomes(
             f"{changed} of them with another prompt for each model)",
         )
     cost, source = _costs(rows, ladder, book, now)
+    group = ["" if m is None else group_of(m) for m in asked]
+    numbers = {
+        "score": rows.numbers["score"].copy(),
+        "input_tokens": rows.numbers["input_tokens"].copy(),
+        "output_tokens": _billed_output(rows, ladder),
+        "cost_usd": cost,
+    }
+    held = {}
+    if votes:
+        texts = read_samples(Path(path), ladder)
+        held = hold_votes(numbers, texts, query, tier, asked, group, votes)
 
     def cells(values: Floats) -> Floats:
         return averaged(values, (query, tier), len(first))[keep]
 
     ids = list(first)
-    messages = tuple(m for m in asked if m is not None)
     dropped = {
         "rows_contaminated": rows.contaminated,
         "queries_without_every_tier": int((~complete).sum()),
@@ -111,15 +132,13 @@ def read_outcomes(
         ladder=dict(ladder),
         query_id=np.array([ids[q] for q in keep]),
         task=np.array([task[q] for q in keep]),
-        messages=messages,
-        group=np.array([group_of(m) for m in messages]),
-        score=cells(rows.numbers["score"]),
-        input_tokens=cells(rows.numbers["input_tokens"]),
-        output_tokens=cells(_billed_output(rows, ladder)),
-        cost_usd=cells(cost),
+        messages=tuple(m for m in asked if m is not None),
+        group=np.array([group[q] for q in keep]),
+        **{name: cells(values) for name, values in numbers.items()},
         cost_source=source,
         rows=len(rows),
         dropped=dropped,
+        votes=held,
     )
 
 

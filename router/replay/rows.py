@@ -1,7 +1,7 @@
 """An outcome file's rows, as columns: Parquet or JSONL in, checked numbers and text out.
 
-The column `response` is read by `read_responses` alone, for gates: an answer cannot influence what
-is not told of it.
+The column `response` is read by `read_responses` alone, for gates, and `read_samples`, for votes:
+an answer cannot influence what is not told of it.
 """
 
 from __future__ import annotations
@@ -58,8 +58,7 @@ def read_rows(path: str | Path, ladder: Mapping[Tier, str]) -> RawRows:
     file = Path(path)
     if not file.is_file():
         raise OutcomeFileError(str(path), "no such file")
-    jsonl = file.suffix.lower() in (".jsonl", ".ndjson", ".json")
-    columns, count = _read_jsonl(file) if jsonl else _read_parquet(file, ladder)
+    columns, count = _read_columns(file, ladder, _WANTED)
     for name in ("query_id", "model"):
         if name not in columns:
             raise OutcomeFileError(str(path), f"column {name!r} is missing; {_columns_are()}")
@@ -103,6 +102,28 @@ def read_responses(path: Path, ladder: Mapping[Tier, str]) -> dict[tuple[str, st
     return {key: text for key, text in found.items() if isinstance(text, str)}
 
 
+def read_samples(path: Path, ladder: Mapping[Tier, str]) -> list[str | None]:
+    """The recorded answer of each row of `read_rows`, None where there is no text.
+
+    Raises `OutcomeFileError` where no row has one.
+    """
+    wanted = ("model", "response", "contaminated")
+    columns, count = _read_columns(path, ladder, wanted)
+    texts = columns.get("response", [None] * count)
+    soiled = columns.get("contaminated", [None] * count)
+    models = set(ladder.values())
+    found = [
+        text if isinstance(text, str) else None
+        for model, text, bad in zip(columns["model"], texts, soiled, strict=True)
+        if model in models and bad is not True
+    ]
+    if not any(found):
+        raise OutcomeFileError(
+            str(path), "its column 'response' is missing or empty; a vote compares answers"
+        )
+    return found
+
+
 def read_logprobs(path: Path, ladder: Mapping[Tier, str]) -> dict[tuple[str, str], Any]:
     """What was recorded of the log-probabilities of a ladder's answers; empty without a column."""
     return _of_answers(path, ladder, "logprobs")
@@ -111,8 +132,7 @@ def read_logprobs(path: Path, ladder: Mapping[Tier, str]) -> dict[tuple[str, str
 def _of_answers(path: Path, ladder: Mapping[Tier, str], name: str) -> dict[tuple[str, str], Any]:
     """A column of what came with answers: (query, model) → value, the first of several."""
     wanted = ("query_id", "model", name)
-    jsonl = path.suffix.lower() in (".jsonl", ".ndjson", ".json")
-    columns, _ = _read_jsonl(path, wanted) if jsonl else _read_parquet(path, ladder, wanted)
+    columns, _ = _read_columns(path, ladder, wanted)
     found: dict[tuple[str, str], Any] = {}
     if name in columns:
         for query, model, value in zip(*(columns[each] for each in wanted), strict=True):
@@ -129,8 +149,17 @@ def _columns_are() -> str:
     return f"an outcome file has one row per (query, model) with {', '.join(_TEXTS)}, score, …"
 
 
+def _read_columns(
+    file: Path, ladder: Mapping[Tier, str], wanted: Sequence[str]
+) -> tuple[dict[str, list[Any]], int]:
+    """Those of the wanted columns that a file has, and how many rows there are."""
+    if file.suffix.lower() in (".jsonl", ".ndjson", ".json"):
+        return _read_jsonl(file, wanted)
+    return _read_parquet(file, ladder, wanted)
+
+
 def _read_parquet(
-    file: Path, ladder: Mapping[Tier, str], wanted: Sequence[str] = _WANTED
+    file: Path, ladder: Mapping[Tier, str], wanted: Sequence[str]
 ) -> tuple[dict[str, list[Any]], int]:
     try:
         import pyarrow as pa
@@ -160,7 +189,7 @@ def _read_parquet(
     return {name: table.column(name).to_pylist() for name in present}, table.num_rows
 
 
-def _read_jsonl(file: Path, wanted: Sequence[str] = _WANTED) -> tuple[dict[str, list[Any]], int]:
+def _read_jsonl(file: Path, wanted: Sequence[str]) -> tuple[dict[str, list[Any]], int]:
     rows: list[dict[str, Any]] = []
     try:
         text = file.read_text(encoding="utf-8")
