@@ -28,3 +28,16 @@ def assert_books_agree(router: Router, provider: Provider) -> None:
     spent = sum(row.cost or 0 for row in rows(router))
     for state in router.budgets():
         assert state.settled == spent
+
+
+def cancel_at_once(router: Router) -> None:
+    """Begin a call, and cancel it before it is sent."""
+
+    async def cancel() -> None:
+        task = asyncio.create_task(router.acompletion(messages=HELLO))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancel())

@@ -246,19 +246,6 @@ def test_a_cancelled_call_is_charged_as_reserved_and_leaves_nothing_held(
     assert_books_agree(router, provider)
 
 
-def cancel_at_once(router: Router) -> None:
-    """Begin a call, and cancel it before it is sent."""
-
-    async def cancel() -> None:
-        task = asyncio.create_task(router.acompletion(messages=HELLO))
-        await asyncio.sleep(0)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    asyncio.run(cancel())
-
-
 def test_a_call_that_is_cancelled_before_it_is_sent_costs_nothing(
     make_router: MakeRouter, provider: Provider
 ) -> None:

@@ -25,8 +25,7 @@ from router.ledger.redis.outbox import Outbox
 from router.ledger.redis.scripts import SNAPSHOT
 from router.ledger.redis.session import Session
 
-_ATTEMPTS = 20
-_WAIT = 2.0  # for a turn, which one that died keeps for longer
+_ATTEMPTS, _WAIT = 20, 10.0
 _AT_MOST = 20  # problems listed of each kind
 _COUNTERS = ("settled", "held", "overrun", "seen", "credited")
 
