@@ -18,7 +18,15 @@ from router.errors import (
     RequestRejected,
 )
 from tests.conftest import HELLO, MakeRouter, ladder, only
-from tests.pipeline_kit import BUDGET, NANO_BILL, PIN_NANO, assert_books_agree, requests, rows
+from tests.pipeline_kit import (
+    BUDGET,
+    NANO_BILL,
+    PIN_NANO,
+    assert_books_agree,
+    cancel_at_once,
+    requests,
+    rows,
+)
 from tests.provider import Behaviour, Provider, ok, status
 
 
