@@ -26,7 +26,7 @@ light.set_forkserver_preload(
     [
         "tests.test_budget_changes",
         "tests.test_ledger_concurrency",
-        "tests.test_ledger_lease",
+        "tests.test_ledger_lease_processes",
         "router.ledger.postgres.store",
         "router.ledger.redis.store",
         "router.ledger.outage",

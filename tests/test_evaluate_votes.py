@@ -94,7 +94,7 @@ def test_too_few_samples_and_free_text_are_not_voted_on_and_counted(tmp_path: Pa
     free = said("free", ("One.", 1.0), ("Two.", 0.0), ("Three.", 0.0))
     rows += [each | {"prompt": "Tell me about gardens."} for each in free]
     figures = read(tmp_path, rows).votes["mini"]
-    assert (figures.queries, figures.alone, figures.incomparable) == (0, 1, 1)
+    assert (figures.queries, figures.too_few, figures.incomparable) == (0, 1, 1)
     assert "no vote was held" in figures.words("mini")
     found = read(tmp_path, rows)
     assert found.score[:, 1].tolist() == pytest.approx([0.5, 1 / 3])  # means, as without votes
@@ -132,7 +132,7 @@ def test_without_answers_a_vote_is_refused_by_name(tmp_path: Path) -> None:
 
 
 @given(
-    st.lists(st.sampled_from(["1", "2", "3", "no number"]), min_size=3, max_size=12),
+    st.lists(st.sampled_from(["1", "2", "3", ""]), min_size=3, max_size=12),
     st.integers(3, 9),
     st.booleans(),
     st.floats(0.01, 0.99),
@@ -143,9 +143,9 @@ def test_a_vote_never_reads_more_than_it_may_and_hands_out_a_leader_that_it_read
     taken, leader, done = _count(texts, VoteRule(samples, at_once, 0.95, 0.4), quality)
     assert 0 <= leader < taken <= min(samples, len(texts))
     assert done or taken == len(texts)
-    given_ = [text for text in texts[:taken] if text != "no number"]
-    if given_ and texts[leader] != "no number":
-        assert given_.count(texts[leader]) == max(map(given_.count, given_))
+    support = [texts[:taken].count(text) if text else 1 for text in texts[:taken]]
+    assert support[leader] == max(support)
+    assert leader == support.index(max(support))  # of equals the one that came first
 
 
 def many(n: int, seed: int = 0) -> list[Any]:

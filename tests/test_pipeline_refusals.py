@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -117,15 +118,18 @@ def test_an_unknown_price_is_refused_under_a_budget_and_unknown_without(
     assert decision.arms[0].rejected == "its price is unknown"
 
 
+def with_capability(provider: Provider, tier: str, **changed: bool) -> dict[str, Any]:
+    """The ladder's tiers, of which one can do more or less than usual."""
+    tiers: dict[str, Any] = ladder(provider.url)["tiers"]
+    [one] = tiers[tier]
+    return {**tiers, tier: [{**one, "capabilities": {**one["capabilities"], **changed}}]}
+
+
 def test_an_image_never_goes_to_a_model_that_cannot_see(
     make_router: MakeRouter, provider: Provider
 ) -> None:
-    tiers = ladder(provider.url)["tiers"]
-    seeing = {
-        **tiers["mid"][0],
-        "capabilities": {**tiers["mid"][0]["capabilities"], "vision": True},
-    }
-    router = make_router(tiers={**tiers, "mid": [seeing]}, objective={"cost_weight": 1e6})
+    tiers = with_capability(provider, "mid", vision=True)
+    router = make_router(tiers=tiers, objective={"cost_weight": 1e6})
     look = [
         {
             "role": "user",
@@ -145,12 +149,8 @@ def test_an_image_never_goes_to_a_model_that_cannot_see(
 def test_tools_go_only_to_models_that_call_them_and_come_back_unchanged(
     make_router: MakeRouter, provider: Provider
 ) -> None:
-    tiers = ladder(provider.url)["tiers"]
-    deaf = {
-        **tiers["nano"][0],
-        "capabilities": {**tiers["nano"][0]["capabilities"], "tools": False},
-    }
-    router = make_router(tiers={**tiers, "nano": [deaf]}, objective={"cost_weight": 1e6})
+    tiers = with_capability(provider, "nano", tools=False)
+    router = make_router(tiers=tiers, objective={"cost_weight": 1e6})
     tool = {
         "type": "function",
         "function": {"name": "add", "parameters": {"type": "object", "properties": {}}},

@@ -39,7 +39,9 @@ def _votes(ctx: click.Context, param: click.Parameter, value: str | None) -> dic
     from router.types import TIERS
 
     found: dict[Tier, Vote] = {}
-    for part in (value or "").split(",") if value is not None else ():
+    if value is None:
+        return found
+    for part in value.split(","):
         tier, _, samples = (piece.strip() for piece in part.partition("="))
         if tier not in TIERS or not samples.isdecimal() or not 3 <= int(samples) <= 9:
             raise click.BadParameter(f"{part.strip()!r} is not TIER=SAMPLES, 3 to 9, as in mini=5")

@@ -19,7 +19,8 @@ from router.gates.answer import Answer
 from router.policy.vote import Vote
 from router.predict.shape import shape_of
 from router.types import TIERS, Request, Tier
-from router.votes.comparable import comparable, rule_of, said
+from router.votes.comparable import comparable, rule_of
+from router.votes.tally import Tally
 
 if TYPE_CHECKING:
     from router.decide.vote import VoteRule
@@ -35,8 +36,8 @@ _NOTHING_ASKED: dict[str, Any] = {}  # outcomes keep no arguments
 class VoteFigures:
     """What one tier's votes came to. Of the queries that were voted on: `samples`, how many each
     vote read, on the mean; the mean score of the `vote` and of its `first` sample, and their mean
-    dollars, each None where unknown. `cut_short` votes had no more samples to read; `alone` were
-    recorded too seldom, and `incomparable` have answers that nobody can compare."""
+    dollars, each None where unknown. `cut_short` votes had no more samples to read; `too_few`
+    were recorded too seldom, and `incomparable` have answers that nobody can compare."""
 
     queries: int
     samples: float | None
@@ -45,13 +46,15 @@ class VoteFigures:
     vote_usd: float | None
     first_usd: float | None
     cut_short: int
-    alone: int
+    too_few: int
     incomparable: int
 
     def words(self, tier: Tier) -> str:
         """The figures in a sentence."""
-        left = f"{self.alone} recorded fewer than {LEAST_SAMPLES} times, {self.incomparable} whose "
-        left += "answers cannot be compared"
+        left = (
+            f"{self.too_few} recorded fewer than {LEAST_SAMPLES} times, {self.incomparable} "
+            "whose answers cannot be compared"
+        )
         if not self.queries:
             return f"{tier}: no vote was held; {left}"
         text = f"{tier}: votes on {self.queries} queries, {self.samples:.2f} samples each"
@@ -89,36 +92,33 @@ def hold_votes(
     votes
         By tier.
     """
-    rows_of: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for row, cell in enumerate(zip(query.tolist(), tier.tolist(), strict=True)):
-        rows_of[cell] += [row] if asked[cell[0]] is not None else []
     found = {}
     for name, vote in votes.items():
-        mine = {q: rows for (q, t), rows in rows_of.items() if TIERS[t] == name and rows}
-        expected = _expected(numbers["score"], mine, group)
-        found[name] = _hold(numbers, texts, mine, asked, expected, vote)
+        samples: dict[int, list[int]] = defaultdict(list)
+        for row in np.flatnonzero(tier == TIERS.index(name)).tolist():
+            samples[int(query[row])].append(row)
+        held = {q: (m, samples[q]) for q in samples if (m := asked[q]) is not None}
+        expected = _expected(numbers["score"], {q: rows for q, (_, rows) in held.items()}, group)
+        found[name] = _hold(numbers, texts, held, expected, vote)
     return found
 
 
 def _hold(
     numbers: Mapping[str, Floats],
     texts: Sequence[str | None],
-    mine: Mapping[int, list[int]],
-    asked: Sequence[Messages | None],
+    held: Mapping[int, tuple[Messages, list[int]]],
     expected: Mapping[int, float],
     vote: Vote,
 ) -> VoteFigures:
     rule, counted = rule_of(vote), []
-    alone = incomparable = short = 0
+    too_few = incomparable = short = 0
     before, after = [], []
-    for q, rows in mine.items():
-        messages = asked[q]
-        assert messages is not None
+    for q, (messages, rows) in held.items():
         if not _can_be_compared(vote, messages):
             incomparable += 1
             continue
         if len(rows) < LEAST_SAMPLES:
-            alone += 1
+            too_few += 1
             continue
         taken, leader, done = _count([texts[row] for row in rows], rule, expected[q])
         short += not done
@@ -141,25 +141,19 @@ def _hold(
         vote_usd=vote_usd,
         first_usd=first_usd,
         cut_short=short,
-        alone=alone,
+        too_few=too_few,
         incomparable=incomparable,
     )
 
 
 def _count(texts: Sequence[str | None], rule: VoteRule, quality: float) -> tuple[int, int, bool]:
     """How many samples a vote reads, which of them is handed out, and whether it was decided."""
-    groups: dict[Any, list[int]] = {}
-    taken = 0
-    while True:
-        counts = sorted(map(len, groups.values()), reverse=True)
-        more = rule.wanted(quality, counts)
-        if not more or taken == len(texts):
-            leader = max(groups.values(), key=len)[0]
-            return taken, leader, not more
+    tally, taken = Tally(rule, quality, _NOTHING_ASKED), 0
+    while taken < len(texts) and (more := tally.wanted):
         for at in range(taken, min(taken + more, len(texts))):
-            word = said(Answer(texts[at] or ""), _NOTHING_ASKED)
-            groups.setdefault(at if word is None else (word,), []).append(at)
+            tally.count(Answer(texts[at] or ""), at)
         taken = min(taken + more, len(texts))
+    return taken, tally.leader, not tally.wanted
 
 
 def _can_be_compared(vote: Vote, messages: Messages) -> bool:

@@ -16,60 +16,17 @@ from router.errors import AtCapacity, BudgetExceeded, ProviderError
 from router.gates.answer import answers_of
 from router.gates.gate import Verdict
 from router.routing import Routing, Step, attach
-from router.votes.comparable import said
+from router.votes.tally import Tally
 
 if TYPE_CHECKING:
     from router.attempt import Attempt
     from router.attempts import Attempts
-    from router.decide.vote import VoteRule
     from router.gates.gate import Gate
     from router.plan import Plan
     from router.policy.vote import Vote
     from router.types import Decision, Floats, Ints, Request
 
 _log = logging.getLogger("router")
-
-
-@dataclass(slots=True)
-class Tally:
-    """The count of one vote. `quality`: P(good) of one sample, as predicted."""
-
-    rule: VoteRule
-    quality: float
-    request: Request
-    groups: dict[Any, list[Any]] = field(default_factory=dict)  # responses by what they say
-
-    def count(self, response: Any) -> None:
-        """Count a sample; one that names no answer agrees with no other."""
-        [first, *_] = answers_of(response)
-        word = said(first, self.request.params)
-        self.groups.setdefault((word,) if word is not None else id(response), []).append(response)
-
-    @property
-    def counts(self) -> list[int]:
-        """How many samples gave each answer, most first."""
-        return sorted(map(len, self.groups.values()), reverse=True)
-
-    @property
-    def wanted(self) -> int:
-        """How many more samples to ask for."""
-        return self.rule.wanted(self.quality, self.counts)
-
-    @property
-    def leader(self) -> Any:
-        """The first sample that gave the leading answer; of equals the one that came first."""
-        return max(self.groups.values(), key=len)[0]
-
-    @property
-    def good(self) -> float:
-        """P(the leading answer is good)."""
-        return self.rule.leader_good(self.quality, self.counts)
-
-    @property
-    def words(self) -> str:
-        """The outcome, for people."""
-        counts = self.counts
-        return f"{counts[0]} of {sum(counts)} samples agree"
 
 
 @dataclass(slots=True)
@@ -171,7 +128,7 @@ def _tally(request: Request, plan: Plan, index: int, gate: Gate) -> Tally | Best
         vote, every = plan.ladder.bests[index], plan.ladder.quality(of_tier)
         return Best(vote, gate, request, index, every, plan.ladder.tier)
     quality = float(of_tier[plan.ladder.tier[index]])
-    return Tally(plan.ladder.votes[index], quality, request)
+    return Tally(plan.ladder.votes[index], quality, request.params)
 
 
 def _send(
@@ -182,7 +139,8 @@ def _send(
     def enough(at: int, reply: Reply) -> bool:
         if isinstance(tally, Best):
             return False  # a gate may take its time, and is asked later
-        tally.count(reply.response)
+        [first, *_] = answers_of(reply.response)
+        tally.count(first, reply.response)
         return not tally.wanted
 
     race = Race([sample.call for sample in samples], enough)
