@@ -219,10 +219,13 @@ class RedisServer:
 
     def ask(self, *words: str) -> str:
         """The first line that the server answers to a command."""
+        return self.ask_all(*words).partition("\r\n")[0]
+
+    def ask_all(self, *words: str) -> str:
+        """What the server answers to a command, up to 64 KiB."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=30) as connection:
-            parts = [f"*{len(words)}\r\n", *(f"${len(w.encode())}\r\n{w}\r\n" for w in words)]
-            connection.sendall("".join(parts).encode())
-            return connection.recv(65536).decode().partition("\r\n")[0]
+            connection.sendall(wire(*words))
+            return connection.recv(65536).decode()
 
     @property
     def running(self) -> bool:
@@ -269,6 +272,12 @@ class RedisServer:
         if self.running:
             self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def wire(*words: str) -> bytes:
+    """A command as Redis reads it, and as it writes it into its append-only file."""
+    parts = [f"*{len(words)}\r\n", *(f"${len(w.encode())}\r\n{w}\r\n" for w in words)]
+    return "".join(parts).encode()
 
 
 def free_port() -> int:

@@ -23,7 +23,7 @@ from tests.ledger_kit import NOW, TTL, counters, reserve, settle
 from tests.redis_kit import ALL, BUDGET, forget_everything, opened, place_of, spent
 from tests.redis_kit import own as own  # fixtures
 from tests.redis_kit import proxy as proxy
-from tests.servers import RedisServer, redis
+from tests.servers import RedisServer, redis, wire
 
 
 def refused_within(seconds: float, work) -> float:
@@ -397,6 +397,43 @@ def test_f03_a_server_killed_again_and_again_loses_no_bill_with_durability_full(
     assert [name for name, cost in billed.items() if charged[name] < cost] == []
     assert counters(ledger) == {ALL: (sum(charged.values()), 0)}
     own.stop()
+
+
+def leave_a_torn_step(own: RedisServer, ledger: str) -> None:
+    """Leave its append-only file as a death in the middle of writing a step does."""
+    [path] = [each for each in own.folder.rglob("*.aof") if "base" not in each.name]
+    step = wire("MULTI") + wire("HINCRBY", f"{{router:{ledger}}}:meta", "seq", "1")
+    with path.open("ab") as file:
+        file.write(step + wire("XADD", f"{{router:{ledger}}}:outbox")[:-10])
+
+
+def wait_for_its_new_file(own: RedisServer) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        facts = own.ask_all("INFO", "persistence")
+        if "aof_rewrite_in_progress:0" in facts and "aof_rewrite_scheduled:0" in facts:
+            return
+        time.sleep(0.01)
+    raise AssertionError("the append-only file is still being written anew")
+
+
+def test_f03_a_step_torn_by_a_death_is_undone_whole_however_often_the_server_restarts(
+    own, tmp_path
+):
+    """Redis takes out the torn command alone; those before it would be carried out at the restart
+    after, with the step that was written next."""
+    place = place_of(own, tmp_path)
+    ledger = opened(place)
+    spent(ledger, 3)
+    own.kill()
+    leave_a_torn_step(own, parse(place).ledger)
+    own.start()
+    spent(ledger, 3, name="after")
+    wait_for_its_new_file(own)
+    own.restart()
+    spent(ledger, 3, name="later")
+    assert ledger.verify() == []
+    assert counters(ledger) == {ALL: (9 * 60, 0)}
 
 
 def server_waits_for(primary: RedisServer, replicas: int) -> bool:

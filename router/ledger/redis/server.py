@@ -6,6 +6,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from router.errors import ConfigurationError, LedgerCorrupt, LedgerError, LedgerUnavailable
@@ -104,6 +105,18 @@ class Server:
         """Run one command, which may run twice; return its answer. On no request's way."""
         until = self.deadline(PATIENT_SECONDS)
         return self._with_link(lambda link: link.ask(until, *command), until, again=True)
+
+    def renew_file(self, deadline: float) -> None:
+        """Ask for the append-only file to be written anew, as is due after a restart.
+
+        A server that died while it wrote a step leaves part of it at the file's end. Redis, and
+        Valkey before its pull request 4342 of August 2026, take out the torn command and leave
+        those before it, which the restart after this one carries out together with the step that was
+        written after them. A file made from memory has no such rest. Servers that do not let us,
+        or that are writing it already, are left alone, and nobody waits until it is written.
+        """
+        with suppress(LedgerError):
+            self._with_link(lambda link: link.ask(deadline, "BGREWRITEAOF"), deadline, again=True)
 
     def close(self) -> None:
         """Close it for good; who is asking meanwhile gets the answer."""

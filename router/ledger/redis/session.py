@@ -157,6 +157,8 @@ class Session:
                 if place.position:  # another process was faster, and may have copied more since
                     return self._attach(candidate, deadline)
             self._compare(seq, generation, [each.decode() for each in answer[6]], place)
+            if answer[7]:
+                self._server.renew_file(deadline)
             self._generation, self._run = generation, runs[-1]
             return True
 
