@@ -111,8 +111,8 @@ class Server:
 
         A server that died while it wrote a step leaves part of it at the file's end. Redis, and
         Valkey before its pull request 4342 of August 2026, take out the torn command and leave
-        those before it, which the restart after this one carries out together with the step that was
-        written after them. A file made from memory has no such rest. Servers that do not let us,
+        those before it, which the restart after this one carries out together with the step that
+        was written after them. A file made from memory has no such rest. Servers that do not let us,
         or that are writing it already, are left alone, and nobody waits until it is written.
         """
         with suppress(LedgerError):
