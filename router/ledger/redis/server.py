@@ -112,8 +112,8 @@ class Server:
         A server that died while it wrote a step leaves part of it at the file's end. Redis, and
         Valkey before its pull request 4342 of August 2026, take out the torn command and leave
         those before it, which the restart after this one carries out together with the step that
-        was written after them. A file made from memory has no such rest. Servers that do not let us,
-        or that are writing it already, are left alone, and nobody waits until it is written.
+        was written after them. A file made from memory has no such rest. A server that refuses, or
+        that is writing it already, is left alone, and nobody waits until it is written.
         """
         with suppress(LedgerError):
             self._with_link(lambda link: link.ask(deadline, "BGREWRITEAOF"), deadline, again=True)
