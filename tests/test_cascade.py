@@ -7,17 +7,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from router import Router
 from router.errors import ConfigurationError, ModelFileError, PolicyError, ProviderUnavailable
-from router.gates.verifier import NAMES
 from router.replay.off_policy.table import LeftOut, rows_of
 from tests.conftest import HELLO, MakeRouter
 from tests.pipeline_kit import BUDGET, assert_books_agree, requests, rows
 from tests.provider import Behaviour, Provider, ok, status
-from tests.test_gates import saved, verifier_arrays
+from tests.test_gates import wary_of_hedges
 
 # The steady predictor gives nano 0.6 and each tier a tenth more; at this weight nano is called.
 CHEAP = {"cost_weight": 20}
@@ -391,15 +389,7 @@ def test_explain_says_what_completion_would_do(make_router: MakeRouter) -> None:
 def test_a_learned_gate_end_to_end(
     make_router: MakeRouter, provider: Provider, tmp_path: Path
 ) -> None:
-    """This verifier thinks nothing of an answer that hedges, and much of any other."""
-    weights, intercept = verifier_arrays()["weights"], np.zeros((8, 4))
-    for tier in range(4):
-        own = [tier, 4 + tier]
-        intercept[own, tier] = 2.5
-        weights[own, tier] = 0.0
-        weights[own, tier, NAMES.index("hedges")] = -6.0
-    said = saved(tmp_path / "verifier", weights=weights, intercept=intercept)
-    learned = {"path": str(tmp_path / "verifier"), "sha256": said}
+    learned = wary_of_hedges(tmp_path / "verifier")
     router = make_router(
         budgets=BUDGET,
         cascade={"gate": "learned", "verifier": learned},

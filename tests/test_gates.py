@@ -196,6 +196,18 @@ def saved(path: Path, **changes: Any) -> str:
     return save_model(path, "verifier", verifier_arrays(**changes), {"inputs": list(NAMES)})
 
 
+def wary_of_hedges(folder: Path) -> dict[str, str]:
+    """A verifier that thinks nothing of an answer that hedges, and much of any other, as a policy
+    names it."""
+    weights, intercept = verifier_arrays()["weights"], np.zeros((8, 4))
+    for tier in range(4):
+        own = [tier, 4 + tier]
+        intercept[own, tier] = 2.5
+        weights[own, tier] = 0.0
+        weights[own, tier, NAMES.index("hedges")] = -6.0
+    return {"path": str(folder), "sha256": saved(folder, weights=weights, intercept=intercept)}
+
+
 def test_a_verifier_is_saved_loaded_and_checked(tmp_path: Path) -> None:
     said = saved(tmp_path)
     assert load_verifier(tmp_path, said).hash == said
