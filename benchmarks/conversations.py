@@ -9,7 +9,8 @@ more that the same model read at most five minutes before is read from its cache
 and at Anthropic the rest is written to it. Every model is taken to answer in the recorded number of
 tokens, so quality is the predictor's own and no measurement. The recordings leave out the agent's
 instructions: text of the recorded size stands for them. A call comes every 20 seconds, and where it
-says so every 400.
+says so every 400. MT-Bench's conversations have two turns and are too short for any cache, so they
+are replayed as they are and behind 2,000 tokens of instructions.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from scripted_conversation import EVERY, KINDS, RULES, script
 from stamp import ROOT, commit, machine, rounded
 
 from router.conversations.memory import Conversations
@@ -49,9 +51,9 @@ from router.types import (
 
 NOW = 1_790_000_000.0  # a day on which every price of the shipped policies is known
 PER_CALL, SLOW = 20.0, 400.0  # seconds
+INSTRUCTIONS = 2_000  # tokens
 BLOCK, LEAST = 128, 1024  # tokens (OpenAI, "Prompt caching")
 WEIGHTS = (0.25, 1.0, 4.0)  # multiples of the policy's own cost weight
-WORDS = "The agent follows the airline's rules on baggage, refunds, upgrades and compensation. "
 
 
 @dataclass(frozen=True)
@@ -93,16 +95,36 @@ def conversations(path: Path) -> Iterator[list[Call]]:
             yield calls
 
 
+def two_turns(path: Path) -> Iterator[list[Call]]:
+    """MT-Bench's conversations as gpt-4-1106-preview had them."""
+    found: dict[str, list[Any]] = {}
+    for row in pq.read_table(path).to_pylist():
+        if row["model"] == "gpt-4-1106-preview":
+            found.setdefault(row["conversation_id"], []).append(row)
+    for rows in found.values():
+        rows.sort(key=lambda row: row["turn"])
+        yield [
+            Call(json.loads(row["prompt"]), row["input_tokens"], row["output_tokens"])
+            for row in rows
+        ]
+
+
+def behind(calls: Sequence[Call], tokens: int) -> list[Call]:
+    """The calls with room for instructions of so many tokens before them."""
+    return [Call(call.messages, call.prompt + tokens, call.answer) for call in calls]
+
+
 def with_instructions(calls: Sequence[Call], predictor: Predictor) -> list[Call]:
-    """The calls with a system prompt of the size that was recorded, marked to be cached."""
+    """The calls with a system prompt of the size that was recorded, marked to be cached; none where
+    what was recorded is no more than the messages."""
     lacking = calls[0].prompt - shape_of(calls[0].messages, {}).input_tokens
-    per_text = shape_of([{"role": "user", "content": WORDS * 50}], {}).input_tokens / 50
-    text = WORDS * max(1, round(lacking / per_text))
+    per_text = shape_of([{"role": "user", "content": RULES * 50}], {}).input_tokens / 50
+    text = RULES * round(lacking / per_text)
     mark = {"cache_control": {"type": "ephemeral"}}
-    system = {"role": "system", "content": [{"type": "text", "text": text, **mark}]}
+    system = [{"role": "system", "content": [{"type": "text", "text": text, **mark}]}]
     found = []
     for call in calls:
-        messages = [system, *call.messages]
+        messages = [*(system if text else ()), *call.messages]
         features = extract(Request("", messages, {}, now=NOW))
         seen = shape_of(messages, {}), features, predictor(features)
         found.append(Call(messages, call.prompt, call.answer, seen))
@@ -212,32 +234,13 @@ def study(name: str, recorded: Sequence[Sequence[Call]], factor: float, seconds:
 
 
 # ── compaction ─────────────────────────────────────────────────────────────────────────────────
-FILLER = "Standard conditions of carriage apply to this fare as published by the airline. " * 12
-
-
-def long_conversation(turns: int) -> list[dict[str, Any]]:
-    """A scripted conversation: a booking a turn, and every fifth turn asks for an earlier one."""
-    found = [{"role": "system", "content": WORDS * 150}]
-    for n in range(turns):
-        asked = f"What was the seat of booking B-{n // 2:04}?" if n % 5 == 4 else "Look it up."
-        found += [
-            {"role": "user", "content": f"Booking B-{n:04}. {asked}"},
-            {"role": "assistant", "content": "", "tool_calls": [{
-                "id": f"call_{n}", "type": "function",
-                "function": {"name": "booking", "arguments": json.dumps({"id": f"B-{n:04}"})},
-            }]},
-            {"role": "tool", "tool_call_id": f"call_{n}", "content":
-                f"{FILLER}\nbooking B-{n:04} {seat(n)} gate {n % 90}\n{FILLER}"},
-            {"role": "assistant", "content": f"Booking B-{n:04} is confirmed. {FILLER}"},
-        ]  # fmt: skip
-    return found
-
-
-def seat(n: int) -> str:
-    return f"seat {n % 40 + 1}{'ABCDEF'[n % 6]}"
-
-
-def compaction(policy_name: str, turns: int, options: Mapping[str, Any] | None) -> dict[str, Any]:
+def compaction(
+    policy_name: str,
+    kind: str,
+    turns: int,
+    options: Mapping[str, Any] | None,
+    sentences: int = 12,
+) -> dict[str, Any]:
     """A scripted conversation's bill at a policy's baseline, and what it lost for later turns."""
     base = load_policy(policy_name)
     policy = base.model_copy(
@@ -248,12 +251,11 @@ def compaction(policy_name: str, turns: int, options: Mapping[str, Any] | None) 
     at = ladder.baseline_arms[0]
     arm = ladder.arms[at]
     memory: Any = Conversations(policy, load_book(), own)  # type: ignore[arg-type]
-    history, provider = long_conversation(turns), Provider()
+    told, provider = script(kind, turns, sentences=sentences), Provider()
     spent, lost, longest, times, before = 0, 0, 0, 0, None
-    ends = [i for i, m in enumerate(history) if m["role"] == "user"]
-    for n, end in enumerate(ends):
+    for n in range(turns):
         now = NOW + n * PER_CALL
-        request = Request(f"r{n}", history[: end + 1], {}, now=now, conversation_id="c")
+        request = Request(f"r{n}", told.until(n), {}, now=now, conversation_id="c")
         walk = memory.entering(request)
         try:
             next(walk)
@@ -265,7 +267,7 @@ def compaction(policy_name: str, turns: int, options: Mapping[str, Any] | None) 
         how = memory._compacted.get(("c", ()))
         if how is not before:
             times, before = times + 1, how
-            kept = shape_of(history[:1], {}).input_tokens
+            kept = shape_of(told.messages[:1], {}).input_tokens
             provider.held = {m: (kept, t) for m, (_, t) in provider.held.items()}
         usage = provider.usage(arm.model, Call([], shape.input_tokens, 150), now)
         price = ladder.price(arm, now)
@@ -274,13 +276,11 @@ def compaction(policy_name: str, turns: int, options: Mapping[str, Any] | None) 
         decision = Decision(at, arm, None, None, lambda: ("", ()))
         memory.answered(plan, decision, row_of(plan, decision, usage, bill, now), usage)
         spent, longest = spent + bill, max(longest, shape.input_tokens)
-        if n % 5 == 4:
-            wanted = n // 2
-            fact = f"booking B-{wanted:04} {seat(wanted)}"
-            lost += fact not in json.dumps(request.messages)
+        wanted = told.asked(n)
+        lost += wanted is not None and wanted not in json.dumps(request.messages)
     return {
         "model": arm.model, "usd": spent / NANO_PER_USD, "longest_prompt_tokens": longest,
-        "compactions": times, "asked_later": turns // 5, "lost": lost,
+        "compactions": times, "asked_later": turns // EVERY, "lost": lost,
     }  # fmt: skip
 
 
@@ -309,14 +309,37 @@ def main() -> None:
         results["tau2_bench"]["mixed, slow"] = study("mixed", recorded, 1.0, SLOW)
     else:
         results["tau2_bench"] = f"skipped: {path} is absent"
+    path = options.outcomes / "routellm_mtbench.parquet"
+    if path.exists():
+        results["routellm_mtbench"] = mtbench(list(two_turns(path)))
+    else:
+        results["routellm_mtbench"] = f"skipped: {path} is absent"
     rule = {"min_tokens": 8000, "keep_turns": 4, "target": 0.25}
     for name in ("openai", "anthropic"):
-        results[f"compaction, 200 scripted turns, {name}"] = {
-            "without": compaction(name, 200, None),
-            "with": compaction(name, 200, rule),
-        }
-        print(results[f"compaction, 200 scripted turns, {name}"])
+        for kind in KINDS:
+            found = {
+                "without": compaction(name, kind, 200, None),
+                "with": compaction(name, kind, 200, rule),
+            }
+            results[f"compaction, 200 scripted turns, {kind}, {name}"] = found
+            print(name, kind, found, flush=True)
     options.out.write_text(json.dumps(rounded(results), indent=1, ensure_ascii=False) + "\n")
+
+
+def mtbench(recorded: Sequence[Sequence[Call]]) -> dict[str, Any]:
+    """Dollars of two-turn conversations as they are, and behind an application's instructions."""
+    predictor = load_predictor()
+    found: dict[str, Any] = {
+        "conversations": len(recorded), "calls": sum(len(calls) for calls in recorded)
+    }  # fmt: skip
+    for tokens in (0, INSTRUCTIONS):
+        calls = [with_instructions(behind(each, tokens), predictor) for each in recorded]
+        for name in ("openai", "anthropic", "mixed"):
+            done = study(name, calls, 1.0, PER_CALL)
+            found[f"{name}, {tokens} tokens of instructions"] = done
+            print("mtbench", name, tokens, {k: v["usd"] for k, v in done.items()
+                                            if k != "cost_weight"}, flush=True)  # fmt: skip
+    return found
 
 
 def residual(lengths: Sequence[int]) -> dict[str, float]:

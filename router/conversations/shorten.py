@@ -4,12 +4,14 @@ The system prompt at the beginning and the last turns stay as they are. Of the t
 
 1. What users wrote stays whole, up to `LONGEST_WORDS` characters a message: it is short, and
    nothing else says what they want.
-2. Everything else is cut into lines, long lines into clauses. Each has a score: the words that it
-   shares with the last turns, weighted by how rare they are among the lines (the inverse document
-   frequency of Robertson and Spärck Jones); half a point for each word with a digit, up to four,
-   since numbers, dates and ids are what later turns come back to; one for the first and the last
-   line of its message; up to one for how late in the conversation it stands. The best stay, until
-   the share of characters that the policy allows is used up.
+2. Everything else is cut into lines, long lines into clauses. A word weighs the more, the fewer
+   lines it stands in (the cube of its inverse document frequency, Robertson and Spärck Jones, as
+   a share of that of a word said once), and 1 if it holds a digit: names, numbers, dates and ids
+   are what later turns come back to, and boilerplate is made of words that are everywhere. A line's
+   score is the weight of the words that it shares with the last turns; half that of its four
+   weightiest words; that of the weightiest once more for the first and the last line of its
+   message; and up to a half for how late in the conversation it stands; all for its length. The
+   best stay, until the share of characters that the policy allows is used up.
 3. Thoughts go. A call of tools of which no line is left goes with all of its results, never one
    without the other; of what an assistant says to a user one line stays at least, so that the two
    still take turns.
@@ -19,6 +21,7 @@ A gap is marked by "[…]". Arguments of calls, images and files are not touched
 
 from __future__ import annotations
 
+import heapq
 import math
 import re
 from collections import Counter
@@ -33,7 +36,10 @@ Message = Mapping[str, Any]
 GAP = "[…]"
 LONGEST_WORDS = 2_000  # characters of a user's message; a longer one holds pasted text
 _LONGEST_LINE = 240  # characters; a longer line is cut at its clauses
+_PIECE = 120  # characters of a cut line that stay or go together, where its clauses are that short
+_SHORT = 20  # characters, up to which brevity is no merit
 _WORD = re.compile(r"\w[\w.@/-]*\w|\w")
+_DIGIT = re.compile(r"\d")
 _CLAUSE = re.compile(r"(?<=[.;,!?}\]])\s+")
 
 
@@ -162,7 +168,7 @@ def _pieces(text: str) -> list[str]:
         for clause in _CLAUSE.split(line):
             for begin in range(0, len(clause), _LONGEST_LINE):  # one without any clause
                 piece = clause[begin : begin + _LONGEST_LINE]
-                if held and len(held) + len(piece) > _LONGEST_LINE:
+                if held and len(held) + len(piece) > _PIECE:
                     found.append(held)
                     held = ""
                 held = f"{held} {piece}" if held else piece
@@ -173,23 +179,23 @@ def _pieces(text: str) -> list[str]:
 
 def _score(lines: Sequence[_Line], last: Sequence[Message], messages: int) -> None:
     words = [set(_WORD.findall(line.text.lower())) for line in lines]
-    rarity = Counter(word for some in words for word in some)
+    found_in = Counter(word for some in words for word in some)
     wanted = {
         word
         for message in last
         for word in _WORD.findall(text_of(_readable(message.get("content"))).lower())
     }
+    once = math.log(1 + len(lines))
+    rare = {word: (math.log(1 + len(lines) / n) / once) ** 3 for word, n in found_in.items()}
+    weight = {word: 1.0 if _DIGIT.search(word) else value for word, value in rare.items()}
     for at, (line, some) in enumerate(zip(lines, words, strict=True)):
-        shared = sum(math.log(1 + len(lines) / rarity[word]) for word in some & wanted)
-        facts = sum(any(c.isdigit() for c in word) for word in some)
+        shared = once * sum(rare[word] for word in some & wanted) / math.sqrt(1 + len(some))
+        facts = heapq.nlargest(4, map(weight.__getitem__, some))
         first = at == 0 or lines[at - 1].message != line.message
         final = at + 1 == len(lines) or lines[at + 1].message != line.message
-        line.score = (
-            shared / math.sqrt(1 + len(some))
-            + 0.5 * min(facts, 4)
-            + (first or final)
-            + (line.message + 1) / messages
-        )
+        ends = max(facts, default=0.0) * (first or final)
+        score = shared + sum(facts) / 2 + ends + (line.message + 1) / messages / 2
+        line.score = score / math.sqrt(_SHORT + len(line.text))
 
 
 def _rendered(message: Message, lines: Sequence[_Line]) -> Message:
