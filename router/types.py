@@ -205,6 +205,14 @@ class ArmView:
     propensity: float
     rejected: str | None
 
+    @property
+    def per_good_answer(self) -> int | None:
+        """Expected nano-USD over P(good): what a good answer costs by this arm, if each that is not
+        good were bought again; None where the cost is unknown, or no answer would be good."""
+        if self.quote.expected is None or self.quality <= 0:
+            return None
+        return round(self.quote.expected / self.quality)
+
 
 @dataclass(frozen=True)
 class Decision:

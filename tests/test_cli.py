@@ -11,6 +11,7 @@ import yaml
 
 from router import Router
 from router.cli import main
+from router.money import format_usd
 from tests.conftest import HELLO, MakeRouter, ladder
 from tests.pipeline_kit import BUDGET, PIN_NANO
 from tests.provider import Provider, ok, status
@@ -89,6 +90,8 @@ def test_report_counts_what_the_log_holds(
     code, out, _ = run(capsys, "report", store)
     assert code == 0
     assert "Saved" in out
+    assert said["per_answer_usd"] == said["per_good_answer_usd"] == pytest.approx(spent / 3e9)
+    assert f"{format_usd(round(spent / 3))} an accepted answer" in out.replace("\n", " ")
 
 
 def test_an_error_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:

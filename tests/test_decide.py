@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -127,6 +128,25 @@ def test_every_arm_but_the_chosen_has_a_reason(objective: Objective) -> None:
     assert "'r'" in made.reason
     assert made.baseline == 7
     assert sum(view.propensity for view in made.arms) == 1.0
+
+
+def test_a_dearer_model_that_answers_in_a_third_of_the_tokens_costs_less_a_good_answer() -> None:
+    """At twice the price a token and 0.9 for 0.8 of being good."""
+    options = Options(
+        quality=np.array([[0.8, 0.9]]), expected=np.array([[300, 200]]),
+        upper=np.array([[900, 900]]), barred=np.zeros((1, 2), np.uint8),
+        rung=np.array([0, 1]), baseline=1,
+    )  # fmt: skip
+    choices = choose(options, Objective(cost_weight=20.0), np.array([10**9]), priced=True)
+    quotes = [Quote(300, 900, 100), Quote(200, 900, 100)]
+    made = decision(ARMS[:2], quotes, options, choices, Objective(cost_weight=20.0),
+                    rule=None, baseline=7)  # fmt: skip
+    assert made.arm == ARMS[1]
+    assert [view.per_good_answer for view in made.arms] == [375, 222]
+    assert "$0.00000022 a good answer" in made.reason
+    unknown = replace(made.view, quote=Quote(None, None, 100))
+    assert unknown.per_good_answer is None
+    assert replace(made.view, quality=0.0).per_good_answer is None
 
 
 objectives = st.one_of(

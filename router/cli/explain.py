@@ -58,6 +58,7 @@ def as_dict(decision: Decision) -> dict[str, Any]:
                 "quality": view.quality,
                 "expected_nano": view.quote.expected,
                 "upper_nano": view.quote.upper,
+                "per_good_answer_nano": view.per_good_answer,
                 "output_cap": view.quote.output_cap,
                 "utility": view.utility,
                 "propensity": view.propensity,
@@ -72,7 +73,7 @@ def _render(decision: Decision, console: Console) -> None:
     console.print(f"[bold green]{decision.arm.model}[/]  {decision.reason}")
     table = Table(box=None, pad_edge=False)
     table.add_column("arm", style="bold", no_wrap=True)
-    for name in ("P(good)", "expected", "at most"):
+    for name in ("P(good)", "expected", "a good answer", "at most"):
         table.add_column(name, justify="right")
     table.add_column("why not")
     for view in decision.arms:
@@ -80,6 +81,7 @@ def _render(decision: Decision, console: Console) -> None:
             view.arm.name,
             f"{view.quality:.3f}",
             format_usd(view.quote.expected),
+            "-" if view.per_good_answer is None else format_usd(view.per_good_answer),
             format_usd(view.quote.upper),
             view.rejected or "[green]chosen[/]",
         )

@@ -121,6 +121,11 @@ def render(report: Savings, console: Console) -> None:
         f"{verb} [bold]{format_usd(abs(report.net_saved))}[/]{share}, net of "
         f"{format_usd(report.overhead)} that the router spent on calls of its own."
     )
+    if report.per_answer is not None:
+        said = f"[bold]{format_usd(round(report.per_answer))}[/] an accepted answer"
+        if report.per_good_answer is not None:
+            said += f", {format_usd(round(report.per_good_answer))} a good one by its labels"
+        console.print(f"{said}, with all that led to it.")
     for title, lines in (
         ("tier", report.by_tier),
         ("model", report.by_model),

@@ -209,6 +209,8 @@ def _reason(view: ArmView, objective: Objective, rule: str | None, *, downgraded
         f"{view.arm.tier}: {goal}, P(good) {view.quality:.2f} for about "
         f"{format_usd(view.quote.expected)}"
     )
+    if view.per_good_answer is not None:
+        said += f", {format_usd(view.per_good_answer)} a good answer"
     if rule is not None:
         said += f"; rule {rule!r} applied"
     if downgraded:

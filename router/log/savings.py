@@ -54,6 +54,17 @@ class Line:
         return self.saved / self.baseline if self.baseline else None
 
     @property
+    def per_answer(self) -> float | None:
+        """Nano-USD of all attempts over the answers that were accepted, None without any."""
+        return self.spent / self.requests if self.requests else None
+
+    @property
+    def per_good_answer(self) -> float | None:
+        """The same over those that were good, by labels; None without, or where none was good."""
+        per_answer, quality = self.per_answer, self.quality
+        return per_answer / quality if per_answer is not None and quality else None
+
+    @property
     def bill_over_quote(self) -> float | None:
         """Real cost of the accepted attempts over their quotes: 1 is a perfect forecast."""
         return self.billed / self.predicted if self.predicted else None
@@ -106,6 +117,16 @@ class Savings:
         """Saved against the baseline, less what the router itself spent."""
         return self.total.saved - self.overhead
 
+    @property
+    def per_answer(self) -> float | None:
+        """Nano-USD of an accepted answer, with all that led to it; None where a cost is unknown."""
+        return None if self.unknown_cost else self.total.per_answer
+
+    @property
+    def per_good_answer(self) -> float | None:
+        """The same of an answer that was good, by labels."""
+        return None if self.unknown_cost else self.total.per_good_answer
+
     def add(self, request: LoggedRequest, attempts: list[AttemptRow]) -> None:
         """Count a request with all its attempts."""
         _add(self, request, attempts)
@@ -124,6 +145,8 @@ class Savings:
         """The report as JSON: money as numbers of US dollars, and exact in `*_nano`."""
         return {
             **self.total.as_dict(),
+            "per_answer_usd": _usd(self.per_answer),
+            "per_good_answer_usd": _usd(self.per_good_answer),
             "realized_nano": self.total.spent,
             "baseline_nano": self.total.baseline,
             "overhead_usd": self.overhead / NANO_PER_USD,
@@ -142,6 +165,10 @@ class Savings:
             "by_day": {key: line.as_dict() for key, line in self.by_day.items()},
             "by_tag": {key: line.as_dict() for key, line in self.by_tag.items()},
         }
+
+
+def _usd(nano: float | None) -> float | None:
+    return None if nano is None else nano / NANO_PER_USD
 
 
 def savings(log: Log, since: float | None = None, until: float | None = None) -> Savings:
