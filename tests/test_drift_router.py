@@ -97,6 +97,32 @@ def test_a_provider_that_begins_to_refuse_raises_an_alarm_and_the_baseline_answe
     assert router.explain(HELLO).arm.tier == "frontier"
 
 
+def test_a_gate_that_lets_fewer_answers_pass_raises_an_alarm(
+    provider: Provider, make_router: MakeRouter, clock: Clock
+) -> None:
+    """The answers are well-formed, and only a caller's own check finds that they got worse."""
+
+    def works(request: Any, response: Any) -> bool:
+        return "fails" not in response.choices[0].message.content
+
+    tiers = {name: ladder(provider.url)["tiers"][name] for name in ("nano", "frontier")}
+    router = make_router(
+        tiers=tiers, objective={"cost_weight": 60}, cascade={"max_steps": 2},
+        drift={**RARE, "watch": ["gate"]}, gates={"tests": works}, clock=clock,
+    )  # fmt: skip
+    assert set(ask(router, 80)) == {"nano"}
+    look(router, clock)
+    assert router.drift.alarms() == ()
+    provider.script("t-nano", *[ok(text="it fails")] * 200)
+    ask(router, 40)
+    assert provider.models[-2:] == ["t-nano", "t-frontier"]
+    look(router, clock)
+    [alarm] = router.drift.alarms()
+    assert alarm.name == "gate"
+    assert "first answers that did not pass the gate" in alarm.text
+    assert ask(router, 1) == ["frontier"]
+
+
 def test_an_alarm_outlives_a_restart_reaches_other_processes_and_ends_when_it_is_accepted(
     provider: Provider, make_router: MakeRouter, clock: Clock, tmp_path: Path
 ) -> None:

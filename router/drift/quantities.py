@@ -144,7 +144,7 @@ _TITLES: Mapping[str, str] = {
     "tokens": "tokens of {tier}'s answers",
     "refusals": "refusals by {tier}",
     "faults": "faults of form by {tier}",
-    "gate": "first answers that were not the last",
+    "gate": "first answers that did not pass the gate",
     "novel": "requests unlike anything in training",
     "prices": "prices",
 }

@@ -31,9 +31,9 @@ class DriftOptions(Part):
         default=None,
         description="scores: predicted quality by tier; tokens: of answers against what was "
         "predicted, by tier; refusals and faults (other faults of form): of answers, by tier; "
-        "gate: how often a first answer was not the last of its cascade; novel: how often requests "
-        "are unlike anything in training; prices: of the policy's models, where the price book "
-        "changes. Everything that there is, otherwise (gate not with pacing, which moves it).",
+        "gate: how often a first answer did not pass, and another call followed; novel: how often "
+        "requests are unlike anything in training; prices: of the policy's models, where the price "
+        "book changes. Everything that there is, otherwise (gate not with pacing, which moves it).",
     )
     reference: Annotated[int, Field(ge=50, le=1_000_000)] = Field(
         default=500,
