@@ -32,7 +32,7 @@ from router.policy.capacity import HealthCheck
 from router.policy.loader import load_policy
 from router.prices import PriceEntry, cost, load_book, to_price
 from router.replay.break_even import TokenCounts, break_evens
-from router.types import Usage
+from router.types import AttemptRow, Usage
 from tests.conftest import HELLO, MakeRouter, ladder, only
 from tests.provider import Provider
 
@@ -157,6 +157,19 @@ def test_the_mix_is_assumed_where_nothing_is_logged_and_said_to_be() -> None:
     assert not found.mix_measured
     assert found.prompt_share == 0.75
     assert found.measured_utilisation is None
+
+
+def test_the_busiest_minute_shows_what_the_hardware_can_write_at_least() -> None:
+    seen = TokenCounts()
+    times = (0, 10, 59, 60, 61, 200)
+    for time_, written in zip(times, (600, 600, 1200, 90, 60, 1200), strict=True):
+        arm = ("nano/0:openai/t-nano", "nano", "openai/t-nano")
+        bill = (0, 0, "computed", "", 1.0, None, 10, written)
+        seen.add(AttemptRow("r", 1, time_, 0, *arm, 1.0, "answered", *bill))
+    assert seen.busiest_minute == {"openai/t-nano": 2400}
+    [found] = break_evens([against(("2", "8"))], load_book(), NOW, seen, 3600.0)
+    assert (found.measured_writing, found.writing) == (40.0, 2000.0)
+    assert "wrote up to 40 tokens a second in a minute; 2,000 are assumed." in found.seen
 
 
 def test_router_report_shows_it_on_the_terminal_in_json_and_on_the_page(

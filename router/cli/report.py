@@ -157,13 +157,7 @@ def render_break_even(found: Sequence[BreakEven], console: Console) -> None:
         f"are prompts{assumed}:"
     )
     for each in found:
-        busy = each.measured_utilisation
-        seen = (
-            ""
-            if busy is None
-            else f" Busy {busy:.1%} of the time; {each.utilisation:.0%} is assumed."
-        )
-        text = f"{each.own_model} is cheaper than {each.api_model} {each.verdict}.{seen}"
+        text = f"{each.own_model} is cheaper than {each.api_model} {each.verdict}. {each.seen}"
         console.print(text, markup=False, highlight=False)
 
 

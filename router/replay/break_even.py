@@ -12,7 +12,7 @@ cache; the hardware costs nothing but its hours.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -35,17 +35,28 @@ USUAL_MIX = (3, 1)  # prompt and answer tokens, where nothing is logged
 
 
 class TokenCounts:
-    """Tokens of a log's attempts by model."""
+    """Tokens of a log's attempts by model: prompts' and answers', and the most that were written in
+    answers to the calls of one minute."""
 
     def __init__(self) -> None:
         self.by_model: dict[str, list[int]] = {}
+        self.busiest_minute: dict[str, int] = {}
+        self._minute: dict[str, tuple[int, int]] = {}  # the latest, and what was written in it
 
     def add(self, attempt: AttemptRow) -> None:
-        """Count an attempt whose tokens are known."""
-        if attempt.input_tokens is not None and attempt.output_tokens is not None:
-            found = self.by_model.setdefault(attempt.model, [0, 0])
-            found[0] += attempt.input_tokens
-            found[1] += attempt.output_tokens
+        """Count an attempt whose tokens are known; attempts come in the order of their times."""
+        if attempt.input_tokens is None or attempt.output_tokens is None:
+            return
+        found = self.by_model.setdefault(attempt.model, [0, 0])
+        found[0] += attempt.input_tokens
+        found[1] += attempt.output_tokens
+        minute, written = self._minute.get(attempt.model, (0, 0))
+        if minute != attempt.time // 60:
+            minute, written = int(attempt.time // 60), 0
+        written += attempt.output_tokens
+        self._minute[attempt.model] = minute, written
+        most = self.busiest_minute.get(attempt.model, 0)
+        self.busiest_minute[attempt.model] = max(most, written)
 
     def mix(self) -> tuple[int, int]:
         """Prompt and answer tokens of all models, (0, 0) where nothing is known."""
@@ -62,8 +73,9 @@ class BreakEven:
     `tokens_per_day`: from so many on it is cheaper, None for never. `serves_per_day`: at full load.
     `own_full`, `own_priced` and `api` are nano-USD per million tokens: of own hardware at full
     load, all hours counted; as the policy prices it; and at the API. `fixed` is nano-USD a day that
-    are paid anyhow. `measured_per_day` tokens and `measured_utilisation` are what the log shows of
-    it, None where it shows nothing; `utilisation` is what the policy says.
+    are paid anyhow. `measured_per_day` tokens, `measured_utilisation` and `measured_writing`, the
+    tokens a second of its busiest minute's answers, are what the log shows of it, None where it
+    shows nothing; `utilisation` and `writing` are what the policy says.
     """
 
     own_model: str
@@ -79,6 +91,25 @@ class BreakEven:
     utilisation: float
     measured_per_day: float | None
     measured_utilisation: float | None
+    writing: float
+    measured_writing: float | None
+
+    @property
+    def seen(self) -> str:
+        """What the log shows of the policy's assumptions, in words; "" where it shows nothing."""
+        if self.measured_utilisation is None:
+            return ""
+        text = (
+            f"Busy {self.measured_utilisation:.1%} of the time; {self.utilisation:.0%} is assumed."
+        )
+        if self.measured_writing is None:
+            return text
+        text += (
+            f" It wrote up to {self.measured_writing:,.0f} tokens a second in a minute; "
+            f"{self.writing:,.0f} are assumed"
+        )
+        slow = self.measured_writing > self.writing
+        return f"{text}, which is too few." if slow else f"{text}."
 
     @property
     def verdict(self) -> str:
@@ -123,9 +154,7 @@ def break_evens(
     return tuple(
         found
         for deployment, gpu in own.values()
-        for found in _against(
-            deployment, gpu, others.values(), mix, measured, counts.by_model, seconds, now
-        )
+        for found in _against(deployment, gpu, others.values(), mix, measured, counts, seconds, now)
     )
 
 
@@ -135,7 +164,7 @@ def _against(
     others: Iterable[tuple[Deployment, Price]],
     mix: tuple[int, int],
     measured: bool,
-    by_model: Mapping[str, list[int]],
+    counts: TokenCounts,
     seconds: float,
     now: float,
 ) -> Iterator[BreakEven]:
@@ -147,7 +176,8 @@ def _against(
     own_priced = (prompt * gpu.rate(gpu.input_tokens_per_second)) + (
         (1 - prompt) * gpu.rate(gpu.output_tokens_per_second)
     )
-    seen = by_model.get(deployment.model)
+    seen = counts.by_model.get(deployment.model)
+    most = counts.busiest_minute.get(deployment.model)
     for other, price in others:
         try:
             api = _api_rate(price, prompt, other.service_tier, now)
@@ -173,6 +203,8 @@ def _against(
             / seconds
             if seen and seconds > 0
             else None,
+            writing=float(gpu.output_tokens_per_second),
+            measured_writing=None if most is None else most / 60,
         )
 
 

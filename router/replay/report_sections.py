@@ -382,9 +382,15 @@ def _own_hardware(data: ReportData) -> str:
             format_usd(each.api),
             "–" if each.measured_utilisation is None else share_text(each.measured_utilisation),
             share_text(each.utilisation),
+            "–" if each.measured_writing is None else f"{each.measured_writing:,.0f}",
+            f"{each.writing:,.0f}",
         )
         for each in data.break_even
     ]
-    columns = ("own", "against", "is cheaper", "#own, full load", "#API", "#busy", "#assumed")
-    soft = f'<p class="soft">Prices of a million tokens; {escape(mix)}.</p>'
+    columns = ("own", "against", "is cheaper", "#own, full load", "#API", "#busy", "#assumed",
+               "#tokens/s", "#assumed")  # fmt: skip
+    soft = (
+        f'<p class="soft">Prices of a million tokens; {escape(mix)}. Tokens a second: the most '
+        "that were written in a minute.</p>"
+    )
     return section("Own hardware", soft + table(columns, rows))
