@@ -157,7 +157,7 @@ def render_break_even(found: Sequence[BreakEven], console: Console) -> None:
         f"are prompts{assumed}:"
     )
     for each in found:
-        text = f"{each.own_model} is cheaper than {each.api_model} {each.verdict}. {each.seen}"
+        text = f"{each.own_model} is cheaper than {each.api_model} {each.verdict}. {each.seen}".rstrip()
         console.print(text, markup=False, highlight=False)
 
 

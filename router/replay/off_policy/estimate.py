@@ -80,10 +80,10 @@ class Replicates:
         if groups < 2:
             return Estimate(value, math.inf, least, most)
         centred = rest.mean() - rest  # as the groups' own values lie around theirs
-        error = math.sqrt((groups - 1) / groups * float((centred**2).sum()))
-        if error == 0:
-            return Estimate(value, error, max(least, value - spread), min(most, value + spread))
-        standard = centred / math.sqrt(float((centred**2).mean()))
+        variance = float((centred**2).mean())
+        if variance == 0:
+            return Estimate(value, 0.0, max(least, value - spread), min(most, value + spread))
+        error, standard = math.sqrt((groups - 1) * variance), centred / math.sqrt(variance)
         skewness, kurtosis = float((standard**3).mean()), float((standard**4).mean())
         t = t_quantile(degrees_of_freedom(kurtosis, groups))
         low = value - error * unskewed(t, skewness, groups) - spread
