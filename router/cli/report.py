@@ -157,8 +157,8 @@ def render_break_even(found: Sequence[BreakEven], console: Console) -> None:
         f"are prompts{assumed}:"
     )
     for each in found:
-        text = f"{each.own_model} is cheaper than {each.api_model} {each.verdict}. {each.seen}".rstrip()
-        console.print(text, markup=False, highlight=False)
+        text = f"{each.own_model} is cheaper than {each.api_model} {each.verdict}. {each.seen}"
+        console.print(text.rstrip(), markup=False, highlight=False)
 
 
 def _table(title: str, lines: dict[str, Line]) -> Table:
