@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -36,6 +37,24 @@ def assert_books_agree(router: Router, provider: Provider) -> None:
             row.cost or 0 for row in rows(router) if counts in ("any", purpose[row.request_id])
         ]
         assert state.settled == sum(spent)
+
+
+def cancel_once_sent(
+    provider: Provider, call: Callable[[], Coroutine[Any, Any, Any]], after: float = 0.0
+) -> None:
+    """Begin a call, and cancel it once it is on the wire, or so many seconds later."""
+
+    async def cancel() -> None:
+        await asyncio.to_thread(__import__, "litellm")
+        task = asyncio.create_task(call())
+        while not provider.wire:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(after)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancel())
 
 
 def cancel_at_once(router: Router) -> None:

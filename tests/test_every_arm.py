@@ -18,7 +18,14 @@ from router.errors import BudgetExceeded
 from router.predict import Predictor
 from router.predict.effort import EFFORT_TOKENS
 from tests.conftest import HELLO, PRICES, MakeRouter, ladder, steady_predictor, usd
-from tests.pipeline_kit import BUDGET, PIN_NANO, assert_books_agree, requests, rows
+from tests.pipeline_kit import (
+    BUDGET,
+    PIN_NANO,
+    assert_books_agree,
+    cancel_once_sent,
+    requests,
+    rows,
+)
 from tests.provider import Behaviour, Provider, ok
 from tests.test_compaction import errands
 from tests.test_gates import wary_of_hedges
@@ -245,6 +252,14 @@ def through(door: str, router: Router, asked: dict[str, Any]) -> str:
     return "".join(c.choices[0].delta.content or "" for c in answer if c.choices)
 
 
+def bill_of(kind: Kind, provider: Provider) -> int:
+    """What the provider asks for what it was sent, nano-USD: `USAGE` at `PRICES`, by hand."""
+    if kind.bill is not None:
+        return kind.bill
+    prices = [PRICES[model.removeprefix("t-")] for model in provider.models]
+    return sum(20 * usd(p["input"]) + 10 * usd(p["output"]) for p in prices) // 1_000_000
+
+
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_wire_request_is_one_reservation_and_is_billed_to_the_nano_dollar(
@@ -256,9 +271,7 @@ def test_each_wire_request_is_one_reservation_and_is_billed_to_the_nano_dollar(
     assert provider.models == [f"t-{tier}" for tier in arm.models]
     body = provider.wire[0][2]
     assert {key: body[key] for key in arm.sent} == arm.sent
-    price = {tier: (usd(each["input"]), usd(each["output"])) for tier, each in PRICES.items()}
-    by_hand = sum(20 * price[t][0] + 10 * price[t][1] for t in arm.models) // 1_000_000
-    assert sum(row.cost for row in rows(router)) == (by_hand if arm.bill is None else arm.bill)
+    assert sum(row.cost for row in rows(router)) == bill_of(arm, provider)
     assert [row.status for row in rows(router)] == ["answered"] * len(arm.models)
     assert_books_agree(router, provider)
 
@@ -332,20 +345,9 @@ def test_a_caller_who_leaves_is_billed_for_what_was_sent_and_nothing_stays_held(
         provider.scripts[model] = deque(replace(each, delay=0.3) for each in script)
     provider.default = replace(provider.default, delay=0.3)
 
-    async def leave() -> None:
-        asked = asyncio.create_task(router.acompletion(**asked_of(arm, door)))
-        while not provider.wire:
-            await asyncio.sleep(0.01)
-        asked.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await asked
-
-    asyncio.run(leave())
+    cancel_once_sent(provider, lambda: router.acompletion(**asked_of(arm, door)))
     router.close()
     with made(arm, make_router, provider, tmp_path) as router:
         assert provider.wire
-        price = {tier: (usd(p["input"]), usd(p["output"])) for tier, p in PRICES.items()}
-        tiers = [model.removeprefix("t-") for model in provider.models]
-        billed = sum(20 * price[t][0] + 10 * price[t][1] for t in tiers) // 1_000_000
-        assert sum(row.cost for row in rows(router)) >= (billed if arm.bill is None else arm.bill)
+        assert sum(row.cost for row in rows(router)) >= bill_of(arm, provider)
         assert_books_agree(router, provider)

@@ -24,6 +24,7 @@ from tests.pipeline_kit import (
     PIN_NANO,
     assert_books_agree,
     cancel_at_once,
+    cancel_once_sent,
     requests,
     rows,
 )
@@ -238,16 +239,7 @@ def test_a_cancelled_call_is_charged_as_reserved_and_leaves_nothing_held(
     router = make_router(budgets=BUDGET, rules=[PIN_NANO])
     provider.script("t-nano", Behaviour(delay=2))
 
-    async def cancel() -> None:
-        await asyncio.to_thread(__import__, "litellm")
-        task = asyncio.create_task(router.acompletion(messages=HELLO))
-        while not provider.wire:
-            await asyncio.sleep(0.01)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    asyncio.run(cancel())
+    cancel_once_sent(provider, lambda: router.acompletion(messages=HELLO))
     (row,) = rows(router)
     assert (row.status, row.cost) == ("abandoned", row.reserved)
     assert requests(router)[0].status == "abandoned"

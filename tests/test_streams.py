@@ -11,7 +11,15 @@ import pytest
 from router import Router
 from router.errors import MalformedReply, ProviderTimeout, RateLimited
 from tests.conftest import HELLO, MakeRouter
-from tests.pipeline_kit import BUDGET, NANO_BILL, PIN_NANO, assert_books_agree, requests, rows
+from tests.pipeline_kit import (
+    BUDGET,
+    NANO_BILL,
+    PIN_NANO,
+    assert_books_agree,
+    cancel_once_sent,
+    requests,
+    rows,
+)
 from tests.provider import USAGE, Behaviour, Provider, ok, status
 
 
@@ -170,20 +178,11 @@ def test_an_async_stream_that_is_forgotten_is_still_settled(
 def test_a_cancelled_async_stream_is_settled(router: Router, provider: Provider) -> None:
     provider.script("t-nano", ok(chunk_delay=0.3, chunks=30))
 
-    async def cancel() -> None:
-        async def read() -> None:
-            async for _ in await router.acompletion(messages=HELLO, stream=True):
-                pass
+    async def read() -> None:
+        async for _ in await router.acompletion(messages=HELLO, stream=True):
+            pass
 
-        task = asyncio.create_task(read())
-        while not provider.wire:
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(0.5)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    asyncio.run(cancel())
+    cancel_once_sent(provider, read, after=0.5)
     gc.collect()
     wait_until_settled(router)
     assert rows(router)[0].cost == rows(router)[0].reserved

@@ -54,17 +54,6 @@ class Line:
         return self.saved / self.baseline if self.baseline else None
 
     @property
-    def per_answer(self) -> float | None:
-        """Nano-USD of all attempts over the answers that were accepted, None without any."""
-        return self.spent / self.requests if self.requests else None
-
-    @property
-    def per_good_answer(self) -> float | None:
-        """The same over those that were good, by labels; None without, or where none was good."""
-        per_answer, quality = self.per_answer, self.quality
-        return per_answer / quality if per_answer is not None and quality else None
-
-    @property
     def bill_over_quote(self) -> float | None:
         """Real cost of the accepted attempts over their quotes: 1 is a perfect forecast."""
         return self.billed / self.predicted if self.predicted else None
@@ -119,13 +108,15 @@ class Savings:
 
     @property
     def per_answer(self) -> float | None:
-        """Nano-USD of an accepted answer, with all that led to it; None where a cost is unknown."""
-        return None if self.unknown_cost else self.total.per_answer
+        """Nano-USD of an accepted answer, with all that led to it; None where there is none, or a
+        cost is unknown."""
+        known = self.total.requests and not self.unknown_cost
+        return self.total.spent / self.total.requests if known else None
 
     @property
     def per_good_answer(self) -> float | None:
         """The same of an answer that was good, by labels."""
-        return None if self.unknown_cost else self.total.per_good_answer
+        return per_good(self.per_answer, self.total.quality)
 
     def add(self, request: LoggedRequest, attempts: list[AttemptRow]) -> None:
         """Count a request with all its attempts."""
@@ -165,6 +156,12 @@ class Savings:
             "by_day": {key: line.as_dict() for key, line in self.by_day.items()},
             "by_tag": {key: line.as_dict() for key, line in self.by_tag.items()},
         }
+
+
+def per_good(per_answer: float | None, quality: float | None) -> float | None:
+    """What a good answer costs where one of any kind costs `per_answer` and `quality` of them are
+    good; None where either is unknown, or none is good."""
+    return per_answer / quality if per_answer is not None and quality else None
 
 
 def _usd(nano: float | None) -> float | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from router.log.base import Log, LoggedRequest
-from router.log.savings import SERVED, Line, Savings, arm_of, joined, notes
+from router.log.savings import SERVED, Line, Savings, arm_of, joined, notes, per_good
 from router.money import NANO_PER_USD
 from router.prices import load_book
 from router.replay.break_even import BreakEven, TokenCounts, break_evens
@@ -84,8 +84,7 @@ class Price:
 
     @property
     def per_good(self) -> float | None:
-        price, quality = self.per_answer, self.quality
-        return price / quality if price is not None and quality else None
+        return per_good(self.per_answer, self.quality)
 
     def as_dict(self) -> dict[str, Any]:
         return {

@@ -99,10 +99,10 @@ def _facts(data: ReportData) -> Iterator[str]:
 
 
 def _per_answer(data: ReportData) -> str:
-    priced = sum(price.priced for price in data.prices if price.kind == "tier")
-    if not priced:
+    found = data.savings.per_answer
+    if found is None:
         return "unknown" if data.savings.total.requests else "–"
-    return format_usd(round(data.savings.total.spent / priced))
+    return format_usd(round(found))
 
 
 def _judged(total: Line) -> str:

@@ -109,11 +109,12 @@ class Server:
     def renew_file(self, deadline: float) -> None:
         """Ask for the append-only file to be written anew, as is due after a restart.
 
-        A server that died while it wrote a step leaves part of it at the file's end. Redis, and
-        Valkey before its pull request 4342 of August 2026, take out the torn command and leave
-        those before it, which the restart after this one carries out together with the step that
-        was written after them. A file made from memory has no such rest. A server that refuses, or
-        that is writing it already, is left alone, and nobody waits until it is written.
+        A server that died while it wrote a step leaves part of it at the file's end. Redis (seen
+        with 6.2.5), and Valkey before its pull request 4342 of August 2026, take out the torn
+        command and leave those before it, which the restart after this one carries out together
+        with the step that was written after them. A file made from memory has no such rest. A
+        server that refuses, or that is writing it already, is left alone, and nobody waits until it
+        is written.
         """
         with suppress(LedgerError):
             self._with_link(lambda link: link.ask(deadline, "BGREWRITEAOF"), deadline, again=True)

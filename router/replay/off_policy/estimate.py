@@ -72,8 +72,8 @@ class Replicates:
 
         A few dear calls make costs skewed, and a symmetric interval then too short on one side: its
         ends are moved by the skewness of the groups (Hall 1992, J. R. Statist. Soc. B 54, 221-228).
-        And where a few groups make up most of the spread it is itself known badly, as from that
-        many fewer groups (`degrees_of_freedom`).
+        And where a few groups make up most of the spread it is itself known as badly as
+        by fewer groups (`degrees_of_freedom`).
         """
         value, rest = float(self.values[0]), self.values[1:]
         groups = len(rest)
