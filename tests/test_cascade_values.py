@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.decide import UNLIMITED, Bar, Look, Objective, Options, Signals, choose
-from router.decide.cascade import best_answer, dearer, goes_on, seen, values
+from router.decide.cascade import best_answer, compared, dearer, goes_on, seen, values
 
 ARMS = 3
 
@@ -30,7 +31,10 @@ def cases(draw: Any) -> tuple[Any, Any, Signals]:
     together = draw(probabilities(ARMS, ARMS))
     together = (together + together.T) / 2
     good, bad = good / good.sum(1, keepdims=True), bad / bad.sum(1, keepdims=True)
-    return quality, price, Signals(good, bad, together)
+    same = draw(st.none() | probabilities(ARMS, ARMS, 3))
+    if same is not None:
+        same = (same + same.transpose(1, 0, 2)) / 2
+    return quality, price, Signals(good, bad, together, same)
 
 
 ANY = np.ones((4, ARMS, ARMS), dtype=bool)
@@ -47,6 +51,52 @@ def test_a_look_moves_no_expectation(case: Any) -> None:
         assert np.allclose((chance[:, :, None] * after).sum(axis=1), quality)
         assert (after >= -1e-12).all()
         assert (after <= 1 + 1e-12).all()
+
+
+@given(cases(), st.integers(0, ARMS - 1))
+@settings(max_examples=60, deadline=None)
+def test_comparing_with_an_earlier_answer_moves_no_expectation_either(case: Any, arm: int) -> None:
+    quality, _, signals = case
+    if signals.same is None:
+        return
+    before = np.zeros((4, ARMS), dtype=bool)
+    before[:3, (arm + 1) % ARMS] = True  # the last row has nothing to compare with
+    before[0, (arm + 2) % ARMS] = True
+    chance, after = compared(signals, arm, before, *seen(signals, arm, quality))
+    assert np.allclose(chance.sum(axis=1), 1)
+    assert np.allclose((chance[:, :, None] * after).sum(axis=1), quality)
+    assert (after >= -1e-9).all()
+    assert (after <= 1 + 1e-9).all()
+    alone, belief = seen(signals, arm, quality)
+    assert np.allclose(chance[3], [*alone[3], *np.zeros(3)])
+    assert np.allclose(after[3, :3], belief[3])
+
+
+@given(cases(), st.integers(0, ARMS - 1))
+@settings(max_examples=60, deadline=None)
+def test_the_last_look_is_worth_what_the_better_of_two_answers_is(case: Any, arm: int) -> None:
+    """A last step is reckoned without its posteriors; they give the same."""
+    quality, price, signals = case
+    called = np.zeros((4, ARMS), dtype=bool)
+    called[:, (arm + 1) % ARMS] = True
+    chance, after = seen(signals, arm, quality)
+    if signals.same is not None:
+        chance, after = compared(signals, arm, called, chance, after)
+    best = np.maximum(after[:, :, arm], after[:, :, (arm + 1) % ARMS])
+    value = values(quality, price, ANY, Look(signals, 1, called))
+    assert np.allclose(value[:, arm], (chance * best).sum(axis=1) - price[:, arm])
+
+
+@given(cases())
+@settings(max_examples=40, deadline=None)
+def test_answers_that_cannot_be_compared_are_worth_what_they_are_without(case: Any) -> None:
+    quality, price, signals = case
+    apart = np.array([True, False, True, False])
+    many = values(quality, price, ANY, Look(signals, 3, comparable=apart))
+    none = values(quality, price, ANY, Look(replace(signals, same=None), 3))
+    each = values(quality, price, ANY, Look(signals, 3))
+    assert np.allclose(many, np.where(apart[:, None], each, none))
+    assert (each >= none - 1e-9).all()  # evidence is never worth less than none
 
 
 @given(cases())
@@ -102,6 +152,22 @@ def test_two_tiers_and_a_perfect_gate_agree_with_the_closed_form() -> None:
     follows = np.ones((1, 2, 2), dtype=bool)
     cheap = values(quality, price, follows, Look(signals, 2))[0, 0]
     assert cheap == pytest.approx(0.6 + 0.4 * (0.9 - 0.2) - 0.01)
+
+
+def test_a_second_opinion_is_worth_asking_for_where_wrong_answers_differ() -> None:
+    """Two cheap models that agree only when both are right spare the dear one: it is called where
+    they differ. Without comparing, the dear one is called at once or not at all."""
+    tells_nothing = np.full((3, 1), 1.0)
+    same = np.zeros((3, 3, 3))
+    same[:, :, 2] = 1.0
+    signals = Signals(tells_nothing, tells_nothing, np.zeros((3, 3)), same)
+    quality, price = np.array([[0.7, 0.7, 1.0]]), np.array([[0.01, 0.02, 0.4]])
+    follows = np.triu(np.ones((1, 3, 3), dtype=bool), 1)
+    first = values(quality, price, follows, Look(signals, 3))[0]
+    # They agree in 0.49; the dear one's answer is worth 1 - 0.4 then and elsewhere.
+    assert first[0] == pytest.approx(0.49 + 0.51 * (1 - 0.4) - 0.01 - 0.02)
+    blind = values(quality, price, follows, Look(replace(signals, same=None), 3))[0]
+    assert blind.tolist() == pytest.approx([0.69, 0.68, 0.6])
 
 
 def options(quality: Any, usd: Any, barred: Any = None) -> Options:

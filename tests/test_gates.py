@@ -188,6 +188,7 @@ def verifier_arrays(**changes: Any) -> dict[str, Any]:
         "good": np.full((4, BINS), 1 / BINS),
         "bad": np.full((4, BINS), 1 / BINS),
         "together": np.full((4, 4), 0.5),
+        "same": np.ones((4, 4, 3)),
     }
     return {**arrays, **changes}
 
@@ -215,6 +216,10 @@ def test_a_verifier_is_saved_loaded_and_checked(tmp_path: Path) -> None:
         load_verifier(tmp_path, "0" * 64)
     saved(tmp_path, together=np.zeros((3, 3)))
     with pytest.raises(ModelFileError, match="together"):
+        load_verifier(tmp_path)
+    old = {name: part for name, part in verifier_arrays().items() if name != "same"}
+    save_model(tmp_path, "verifier", old, {"inputs": list(NAMES)})
+    with pytest.raises(ModelFileError, match=r"no array same.*train it anew"):
         load_verifier(tmp_path)
     save_model(tmp_path, "verifier", verifier_arrays(), {"inputs": ["length"]})
     with pytest.raises(ModelFileError, match="inputs"):

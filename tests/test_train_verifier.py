@@ -15,10 +15,10 @@ from router import Router
 from router.errors import ConfigurationError, TrainingError
 from router.gates.answer import Answer
 from router.gates.confidence import Confidence
-from router.gates.reading import LOGPROB_NAMES, read
+from router.gates.reading import LOGPROB_NAMES, SHAPE_NAMES, read
 from router.gates.verifier import NAMES, load_verifier
 from router.log import open_log
-from router.replay.answers import read_answers
+from router.replay.answers import Answers, read_answers
 from router.replay.by_form import ByForm
 from router.replay.train_verifier import train_on_outcomes
 from router.replay.verifier_from_log import along, train_on_log
@@ -120,8 +120,26 @@ def test_a_score_that_is_missing_is_no_bad_answer(tmp_path: Path) -> None:
     score[80:] = np.nan
     one = train_verifier(quality, score, answers, outcomes.columns)
     two = train_verifier(quality[half], score[half], answers.take(half), outcomes.columns)
-    for name in ("weights", "intercept", "good", "bad", "together"):
+    for name in ("weights", "intercept", "good", "bad", "together", "same"):
         np.testing.assert_allclose(one[name], two[name], atol=1e-9)
+
+
+def test_a_verifier_knows_how_often_two_tiers_answers_agree_when_good_and_when_bad() -> None:
+    n = 300
+    score = np.full((n, 4), np.nan)
+    score[:, 1] = np.arange(n) % 2  # good in every second query
+    score[:, 3] = np.arange(n) % 3 == 0
+    alike = np.full((n, 4, 4), -1.0)
+    both, neither = (np.flatnonzero(score[:, 1] + score[:, 3] == total) for total in (2, 0))
+    for rows in (both, neither[: len(neither) // 4]):
+        alike[rows, 1, 3] = alike[rows, 3, 1] = 1.0
+    order = np.where(np.isnan(score), -1, 0)
+    answers = Answers(np.zeros((n, 4, len(SHAPE_NAMES))), alike, order)
+    quality = np.where(np.isnan(score), np.nan, 0.5)
+    same = train_verifier(quality, score, answers, [1, 3])["same"]
+    assert same[1, 3] == pytest.approx([0.25, 0.0, 1.0], abs=0.02)
+    np.testing.assert_array_equal(same[3, 1], same[1, 3])
+    assert (same[0] == 1).all()  # a tier that was never there tells nothing
 
 
 def test_judging_by_form_is_what_the_gate_does_without_a_verifier() -> None:

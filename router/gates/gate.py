@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,8 +76,7 @@ class Gate:
         (`structural.is_checked`); `told`, for each arm whether its answers come with
         log-probabilities; () for none."""
         if self._verifier is not None and not self._checks:
-            found = self._verifier.signals(tier)
-            return Signals(found.good, found.bad, self.together(tier))
+            return replace(self._verifier.signals(tier), together=self.together(tier))
         good, bad = np.array([_CHECK_GOOD, _CHECK_BAD])
         if not self._checks:
             good, bad = np.array([structural.OF_GOOD, _of_bad(checked)])

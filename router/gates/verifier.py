@@ -41,7 +41,7 @@ NAMES = (
 )
 BINS = 5  # signals that a look ahead tells apart: a look ahead takes their number cubed
 _MOST_ODDS = 7.0
-ARRAYS = ("weights", "intercept", "good", "bad", "together")
+ARRAYS = ("weights", "intercept", "good", "bad", "together", "same")
 
 
 def agreement(one: Read, other: Read) -> float:
@@ -91,17 +91,20 @@ class Verifier:
 
     Arrays: `weights` (8, 4, F) and `intercept` (8, 4), of [tier that answered, plus 4 where it was
     not the first][target]; `good`, `bad` (4, K), chance of each signal of a first answer;
-    `together` (4, 4), how far tiers are good on the same requests.
+    `together` (4, 4), how far tiers are good on the same requests; `same` (4, 4, 3), how often two
+    tiers' answers agree where neither is good, one is, or both are.
     Raises `ModelFileError` for a model of another shape.
     """
 
     def __init__(self, model: ModelFile, path: str = "(unsaved)"):
         a, self.hash = model.arrays, model.hash
         sizes = {"weights": (2 * _T, _T, len(NAMES)), "intercept": (2 * _T, _T)}
-        sizes |= {"together": (_T, _T)}
+        sizes |= {"together": (_T, _T), "same": (_T, _T, 3)}
         for name in ARRAYS:
             if name not in a:
-                raise ModelFileError(path, f"it has no array {name}, so it is no verifier")
+                raise ModelFileError(
+                    path, f"it has no array {name}: it is no verifier, or an old one; train it anew"
+                )
             if name in sizes and a[name].shape != sizes[name]:
                 raise ModelFileError(path, f"{name} is {a[name].shape}, not {sizes[name]}")
         if list(model.facts.get("inputs") or ()) != list(NAMES):
@@ -113,13 +116,16 @@ class Verifier:
         self._good = good / good.sum(axis=1, keepdims=True)
         self._bad = bad / bad.sum(axis=1, keepdims=True)
         self._together = np.clip(a["together"].astype(np.float64), 0, 1)
+        self._same = np.clip(a["same"].astype(np.float64), 0, 1)
         self._weights = a["weights"].astype(np.float64)
         self._intercept = a["intercept"].astype(np.float64)
         self.hash = model.hash
 
     def signals(self, tier: Ints) -> Signals:
-        """What a look at a first answer tells, for arms of these tiers."""
-        return Signals(self._good[tier], self._bad[tier], self.together(tier))
+        """What a look at an answer tells, for arms of these tiers: as at a first one, and whether
+        it agrees with one before it."""
+        same = self._same[np.ix_(tier, tier)]
+        return Signals(self._good[tier], self._bad[tier], self.together(tier), same)
 
     def together(self, tier: Ints) -> Floats:
         """How far arms of these tiers are good on the same requests, (A, A)."""

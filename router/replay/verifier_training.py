@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _T = len(TIERS)
 RIDGES = (1.0, 10.0, 100.0, 1000.0)  # rows' worth of belief that an answer tells nothing
 LEAST_ROWS = 20  # of fewer an answer's model stays with what was thought before
+AGREE = 0.5  # of -1 to 1: from here two answers count as the same in looks ahead
 _NEWTON_STEPS = 50
 _FOLDS = 3
 _SHAPE = len(TIERS)  # where the answer's shape begins among the inputs
@@ -74,6 +75,7 @@ def train_verifier(
     first = {last: _after(arrays, quality, answers, (), last) for last in columns}
     arrays["good"], arrays["bad"] = _signals(quality, first, score, answers, columns)
     arrays["together"] = _together(quality, score, columns)
+    arrays["same"] = _same(score, answers, columns)
     # Later answers: after one other first, then, with what that taught, after two others too.
     paths: dict[tuple[int, ...], Floats] = {(a,): first[a] for a in columns}
     for _ in range(2):
@@ -123,6 +125,7 @@ def _after(
     last: int,
 ) -> Floats:
     neutral = {"good": np.ones((_T, 2)), "bad": np.ones((_T, 2)), "together": np.zeros((_T, _T))}
+    neutral["same"] = np.ones((_T, _T, 3))
     verifier = as_verifier({**neutral, **arrays})
     return verifier.posterior(quality, answers.shape[:, last], path, last, answers.alike)
 
@@ -292,4 +295,20 @@ def _together(quality: Floats, score: Floats, columns: Sequence[int]) -> Floats:
             most = np.minimum(mine, its) - independent
             more = (score[known, one] * score[known, other] - independent).sum()
             found[one, other] = np.clip(more / max(float(most.sum()), 1e-9), 0, 1)
+    return found
+
+
+def _same(score: Floats, answers: Answers, columns: Sequence[int]) -> Floats:
+    """How often two tiers' answers agree where neither is good, one is, or both are. One query's
+    worth of belief that this is all the same; so it is where a pair was never compared."""
+    found = np.ones((_T, _T, 3))
+    for one, other in permutations(columns, 2):
+        read = (answers.order[:, one] >= 0) & (answers.order[:, other] >= 0)
+        known = read & np.isfinite(score[:, one]) & np.isfinite(score[:, other])
+        if not known.any():
+            continue
+        mine, its = score[known, one], score[known, other]
+        agree = answers.alike[known, one, other] > AGREE
+        states = np.stack([(1 - mine) * (1 - its), mine + its - 2 * mine * its, mine * its])
+        found[one, other] = (states @ agree + agree.mean()) / (states.sum(axis=1) + 1)
     return found

@@ -200,9 +200,7 @@ class _Cascade:
         """What looking tells this policy before a call, of its arms in the batch.
 
         Raises `ReplayError` where the log's gate was another one."""
-        found = self.gates.signals(*of)
-        kept = self.kept
-        return Signals(found.good[kept], found.bad[kept], found.together[np.ix_(kept, kept)])
+        return self.gates.signals(*of).of(self.kept)
 
 
 def _asked_then(request: Any, response: Any) -> None:
