@@ -126,10 +126,9 @@ class Ways:
     def after(self, path: tuple[int, ...]) -> Any:
         """(N, 4) after the answers of these tiers, in this order."""
         if path not in self._known:
-            *before, last = path
-            answers = self._people.answers
-            self._known[path] = self.judge.posterior(
-                self.after(tuple(before)), answers.shape[:, last], before, last, answers.alike
+            people = self._people
+            self._known[path] = self.judge.after(
+                people.quality, self.after(path[:-1]), people.answers, path
             )
         return self._known[path]
 

@@ -189,6 +189,8 @@ def train(
         np.concatenate([part.answers.shape for part in parts]),
         np.concatenate([part.answers.alike for part in parts]),
         np.concatenate([part.answers.order for part in parts]),
+        np.concatenate([part.answers.comparable for part in parts]),
+        np.concatenate([part.answers.named for part in parts]),
     )
     score = np.concatenate([part.outcomes.score for part in parts])
     columns = list(range(len(TIERS)))
@@ -253,7 +255,7 @@ def first_words(
     """P(good) of each tier's own answer once it, as the first, was read: (N, 4)."""
     found = np.full_like(quality, np.nan)
     for tier in columns:
-        after = each.posterior(quality, answers.shape[:, tier], (), tier, answers.alike)
+        after = each.after(quality, quality, answers, (tier,))
         found[:, tier] = after[:, tier]
     return found
 

@@ -18,10 +18,12 @@ from router.dispatch.logprobs import logprob_arguments, without_logprobs
 from router.errors import AtCapacity, BudgetExceeded, ConfigurationError, ProviderError, RouterError
 from router.gates import structural
 from router.gates.answer import Answer, answers_of
-from router.gates.gate import Gate, GateCheck, Verdict, keeps_tool_calls
+from router.gates.consensus import evidence_of
+from router.gates.gate import Gate, GateCheck, Heard, Verdict, keeps_tool_calls
 from router.looks import LookRecord
 from router.plan import Plan
 from router.routing import Step, attach, routing_of
+from router.votes import comparable
 from router.votes.signals import with_bests, with_votes
 
 if TYPE_CHECKING:
@@ -79,7 +81,8 @@ class Cascades:
         """A chain that begins with this plan; it is recorded where something is left to chance."""
         record = None
         if self._policy.explore is not None:
-            record = LookRecord(self.stamp, structural.is_checked(plan.request.params))
+            checked = structural.is_checked(plan.request.params)
+            record = LookRecord(self.stamp, checked, _compares(plan))
         return Chain(self.gate, plan, attempts, record)
 
     def buffers(self, request: Request) -> bool:
@@ -98,7 +101,9 @@ class Cascades:
             return without(plan, plan.ladder.bests)
         signals = self.signals(structural.is_checked(request.params), plan.ladder)
         plan, signals = with_bests(plan, signals)
-        return replace(plan, look=Look(signals, self.asked.max_steps))
+        # A verifier has learnt how often answers agree, whatever is asked for.
+        compared = np.array([self.gate.learned or comparable(None, request, plan.shape)])
+        return replace(plan, look=Look(signals, self.asked.max_steps, comparable=compared))
 
     @cached_property
     def _told(self) -> tuple[bool, ...]:
@@ -118,12 +123,19 @@ def without(plan: Plan, arms: Iterable[int]) -> Plan:
     return replace(plan, options=replace(plan.options, barred=barred))
 
 
+def _compares(plan: Plan) -> bool:
+    """Whether looks ahead count on comparing answers."""
+    look = plan.look
+    return look is not None and look.comparable is not None and bool(look.comparable[0])
+
+
 @dataclass(slots=True)
 class _Answered:
     number: int  # of its attempt
     decision: Decision
     response: Any
     answers: tuple[Answer, ...]
+    evidence: tuple[float, float] = (1.0, 1.0)  # as in `Heard`
     why: str = ""
 
 
@@ -139,6 +151,7 @@ class Chain:
     ):
         self._gate, self._attempts, self.plan = gate, attempts, plan
         self._record, self._recorded = record, True
+        self._predicted = plan.options.quality[0]
         self._answered: dict[int, _Answered] = {}
         self._last = -1
         self._final = False
@@ -156,7 +169,8 @@ class Chain:
         number = self._attempts.count if routing is None else routing.attempts
         self._answered[index] = _Answered(number, decision, response, answers)
         self._last, self._recorded = index, False
-        quality = self._counted(index, self.plan.options.quality[0])
+        before = self.plan.options.quality[0]
+        quality = self._counted(index, before)
         said = {arm: each.answers for arm, each in self._answered.items()}
         try:
             verdict = self._judged(index) or self._gate.look(
@@ -167,8 +181,23 @@ class Chain:
             _log.exception("an answer of request %s could not be judged", request.request_id)
             verdict, self._final = Verdict(quality, "not judged"), True
         votes = [self._attempts.vote.words] if decision.arm.samples > 1 else []
-        self._answered[index].why = "; ".join([*votes, verdict.why])
-        self._know(verdict.quality)
+        found, alike = verdict.quality, ""
+        if not self._gate.learned and not self._final:
+            evidence = evidence_of(float(before[index]), float(found[index]))
+            self._answered[index].evidence = evidence
+            found, alike = self._weighed()
+        self._answered[index].why = "; ".join([*votes, verdict.why, *([alike] if alike else [])])
+        self._know(found)
+
+    def _weighed(self) -> tuple[Floats, str]:
+        """P(good) of every arm by all answers together, and which say the same as the latest."""
+        heard = {arm: Heard(each.answers, each.evidence) for arm, each in self._answered.items()}
+        request, tier = self.plan.request, self.plan.ladder.tier
+        found, alike = self._gate.weigh(
+            *(self._predicted, heard, request.params, tier), comparable=_compares(self.plan)
+        )
+        names = [self._answered[arm].decision.arm.tier for arm in alike]
+        return found, f"says the same as {', '.join(names)}" if names else ""
 
     def _counted(self, index: int, quality: Floats) -> Floats:
         """P(good) of every arm once a vote was counted, before its answer is read."""

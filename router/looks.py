@@ -19,10 +19,12 @@ STOP = -1
 
 @dataclass(slots=True)
 class LookRecord:
-    """The looks of one request. `gate`: what judged; `checked`: whether a form was asked for."""
+    """The looks of one request. `gate`: what judged; `checked`: whether a form was asked for;
+    `compared`: whether looks ahead counted on comparing answers."""
 
     gate: str
     checked: bool
+    compared: bool
     _looks: list[dict[str, Any]] = field(default_factory=list)
 
     def add(
@@ -44,4 +46,5 @@ class LookRecord:
     @property
     def text(self) -> str:
         """The record as JSON."""
-        return to_json({"gate": self.gate, "checked": self.checked, "looks": self._looks})
+        facts = {"gate": self.gate, "checked": self.checked, "compared": self.compared}
+        return to_json({**facts, "looks": self._looks})

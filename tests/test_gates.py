@@ -250,3 +250,31 @@ def test_a_hard_fault_counts_before_a_verifiers_word() -> None:
     assert found.why == "invalid_json"
     assert found.quality[0] < 0.1
     assert found.quality[1] < 0.9  # what one tier fails at is harder for the other too
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("B", "B"),
+        ("(B)", "B"),
+        ("B) Paris", "B"),
+        ("(B) Paris", "B"),
+        ("B. Paris", "B"),
+        ("B: Paris", "B"),
+        ("**B**", "B"),
+        ("B - Paris", "B"),
+        ("The answer is B", "B"),
+        ("The answer is B because it is so", "B"),
+        (r"\boxed{\text{B}}", "B"),
+        ("A dog", "adog"),
+        ("I think so.", "ithinkso"),
+        ("A's", "a's"),
+    ],
+)
+def test_a_letter_is_a_choice_only_where_it_stands_alone(text: str, found: str) -> None:
+    assert final_answer(text) == found
+
+
+def test_a_choice_is_the_same_however_it_is_set() -> None:
+    texts = ("B", "(B)", r"So it is \boxed{\text{B}}.", "**Answer:** B", "The answer is (B).")
+    assert {likeness(one, other) for one in texts for other in texts} == {1.0}

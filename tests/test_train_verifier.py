@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,9 @@ def test_a_verifier_knows_how_often_two_tiers_answers_agree_when_good_and_when_b
     for rows in (both, neither[: len(neither) // 4]):
         alike[rows, 1, 3] = alike[rows, 3, 1] = 1.0
     order = np.where(np.isnan(score), -1, 0)
-    answers = Answers(np.zeros((n, 4, len(SHAPE_NAMES))), alike, order)
+    answers = Answers(
+        np.zeros((n, 4, len(SHAPE_NAMES))), alike, order, np.zeros(n, bool), order >= 0
+    )
     quality = np.where(np.isnan(score), np.nan, 0.5)
     same = train_verifier(quality, score, answers, [1, 3])["same"]
     assert same[1, 3] == pytest.approx([0.25, 0.0, 1.0], abs=0.02)
@@ -161,7 +164,12 @@ def test_judging_by_form_is_what_the_gate_does_without_a_verifier() -> None:
     ):
         live = Gate().look(request, None, {1: (answer,)}, 1, quality, tier).quality
         shape = read(answer, faults({}, answer)).shape[None]
-        replayed = ByForm().posterior(quality[None], shape, (), 1, np.zeros((1, 4, 4)))[0]
+        one = np.zeros((1, 4, shape.shape[1]))
+        one[:, 1] = shape
+        answers = Answers(
+            one, np.zeros((1, 4, 4)), np.zeros((1, 4)), np.ones(1, bool), np.ones((1, 4))
+        )
+        replayed = ByForm().after(quality[None], quality[None], answers, (1,))[0]
         np.testing.assert_allclose(replayed, live, atol=1e-9)
 
 
@@ -346,7 +354,7 @@ def test_a_chain_of_a_log_is_read_in_the_order_of_its_calls(tmp_path: Path) -> N
     )
     order = np.full((60, 4), -1)
     order[:30, 0], order[30:, 0], order[30:, 2] = 0, 1, 0
-    chains = type(free)(free.shape, free.alike, order, free=False)
+    chains = replace(free, order=order, free=False)
     quality = np.tile([0.5, 0.6, 0.7, 0.9], (60, 1))
     found = along(verifier, quality, chains)
     first = verifier.posterior(quality, free.shape[:, 0], (), 0, free.alike)

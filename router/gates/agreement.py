@@ -10,9 +10,15 @@ import json
 import math
 import re
 from collections import Counter
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-_LONGEST_SHORT = 60  # characters of an answer that is all final answer
+from router.gates.schemas import parse_json
+
+if TYPE_CHECKING:
+    from router.gates.answer import Answer
+
+SHORT = 60  # characters; below it an answer may be all final answer
 _READ = 20_000  # characters at each end
 _GRAM = 4  # letters
 NEARLY = 0.5  # likeness of answers that differ in case, spacing or punctuation alone
@@ -28,6 +34,9 @@ _KEY = re.compile(r'"answer"\s*:\s*')
 _DECODER = json.JSONDecoder(strict=False)
 _MARKED = re.compile(r"^####\s*(.+)$", re.M)
 _LETTER = re.compile(r"^\(?([A-J])\)?(?![A-Za-z0-9'’])")
+# Standing alone or set off: "A dog" and "I think so" name no choice.
+_CHOICE = re.compile(r"^(?:\(?([A-J])\)|([A-J])(?=[.:,;*_`'\"$}\]](?![A-Za-z])|\s*$|\s*[-–—]))")
+_STYLE = re.compile(r"\\(?:text|mathrm|mathbf)\s*\{([^}]*)\}")
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?")
 _EDGES = " \t\n.,;:!?*_`'\"$()[]{}\\"
 
@@ -51,8 +60,26 @@ def final_answer(text: str) -> str | None:
 
 def final_of(text: str) -> Final | None:
     """`final_answer`, folded and exact."""
-    found = _found(text if len(text) <= 2 * _READ else text[:_READ] + text[-_READ:])
+    found = _found(_both_ends(text))
     return None if found is None else found[0]
+
+
+def said(answer: Answer, params: Mapping[str, Any], *, comparable: bool = True) -> str | None:
+    """What an answer says, in a form that equal answers share; None where it names no answer.
+
+    `comparable`: whether the request asks for an answer that can be compared. Of other requests'
+    answers only what is marked as the final one counts: two good letters, or two JSON objects of
+    free text, need not say the same.
+    """
+    if not comparable:
+        marked = None if params.get("response_format") else _marked(_both_ends(answer.text))
+        return None if marked is None else marked[0].folded
+    if params.get("response_format"):
+        try:
+            return json.dumps(parse_json(answer.text), sort_keys=True)
+        except ValueError:
+            return None
+    return final_answer(answer.text)
 
 
 def final_span(text: str) -> tuple[int, int] | None:
@@ -62,8 +89,12 @@ def final_span(text: str) -> tuple[int, int] | None:
     return None if found is None else found[1:]
 
 
-def _found(text: str) -> tuple[Final, int, int] | None:
-    """The final answer, and where it stands."""
+def _both_ends(text: str) -> str:
+    return text if len(text) <= 2 * _READ else text[:_READ] + text[-_READ:]
+
+
+def _marked(text: str) -> tuple[Final, int, int] | None:
+    """The final answer of a text that marks one as such, and where it stands."""
     boxed = _last(_BOXED, text)
     if boxed is not None:
         return _final(boxed[1]), *boxed.span(1)
@@ -73,12 +104,20 @@ def _found(text: str) -> tuple[Final, int, int] | None:
     marked = _last(_MARKED, text)
     if marked is not None:
         return _final(marked[1]), *marked.span(1)
+    return None
+
+
+def _found(text: str) -> tuple[Final, int, int] | None:
+    """The final answer, and where it stands."""
+    marked = _marked(text)
+    if marked is not None:
+        return marked
     said = [found for found in _SAID.finditer(text) if found[1].strip(_EDGES)]
     if said:
         answer, start, end = _short(said[-1][1])
         return Final(answer, answer), said[-1].start(1) + start, said[-1].start(1) + end
     stripped = text.strip()
-    if not 0 < len(stripped) <= _LONGEST_SHORT:
+    if not 0 < len(stripped) < SHORT:
         return None
     start = len(text) - len(text.lstrip())
     return _final(stripped), start, start + len(stripped)
@@ -95,7 +134,7 @@ def _final(said: str) -> Final:
     folded = normal(said)
     if _LETTER.fullmatch(folded) or _NUMBER.fullmatch(folded):
         # A letter or a number is the same however it is set; a letter before a word is none.
-        plain = said.strip(_EDGES)
+        plain = _STYLE.sub(r"\1", said).strip(_EDGES)
         whole = len(plain) <= 1 or _NUMBER.fullmatch(folded) is not None
         return Final(folded, folded if whole and not _spaced(said) else said)
     quote = said[:1]
@@ -110,15 +149,15 @@ def _spaced(said: str) -> bool:
 
 def normal(answer: str) -> str:
     """An answer as it is compared: a choice's letter, a number's value, else folded words."""
-    plain = answer.strip().strip(_EDGES)
-    letter = _LETTER.match(answer.strip().lstrip("$*`\"'{[ ")) or _LETTER.match(plain)
+    bare = _STYLE.sub(r"\1", answer).strip()
+    plain = bare.strip(_EDGES)
+    letter = _CHOICE.match(bare.lstrip("$*`\"'{[ ")) or _CHOICE.match(plain)
     if letter:
-        return letter[1].upper()
+        return letter[1] or letter[2]
     number = _NUMBER.fullmatch(plain.removeprefix("$").removesuffix("%").strip())
     if number:
         return f"{float(number[0].replace(',', '')):.10g}"
-    words = re.sub(r"\\(?:text|mathrm|mathbf)\s*\{([^}]*)\}|[\s\\$]+", r"\1", plain)
-    return words.casefold()[:200]
+    return re.sub(r"[\s\\$]+", "", plain).casefold()[:200]
 
 
 def likeness(one: str, other: str) -> float:

@@ -12,7 +12,9 @@ import numpy as np
 from router.decide.cascade import Signals, told
 from router.errors import ConfigurationError
 from router.gates import confidence, structural
+from router.gates.agreement import said
 from router.gates.answer import Answer
+from router.gates.consensus import SAME, coincidence, consensus
 from router.types import Request
 
 if TYPE_CHECKING:
@@ -32,6 +34,15 @@ SAME_MODEL = 0.67
 _CHECK_GOOD: tuple[float, ...] = (0.9, 0.1)
 _CHECK_BAD: tuple[float, ...] = (0.1, 0.9)
 _SURE = 0.999  # the most that a check's True may say: it saw one answer
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What one arm has answered, and how likely what that alone showed is of a bad answer and of a
+    good one (`evidence`)."""
+
+    answers: tuple[Answer, ...]
+    evidence: tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +80,11 @@ class Gate:
         name = "form" if self._verifier is None else f"verifier:{self._verifier.hash[:12]}"
         return name + (f"+checks:{','.join(sorted(self._checks))}" if self._checks else "")
 
+    @property
+    def learned(self) -> bool:
+        """Whether a verifier judges, which has learnt what agreement tells."""
+        return self._verifier is not None
+
     def signals(self, checked: bool, tier: Ints, told: Sequence[bool] = ()) -> Signals:
         """What looking at an answer tells, for arms of tiers `tier` (A,).
 
@@ -85,7 +101,43 @@ class Gate:
         if any(told) and not self._checks:
             good = _by_level(good, confidence.OF_GOOD, told)
             bad = _by_level(bad, confidence.OF_BAD, told)
-        return Signals(good, bad, self.together(tier))
+        # Of one model's answers nothing is said: it repeats its own mistakes.
+        same = np.where((tier[:, None] == tier[None, :])[..., None], 1.0, np.array(SAME))
+        return Signals(good, bad, self.together(tier), same)
+
+    def weigh(
+        self,
+        predicted: Floats,
+        heard: Mapping[int, Heard],
+        params: Mapping[str, Any],
+        tier: Ints,
+        *,
+        comparable: bool,
+    ) -> tuple[Floats, list[int]]:
+        """Weigh all answers together, for a gate without a verifier.
+
+        Parameters: `predicted` (A,), before any answer; `heard`, by arm in the order of the calls;
+        `params`, the request's; `comparable`, whether it asks for an answer that can be compared.
+        Returns P(good) of every arm, and which arms that answered before say what the latest says.
+        """
+        arms = list(heard)
+        words: list[str | None] = []
+        for place, arm in enumerate(arms):
+            again = tier[arm] in tier[arms[:place]]  # a model repeats its own mistakes
+            word = said(heard[arm].answers[0], params, comparable=comparable)
+            words.append(None if again else word)
+        codes = [-1 if word is None else words.index(word) for word in words]
+        last = words[-1]
+        found = consensus(
+            predicted[None],
+            arms,
+            np.array([[heard[arm].evidence for arm in arms]]),
+            np.array([codes]),
+            np.array([coincidence(last or "")]),
+            self.together(tier),
+        )[0]
+        alike = [arm for arm, word in zip(arms[:-1], words, strict=False) if word == last]
+        return found, alike if last is not None else []
 
     def look(
         self,

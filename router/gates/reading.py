@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from router.gates.agreement import Final, final_of
+from router.gates.agreement import SHORT, Final, final_of
 from router.gates.answer import Answer
 from router.gates.structural import HARD
 
@@ -105,7 +105,7 @@ def read(answer: Answer, faults: Sequence[str] = ()) -> Read:
         math.log1p(len(_DECIMAL.findall(text))),
         math.log1p(text.count("≈") + text.count("approx")),
         math.log1p(text.count("\n\n")),
-        float(len(text) < 60),
+        float(len(text) < SHORT),
         len(set(words)) / max(len(words), 1),
         math.log1p(text.count("?")),
         float("code_does_not_parse" in faults),

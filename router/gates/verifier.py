@@ -23,6 +23,7 @@ from router.predict.model_file import ModelFile, load_model
 from router.types import TIERS
 
 if TYPE_CHECKING:
+    from router.replay.answers import Answers
     from router.types import Floats, Ints
 
 _T = len(TIERS)
@@ -121,6 +122,11 @@ class Verifier:
         self._intercept = a["intercept"].astype(np.float64)
         self.hash = model.hash
 
+    @property
+    def learned(self) -> bool:
+        """Whether it has learnt how often answers agree, whatever was asked for."""
+        return True
+
     def signals(self, tier: Ints) -> Signals:
         """What a look at an answer tells, for arms of these tiers: as at a first one, and whether
         it agrees with one before it."""
@@ -143,6 +149,14 @@ class Verifier:
             z = x @ self._weights[way, target] + self._intercept[way, target]
             found[:, target] = 1 / (1 + np.exp(-np.clip(z, -30, 30)))
         return np.where(np.isnan(quality), np.nan, found)
+
+    def after(
+        self, predicted: Floats, known: Floats, answers: Answers, path: Sequence[int], /
+    ) -> Floats:
+        """P(good) of every tier, (M, 4), after recorded answers of the tiers of `path`; `known`
+        before the latest. What was `predicted` before any is in that already."""
+        *before, last = path
+        return self.posterior(known, answers.shape[:, last], before, last, answers.alike)
 
     def judge(
         self,

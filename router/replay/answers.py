@@ -11,12 +11,14 @@ import numpy as np
 
 from router.errors import OutcomeFileError
 from router.gates import structural
+from router.gates.agreement import said as said_by
 from router.gates.answer import Answer
 from router.gates.confidence import confidence_of
 from router.gates.reading import SHAPE_NAMES, Read, read
 from router.gates.verifier import agreement
 from router.replay.outcomes import Outcomes
 from router.replay.rows import read_logprobs, read_responses
+from router.replay.voting import can_be_compared
 from router.types import TIERS
 
 if TYPE_CHECKING:
@@ -33,16 +35,23 @@ class Answers:
     (N, 4, 4), how far each two agree, -1 to 1.
 
     `order` (N, 4): where in its chain each answer came, from 0, -1 where there is none; all 0 of
-    recorded answers, of which any may be read first.
+    recorded answers, of which any may be read first. `comparable` (N,): whether the request asks
+    for an answer that can be compared; `named` (N, 4): whether each answer says something that can
+    (`router.gates.agreement.said`).
     """
 
     shape: Floats
     alike: Floats
     order: Ints
+    comparable: NDArray[np.bool_]
+    named: NDArray[np.bool_]
     free: bool = True  # whether answers may be read in any order
 
     def take(self, at: Ints) -> Answers:
-        return Answers(self.shape[at], self.alike[at], self.order[at], self.free)
+        return Answers(
+            *(self.shape[at], self.alike[at], self.order[at]),
+            *(self.comparable[at], self.named[at], self.free),
+        )
 
     def came(self, path: Sequence[int]) -> NDArray[np.bool_]:
         """Of which queries the answers of these tiers can be read one after another, (N,)."""
@@ -52,21 +61,27 @@ class Answers:
         return found
 
 
-def answers_like(given: Mapping[int, Mapping[int, Answer]], n: int, faults: Faults) -> Answers:
-    """Read answers: query → tier → answer, of N queries. `faults(query, answer)` names faults."""
+def answers_like(
+    given: Mapping[int, Mapping[int, Answer]], comparable: Sequence[bool], faults: Faults
+) -> Answers:
+    """Read answers: query → tier → answer, of N queries, of each of which `comparable` says whether
+    its answers can be compared. `faults(query, answer)` names faults."""
+    n = len(comparable)
     shape = np.zeros((n, len(TIERS), len(SHAPE_NAMES)))
     alike = np.zeros((n, len(TIERS), len(TIERS)))
-    order = np.full((n, len(TIERS)), -1)
+    order, named = np.full((n, len(TIERS)), -1), np.zeros((n, len(TIERS)), dtype=bool)
     for row, said in given.items():
         found: dict[int, Read] = {}
         for tier, answer in said.items():
             found[tier] = read(answer, faults(row, answer))
             shape[row, tier], order[row, tier] = found[tier].shape, 0
+            word = said_by(answer, _NOTHING_ASKED, comparable=comparable[row])
+            named[row, tier] = word is not None
         for one, mine in found.items():
             for other, its in found.items():
                 if one < other:
                     alike[row, one, other] = alike[row, other, one] = agreement(mine, its)
-    return Answers(shape, alike, order)
+    return Answers(shape, alike, order, np.array(comparable, dtype=bool), named)
 
 
 def read_answers(outcomes: Outcomes) -> Answers:
@@ -94,7 +109,9 @@ def read_answers(outcomes: Outcomes) -> Answers:
             confidence = confidence_of(sure[key], text or "") if key in sure else None
             given[row][column] = Answer(text or "", confidence=confidence)
     return answers_like(
-        given, len(outcomes), lambda row, answer: structural.faults(_NOTHING_ASKED, answer)
+        given,
+        [can_be_compared(None, each) for each in outcomes.messages],
+        lambda row, answer: structural.faults(_NOTHING_ASKED, answer),
     )
 
 

@@ -7,74 +7,106 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from router.decide.cascade import Signals, told
+from router.decide.cascade import Signals
 from router.gates import confidence, structural
+from router.gates.consensus import COINCIDE, COINCIDE_LETTER, SAME, consensus
 from router.gates.gate import TOGETHER
 from router.gates.reading import SHAPE_NAMES
 from router.types import TIERS
 
 if TYPE_CHECKING:
+    from router.replay.answers import Answers
     from router.types import Floats, Ints
 
 _AT = {name: at for at, name in enumerate(SHAPE_NAMES)}
 _SOFT = [_AT[name] for name in ("cut", "refusal", "bad_code")]
+_ONE_CHARACTER = float(np.log1p(1))
+_T = len(TIERS)
 
 
 class Judge(Protocol):
     """What chains of recorded answers are judged by: `router.gates.verifier.Verifier`, or form."""
 
+    @property
+    def learned(self) -> bool: ...
+
     def signals(self, tier: Ints, /) -> Signals: ...
 
-    def posterior(
-        self,
-        quality: Floats,
-        shape: Floats,
-        answered: Sequence[int],
-        last: int,
-        alike: Floats,
-        /,
-    ) -> Floats: ...
+    def after(
+        self, predicted: Floats, known: Floats, answers: Answers, path: Sequence[int], /
+    ) -> Floats:
+        """P(good) of every tier, (M, 4), after the answers of `path`, in that order.
+
+        Parameters: `predicted` (M, 4), before any answer; `known` (M, 4), before the latest; NaN
+        for tiers that are not there.
+        """
+        ...
 
 
 class ByForm:
-    """Judges by form alone, as `router.gates.gate.Gate` does without a verifier.
+    """Judges by form and agreement, as `router.gates.gate.Gate` does without a verifier.
 
     Recorded answers come without the arguments of their calls, so no schema or tool is checked.
     """
 
+    @property
+    def learned(self) -> bool:
+        """As `router.gates.gate.Gate.learned`."""
+        return False
+
     def signals(self, tier: Ints, /) -> Signals:
         """What a look at an answer tells, for arms of these tiers."""
-        rows = (len(tier), 1)
-        together = np.full((len(tier), len(tier)), TOGETHER)
-        return Signals(
-            np.tile(structural.OF_GOOD, rows), np.tile(structural.OF_BAD, rows), together
-        )
+        rows, size = (len(tier), 1), (len(tier), len(tier))
+        same = np.tile(SAME, (*size, 1))
+        same[np.eye(len(tier), dtype=bool)] = 1.0
+        good, bad = np.tile(structural.OF_GOOD, rows), np.tile(structural.OF_BAD, rows)
+        return Signals(good, bad, np.full(size, TOGETHER), same)
 
-    def posterior(
-        self, quality: Floats, shape: Floats, answered: Sequence[int], last: int, alike: Floats, /
+    def after(
+        self, predicted: Floats, known: Floats, answers: Answers, path: Sequence[int], /
     ) -> Floats:
-        """As `Verifier.posterior`; earlier answers and agreement tell nothing."""
-        good, bad = _chances(shape)
-        known = np.where(np.isnan(quality), 0.5, quality)
-        mine = np.clip(known[:, last], 1e-9, 1 - 1e-9)
-        known[:, last] = mine
-        of_good = mine * good
-        after = of_good / (of_good + (1 - mine) * bad)
-        together = np.full(len(TIERS), TOGETHER)
-        found = told(together, last, known, after[:, None])[:, 0]
-        return np.where(np.isnan(quality), np.nan, found)
+        """As in `Judge`; what was known before the latest is found anew."""
+        tiers = list(path)
+        of_bad, of_good = zip(*(_chances(answers.shape[:, tier]) for tier in tiers), strict=True)
+        evidence = np.stack([np.stack(of_bad, axis=1), np.stack(of_good, axis=1)], axis=2)
+        there = np.where(np.isnan(predicted), 0.5, predicted)
+        found = consensus(
+            *(there, tiers, evidence, _said(answers, tiers)),
+            *(_coincide(answers.shape[:, tiers[-1]]), np.full((_T, _T), TOGETHER)),
+        )
+        return np.where(np.isnan(predicted), np.nan, found)
+
+
+def _said(answers: Answers, tiers: Sequence[int]) -> Ints:
+    """Which of these answers say the same, as `consensus` takes it, (M, k)."""
+    final = answers.named
+    found = np.full((len(final), len(tiers)), -1)
+    for at, tier in enumerate(tiers):
+        found[:, at] = np.where(final[:, tier], at, -1)
+        for before in reversed(range(at)):
+            other = tiers[before]
+            # Half alike, 0 of -1 to 1, are final answers that differ in case or spacing alone.
+            same = final[:, tier] & final[:, other] & (answers.alike[:, tier, other] >= 0)
+            found[:, at] = np.where(same, found[:, before], found[:, at])
+    return found
+
+
+def _coincide(shape: Floats) -> Floats:
+    """The chance that another bad answer says what one of this shape says, (M,)."""
+    one = np.abs(shape[:, _AT["log_final"]] - _ONE_CHARACTER) < 1e-6
+    return np.where(one & (shape[:, _AT["numeric"]] == 0), COINCIDE_LETTER, COINCIDE)
 
 
 def _chances(shape: Floats) -> tuple[Floats, Floats]:
-    """Chances (M,) of answers of such a form from good and from bad ones."""
+    """Chances (M,) of answers of such a form from bad and from good ones."""
     hard = shape[:, _AT["hard_fault"]] > 0
     form = np.where(hard, 2, np.where((shape[:, _SOFT] > 0).any(axis=1), 1, 0))
     good, bad = np.array(structural.OF_GOOD)[form], np.array(structural.OF_BAD)[form]
     level = _level(shape)
     weighed = (form == 0) & (shape[:, _AT["logprobs"]] > 0)
     return (
-        np.where(weighed, good * np.array(confidence.OF_GOOD)[level], good),
         np.where(weighed, bad * np.array(confidence.OF_BAD)[level], bad),
+        np.where(weighed, good * np.array(confidence.OF_GOOD)[level], good),
     )
 
 

@@ -75,10 +75,7 @@ def call_chains(
 
     def after(path: tuple[int, ...]) -> Floats:
         if path not in known:
-            *before, last = path
-            known[path] = judge.posterior(
-                after(tuple(before)), answers.shape[:, last], before, last, answers.alike
-            )
+            known[path] = judge.after(quality, after(path[:-1]), answers, path)
         return known[path]
 
     for point, weight in enumerate(weights.tolist()):
@@ -96,7 +93,8 @@ def call_chains(
                 rung=tier,
                 baseline=columns[-1],
             )
-            look = Look(signals, max_steps - step, called[active])
+            compared = answers.comparable[active] | judge.learned
+            look = Look(signals, max_steps - step, called[active], compared)
             room = np.array([UNLIMITED])
             choices = choose(options, objective, room, priced=False, look=look)
             if step:

@@ -165,7 +165,7 @@ class _Both(Cascading):
         judges: dict[str, Judge] = {"learned": verifier, "structural": form}
         for name, judge in judges.items():
             for tier in columns:
-                after = judge.posterior(quality, mine.shape[:, tier], (), tier, mine.alike)
+                after = judge.after(quality, quality, mine, (tier,))
                 self.said[name][at, tier] = after[:, tier]
 
     def sweeps(self, alone: Sweep) -> dict[str, Sweep]:

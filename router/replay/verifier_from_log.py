@@ -11,7 +11,7 @@ they say of the labelled answers alone.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,6 +29,7 @@ from router.replay.from_log import asked, logged_quality
 from router.replay.gain_area import interval
 from router.replay.train_verifier import DRAWS, Lead, TrainedVerifier, aucs
 from router.replay.verifier_training import as_verifier, choose_ridge, train_verifier
+from router.replay.voting import can_be_compared
 from router.types import TIERS
 
 if TYPE_CHECKING:
@@ -105,10 +106,8 @@ def along(judge: Judge, quality: Floats, answers: Answers) -> Floats:
         ways.setdefault(tuple(tier for _, tier in came), []).append(row)
     for path, rows in ways.items():
         mine = answers.take(np.array(rows))
-        for done, last in enumerate(path):
-            found[rows] = judge.posterior(
-                found[rows], mine.shape[:, last], path[:done], last, mine.alike
-            )
+        for done in range(1, len(path) + 1):
+            found[rows] = judge.after(quality[rows], found[rows], mine, path[:done])
     return found
 
 
@@ -150,12 +149,14 @@ def _kept(log: Log, labelled: Mapping[str, LoggedRequest]) -> list[_Chain]:
 
 def _read(chains: Sequence[_Chain]) -> Answers:
     given = {row: chain.answers for row, chain in enumerate(chains)}
-    read = answers_like(given, len(chains), lambda row, answer: structural.faults({}, answer))
+    texts = [asked(chain.row) or "" for chain in chains]
+    comparable = [can_be_compared(None, ({"role": "user", "content": text},)) for text in texts]
+    read = answers_like(given, comparable, lambda row, answer: structural.faults({}, answer))
     order = np.full_like(read.order, -1)
     for row, chain in enumerate(chains):
         for step, tier in enumerate(chain.answers):
             order[row, tier] = step
-    return Answers(read.shape, read.alike, order, free=False)
+    return replace(read, order=order, free=False)
 
 
 def _lead(said: dict[str, Floats], score: Floats, drawn: NDArray[np.float32]) -> Lead:

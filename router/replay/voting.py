@@ -114,7 +114,7 @@ def _hold(
     too_few = incomparable = short = 0
     before, after = [], []
     for q, (messages, rows) in held.items():
-        if not _can_be_compared(vote, messages):
+        if not can_be_compared(vote, messages):
             incomparable += 1
             continue
         if len(rows) < LEAST_SAMPLES:
@@ -156,7 +156,8 @@ def _count(texts: Sequence[str | None], rule: VoteRule, quality: float) -> tuple
     return taken, tally.leader, not tally.wanted
 
 
-def _can_be_compared(vote: Vote, messages: Messages) -> bool:
+def can_be_compared(vote: Vote | None, messages: Messages) -> bool:
+    """`router.votes.comparable`, of a recorded prompt."""
     request = Request("", list(messages), _NOTHING_ASKED, now=0.0)
     return comparable(vote, request, shape_of(request.messages, request.params))
 

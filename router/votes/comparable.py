@@ -1,20 +1,16 @@
-"""Which requests have answers that can be compared, and what makes two answers the same."""
+"""Which requests have answers that can be compared."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from router.decide.vote import VoteRule
-from router.gates.agreement import final_answer
-from router.gates.schemas import parse_json
 from router.policy.rules import holds
 from router.types import Request, Shape
 
 if TYPE_CHECKING:
-    from router.gates.answer import Answer
     from router.policy.vote import Vote
 
 _READ = 4000  # characters at the end of the last user turn
@@ -52,16 +48,6 @@ def comparable(vote: Vote | None, request: Request, shape: Shape) -> bool:
         return _closed(schema)
     text = shape.last_user_text[-_READ:]
     return len(set(_CHOICE.findall(text))) >= 3 or _ASKS.search(text) is not None
-
-
-def said(answer: Answer, params: Mapping[str, Any]) -> str | None:
-    """What a sample says, in a form that equal answers share; None where it names no answer."""
-    if params.get("response_format"):
-        try:
-            return json.dumps(parse_json(answer.text), sort_keys=True)
-        except ValueError:
-            return None
-    return final_answer(answer.text)
 
 
 def _schema(asked: Any) -> Mapping[str, Any] | None:

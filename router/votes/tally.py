@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from router.votes.comparable import said
+from router.gates.agreement import said
 
 if TYPE_CHECKING:
     from router.decide.vote import VoteRule

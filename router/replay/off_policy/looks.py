@@ -30,8 +30,8 @@ class Looks:
     call of each arm and, last, of stopping; `chosen` (N, S): the arm called next, or `STOP`;
     `final` (N, S): whether no policy could have gone on; `cost` nano-USD and `latency` seconds
     (N, S) of what was called next, NaN where not known; `handed` (N,): whose answer was handed out;
-    `checked` (N,): whether the form of its answers was asked for; `gate`: codes, and the gates that
-    judged.
+    `checked` (N,): whether the form of its answers was asked for; `compared` (N,): whether looks
+    ahead counted on comparing answers; `gate`: codes, and the gates that judged.
     """
 
     answered: Ints
@@ -43,6 +43,7 @@ class Looks:
     latency: Floats
     handed: Ints
     checked: NDArray[np.bool_]
+    compared: NDArray[np.bool_]
     gate: tuple[Ints, list[str]]
 
     @property
@@ -114,6 +115,7 @@ def nothing(rows: int, arms: int, steps: int) -> Looks:
         latency=np.zeros(shape),
         handed=np.full(rows, -1, dtype=np.int64),
         checked=np.zeros(rows, dtype=bool),
+        compared=np.zeros(rows, dtype=bool),
         gate=(np.zeros(rows, dtype=np.int64), [""]),
     )
 
@@ -139,7 +141,7 @@ def row_of(
     Parameters: `kept`, what the log has of its looks; `accepted`, the arm of the accepted answer.
     """
     if kept is None or accepted not in names:
-        return {"looks": None, "handed": None, "checked": None, "gate": None}
+        return dict.fromkeys(("looks", "handed", "checked", "compared", "gate"))
     looks = []
     for at, look in enumerate(kept["looks"]):
         # What was called next is the step after this one, its repeats and fallbacks with it.
@@ -156,6 +158,7 @@ def row_of(
         "looks": looks,
         "handed": names.index(accepted),
         "checked": kept["checked"],
+        "compared": kept["compared"],
         "gate": kept["gate"],
     }
 
@@ -176,6 +179,7 @@ def columns(pa: Any) -> list[tuple[str, Any]]:
         ("looks", pa.list_(pa.struct(look))),
         ("handed", pa.int16()),  # the arm whose answer was handed out
         ("checked", pa.bool_()),
+        ("compared", pa.bool_()),
         ("gate", pa.dictionary(pa.int32(), pa.string())),
     ]
 
@@ -214,5 +218,6 @@ def read(table: pa.Table, arms: int, gate: tuple[Ints, list[str]], where: str) -
     if not ((handed[counts > 0] >= 0) & (handed[counts > 0] < arms)).all():
         raise LogFileError(where, f"`handed` names none of its {arms} arms in some row")
     found.handed[:] = handed
-    found.checked[:] = table["checked"].fill_null(False).to_numpy(zero_copy_only=False)
+    for name in ("checked", "compared"):
+        getattr(found, name)[:] = table[name].fill_null(False).to_numpy(zero_copy_only=False)
     return Looks(**{**{f.name: getattr(found, f.name) for f in fields(Looks)}, "gate": gate})

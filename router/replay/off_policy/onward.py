@@ -118,7 +118,7 @@ class _Cascade:
         room = np.array([UNLIMITED])
         for checked, at in self._groups(np.arange(n)):
             for look, mine in (
-                (Look(self._signals(checked), steps), at[looked_at[at]]),
+                (self._look(checked, at[looked_at[at]], steps), at[looked_at[at]]),
                 (None, at[~looked_at[at]]),
             ):
                 if len(mine):
@@ -141,7 +141,7 @@ class _Cascade:
         if self.objective.max_cost_per_request is not None:
             room = np.maximum(self.objective.max_cost_per_request - spent, 0).astype(np.int64)
         for checked, mine in self._groups(at, of=np.arange(len(at))):
-            look = Look(self._signals(checked), left, called[mine])
+            look = replace(self._look(checked, at[mine], left), called=called[mine])
             part = _of(options, mine)
             arm, hoped[mine], later[mine], choices = self._best(part, room[mine], look)
             goes = goes_on(arm, choices.utility, part.quality, called[mine])
@@ -195,6 +195,10 @@ class _Cascade:
                 if here.any():
                     found.append(((checked, names[code]), mine[here]))
         return found
+
+    def _look(self, of: tuple[bool, str], at: Ints, steps: int) -> Look:
+        """How the requests `at` are looked at, so many calls before the end."""
+        return Look(self._signals(of), steps, comparable=self.looks.compared[at])
 
     def _signals(self, of: tuple[bool, str]) -> Signals:
         """What looking tells this policy before a call, of its arms in the batch.

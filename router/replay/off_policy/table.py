@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 REPLAY_EXTRA = "pip install 'tiered-router[replay]'"
 VERSION = 1  # of the table's columns
 # Columns that logs of earlier releases do not have.
-LATER = frozenset({"label_rate", "stream", "looks", "handed", "checked", "gate"})
+LATER = frozenset({"label_rate", "stream", "looks", "handed", "checked", "compared", "gate"})
 # What an arm lacks whatever the policy; every other bar is the business of the policy that decides.
 _LACKS = {
     BAR_TEXT[bar]: bar
