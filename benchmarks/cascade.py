@@ -6,7 +6,8 @@
 Writes benchmarks/results/cascade.json: for each source and each number of steps the cost at shares
 of always-frontier's quality, beside that of single calls and of the naive cascade that escalates
 whatever two cheap tiers disagree on; and the most calls once more with the folds dealt by other
-seeds (`--again`), since a figure moves by as much as that. `--cache` keeps trained predictors
+seeds (`--again`), since a figure moves by as much as that; and the chains of a gate that has learnt
+nothing, by form and agreement. `--cache` keeps trained predictors
 between runs; `--save` trains one verifier on all answers of the (only) source named and keeps it.
 """
 
@@ -27,6 +28,7 @@ from router.gates.verifier import NAMES
 from router.predict.examples import Examples
 from router.predict.model_file import ModelFile, load_model, save_model
 from router.predict.training import fit
+from router.replay.by_form import ByForm
 from router.replay.cascading import Cascading, outer_predictions
 from router.replay.costs import estimate_input
 from router.replay.evaluate import evaluate
@@ -77,6 +79,18 @@ def main() -> None:
             shown = {n: rounded(f["cost_pct_at_quality"]) for n, f in found.items()}
             print(source, steps, json.dumps(shown, indent=1), flush=True)
             print(f"{time.perf_counter() - started:.0f} s", flush=True)
+        report = evaluate(
+            outcomes,
+            seed=options.seed,
+            sweep=options.sweep,
+            learner=learner,
+            max_steps=max(options.steps),
+            verifier=ByForm(),
+            draws=options.draws,
+        ).report
+        found["by_form"] = figures(report)
+        shown = rounded(found["by_form"]["cost_pct_at_quality"])
+        print(source, "with nothing trained but predictions", json.dumps(shown), flush=True)
         again = {}
         for seed in options.again:
             report = evaluate(

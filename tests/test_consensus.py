@@ -106,9 +106,18 @@ def test_many_different_answers_leave_little_of_any() -> None:
     assert found[3] < 0.5  # a question that three fail is a hard one
 
 
-TEXTS = ("The answer is 16.", "The answer is 12.", "It is\n#### 16", "The answer is (B).",
-         '{"answer": 12}', "Answer: B", "The answer is (C).", "I cannot help with that.",
-         "", "All in all, it depends on what is meant by it, and nobody here has said that in so many words.")  # fmt: skip
+TEXTS = (
+    "The answer is 16.",
+    "The answer is 12.",
+    "It is\n#### 16",
+    "The answer is (B).",
+    '{"answer": 12}',
+    "Answer: B",
+    "The answer is (C).",
+    "I cannot help with that.",
+    "",
+    "All in all, it depends on what is meant, and nobody has said that here in one word.",
+)
 
 
 SURE = st.sampled_from([None, Confidence(-0.1, -0.2, 4.0), Confidence(-0.1, -0.2, 0.1)])

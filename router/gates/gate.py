@@ -127,17 +127,18 @@ class Gate:
             word = said(heard[arm].answers[0], params, comparable=comparable)
             words.append(None if again else word)
         codes = [-1 if word is None else words.index(word) for word in words]
-        last = words[-1]
+        named = [word for word in words if word is not None]
         found = consensus(
             predicted[None],
             arms,
             np.array([[heard[arm].evidence for arm in arms]]),
             np.array([codes]),
-            np.array([coincidence(last or "")]),
+            np.array([coincidence(named[-1]) if named else 0.0]),
             self.together(tier),
         )[0]
-        alike = [arm for arm, word in zip(arms[:-1], words, strict=False) if word == last]
-        return found, alike if last is not None else []
+        *before, last = words
+        said_by = [] if last is None else zip(arms, before, strict=False)
+        return found, [arm for arm, word in said_by if word == last]
 
     def look(
         self,

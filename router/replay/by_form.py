@@ -72,7 +72,7 @@ class ByForm:
         there = np.where(np.isnan(predicted), 0.5, predicted)
         found = consensus(
             *(there, tiers, evidence, _said(answers, tiers)),
-            *(_coincide(answers.shape[:, tiers[-1]]), np.full((_T, _T), TOGETHER)),
+            *(_coincide(answers, tiers), np.full((_T, _T), TOGETHER)),
         )
         return np.where(np.isnan(predicted), np.nan, found)
 
@@ -91,10 +91,16 @@ def _said(answers: Answers, tiers: Sequence[int]) -> Ints:
     return found
 
 
-def _coincide(shape: Floats) -> Floats:
-    """The chance that another bad answer says what one of this shape says, (M,)."""
-    one = np.abs(shape[:, _AT["log_final"]] - _ONE_CHARACTER) < 1e-6
-    return np.where(one & (shape[:, _AT["numeric"]] == 0), COINCIDE_LETTER, COINCIDE)
+def _coincide(answers: Answers, tiers: Sequence[int]) -> Floats:
+    """The chance that another bad answer says what the latest of these says, (M,)."""
+    found = np.zeros(len(answers.shape))
+    for tier in tiers:
+        shape = answers.shape[:, tier]
+        one = np.abs(shape[:, _AT["log_final"]] - _ONE_CHARACTER) < 1e-6
+        letter = one & (shape[:, _AT["numeric"]] == 0)
+        mine = np.where(letter, COINCIDE_LETTER, COINCIDE)
+        found = np.where(answers.named[:, tier], mine, found)
+    return found
 
 
 def _chances(shape: Floats) -> tuple[Floats, Floats]:

@@ -15,7 +15,7 @@ from router.replay.verifier_training import as_verifier, choose_ridge, train_ver
 from router.types import TIERS
 
 if TYPE_CHECKING:
-    from router.gates.verifier import Verifier
+    from router.replay.by_form import Judge
     from router.replay.outcomes import Outcomes
     from router.types import Floats, Ints
 
@@ -33,14 +33,14 @@ class Cascading:
     """
 
     def __init__(
-        self, outcomes: Outcomes, points: int, max_steps: int, verifier: Verifier | None = None
+        self, outcomes: Outcomes, points: int, max_steps: int, verifier: Judge | None = None
     ):
         self.outcomes, self.max_steps, self.verifier = outcomes, max_steps, verifier
         self.answers: Answers = read_answers(outcomes)
         self.called = Called.empty(points, len(outcomes), max_steps)
         self._of_pair: dict[frozenset[int], Floats] = {}
 
-    def learn(self, fold: Ints, number: int, predict: Predict) -> Verifier:
+    def learn(self, fold: Ints, number: int, predict: Predict) -> Judge:
         """A verifier that saw nothing of one fold.
 
         Its priors for another fold are of a predictor that saw neither of the two, so that they
@@ -70,7 +70,7 @@ class Cascading:
         return as_verifier(train_verifier(prior[train], score, answers, columns, ridge=ridge))
 
     def decide(
-        self, at: Ints, verifier: Verifier, quality: Floats, expected: Floats, weights: Floats
+        self, at: Ints, verifier: Judge, quality: Floats, expected: Floats, weights: Floats
     ) -> None:
         """Make the chains of the queries `at`: predicted quality and expected dollars, (…, 4)."""
         columns, mine = self.outcomes.columns, self.answers.take(at)

@@ -37,8 +37,8 @@ from router.replay.sweep import Sweep, choose_tiers, cost_weights
 from router.types import Prediction
 
 if TYPE_CHECKING:
-    from router.gates.verifier import Verifier
     from router.predict.embedder import TextEmbedder
+    from router.replay.by_form import Judge
     from router.replay.chains import Called
     from router.types import Floats, Ints
 
@@ -82,7 +82,7 @@ def evaluate(
     embedder: TextEmbedder | None = None,
     compare: Sequence[str] = comparisons.NAMES,
     max_steps: int = 1,
-    verifier: Verifier | None = None,
+    verifier: Judge | None = None,
     draws: int = DRAWS,
     splits: int = SPLITS,
     book: PriceBook | None = None,

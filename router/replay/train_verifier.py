@@ -24,7 +24,6 @@ from router.replay.verifier_training import choose_ridge, train_verifier
 from router.types import TIERS
 
 if TYPE_CHECKING:
-    from router.gates.verifier import Verifier
     from router.predict.embedder import TextEmbedder
     from router.replay.outcomes import Outcomes
     from router.types import Floats, Ints
@@ -149,7 +148,7 @@ class _Both(Cascading):
         }
 
     def decide(
-        self, at: Ints, verifier: Verifier, quality: Floats, expected: Floats, weights: Floats
+        self, at: Ints, verifier: Judge, quality: Floats, expected: Floats, weights: Floats
     ) -> None:
         for tier in self.outcomes.columns:
             if np.isnan(quality[:, tier]).any():
