@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -23,7 +23,6 @@ from router.predict.model_file import ModelFile, load_model
 from router.types import TIERS
 
 if TYPE_CHECKING:
-    from router.replay.answers import Answers
     from router.types import Floats, Ints
 
 _T = len(TIERS)
@@ -85,6 +84,17 @@ def inputs(
     for at, kind in enumerate(KINDS, start=1):
         votes[:, 2 * at : 2 * at + 2] = votes[:, :2] * shape[:, SHAPE_NAMES.index(kind), None]
     return np.concatenate([prior, shape, before, agrees, votes], axis=1)
+
+
+class Recorded(Protocol):
+    """Recorded answers of M queries: the shape of each tier's, (M, 4, S), and how far each two
+    agree, (M, 4, 4)."""
+
+    @property
+    def shape(self) -> Floats: ...
+
+    @property
+    def alike(self) -> Floats: ...
 
 
 class Verifier:
@@ -151,7 +161,7 @@ class Verifier:
         return np.where(np.isnan(quality), np.nan, found)
 
     def after(
-        self, predicted: Floats, known: Floats, answers: Answers, path: Sequence[int], /
+        self, predicted: Floats, known: Floats, answers: Recorded, path: Sequence[int], /
     ) -> Floats:
         """P(good) of every tier, (M, 4), after recorded answers of the tiers of `path`; `known`
         before the latest. What was `predicted` before any is in that already."""
