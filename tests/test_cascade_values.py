@@ -96,7 +96,12 @@ def test_answers_that_cannot_be_compared_are_worth_what_they_are_without(case: A
     none = values(quality, price, ANY, Look(replace(signals, same=None), 3))
     each = values(quality, price, ANY, Look(signals, 3))
     assert np.allclose(many, np.where(apart[:, None], each, none))
-    assert (each >= none - 1e-9).all()  # evidence is never worth less than none
+    # Of one answer more, evidence is never worth less than none.
+    blind, seeing = (
+        values(quality, price, ANY, Look(each, 2))
+        for each in (replace(signals, same=None), signals)
+    )
+    assert (seeing >= blind - 1e-9).all()
 
 
 @given(cases())
