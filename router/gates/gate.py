@@ -101,6 +101,10 @@ class Gate:
         if any(told) and not self._checks:
             good = _by_level(good, confidence.OF_GOOD, told)
             bad = _by_level(bad, confidence.OF_BAD, told)
+        if self._verifier is not None:
+            together = self.together(tier)
+            learned = self._verifier.signals(tier)
+            return replace(learned, good=good, bad=bad, together=together)
         # Of one model's answers nothing is said: it repeats its own mistakes.
         same = np.where((tier[:, None] == tier[None, :])[..., None], 1.0, np.array(SAME))
         return Signals(good, bad, self.together(tier), same)
