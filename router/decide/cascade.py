@@ -59,6 +59,19 @@ class Signals:
     together: Floats
     same: Floats | None = None
 
+    @property
+    def coarse(self) -> Signals:
+        """The same with two signals an arm, one that good answers give more often and one that bad
+        ones do: what a later look is reckoned with, since each signal multiplies a tree."""
+        if self.good.shape[1] <= 2:
+            return self
+        better = self.good > self.bad
+        pairs = [
+            np.stack([(part * ~better).sum(axis=1), (part * better).sum(axis=1)], axis=1)
+            for part in (self.good, self.bad)
+        ]
+        return Signals(pairs[0], pairs[1], self.together, self.same)
+
     def of(self, arms: Ints) -> Signals:
         """The signals of some arms, in that order."""
         pairs = np.ix_(arms, arms)
@@ -138,7 +151,10 @@ def _looked(
         known = None if cost is None else cost[part]
         may = look.comparable
         compared = np.ones(len(price[part]), dtype=bool) if may is None else may[part]
-        tree = _Tree(price[part], known, follows[part], look.signals, compared)
+        tree = _Tree(
+            *(price[part], known, follows[part]),
+            *(look.signals, look.signals.coarse, compared),
+        )
         clipped = np.clip(quality[part], _SURE, 1 - _SURE)
         for arm in range(arms):
             found[part, arm], after = tree.call(arm, clipped, called[part], depth)
@@ -155,7 +171,8 @@ class _Tree:
     price: Floats
     cost: Floats | None
     follows: NDArray[np.bool_]
-    signals: Signals
+    first: Signals
+    later: Signals
     comparable: NDArray[np.bool_]
 
     def call(
@@ -169,9 +186,11 @@ class _Tree:
         if not depth:
             last: Floats = self._last(arm, quality, called, tells) - price
             return last, None if self.cost is None else np.zeros(m)
-        chance, after = seen(self.signals, arm, quality)
-        if self.signals.same is not None and tells.any():
-            chance, after = compared(self.signals, arm, tells, chance, after)
+        # The rows of a first look are not repeated.
+        signals = self.first if times == 1 else self.later
+        chance, after = seen(signals, arm, quality)
+        if signals.same is not None and tells.any():
+            chance, after = compared(signals, arm, tells, chance, after)
         held = called.copy()
         held[:, arm] = True
         best = np.where(held[:, None, :], after, -np.inf).max(axis=2)
@@ -201,7 +220,8 @@ class _Tree:
         mine = quality[:, arm]
         if not called.any():
             return mine
-        rows, signals = np.arange(len(mine)), self.signals
+        rows = np.arange(len(mine))
+        signals = self.first if len(mine) == len(self.price) else self.later
         rival = np.where(called, quality, -np.inf).argmax(axis=1)
         its = np.where(_any(called)[:, 0], quality[rows, rival], 0.0)
         together = signals.together[arm, rival]
