@@ -243,9 +243,9 @@ def _cascades(policy: Policy) -> Iterator[Finding]:
         yield Finding("note", "cascade.stream", message)
     if asked.gate == "structural":
         message = (
-            "by form alone few bad answers are told from good ones, so little is gained where "
-            "requests have neither tools nor a response schema; a verifier learns from recorded "
-            "answers"
+            "by form and agreement few bad answers are told from good ones where requests have "
+            "neither tools nor a response schema, nor answers that can be compared; a verifier "
+            "learns from recorded answers"
         )
         yield Finding("note", "cascade.gate", message)
 

@@ -1,4 +1,4 @@
-"""Outcomes → a verifier of answers, and whether it beats going by form alone on held-out rows."""
+"""Outcomes → a verifier of answers, and whether it beats going by form and agreement on held-out rows."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ class _Both(Cascading):
 
     def sweeps(self, alone: Sweep) -> dict[str, Sweep]:
         found = super().sweeps(alone)
-        about = "the same predictions and rule, judging by form alone"
+        about = "the same predictions and rule, judging by form and agreement"
         return {**found, "structural": Sweep(self.by_form.chosen, alone.gain, about, self.by_form)}
 
 
