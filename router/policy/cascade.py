@@ -28,9 +28,9 @@ class Cascade(Part):
     )
     gate: Literal["structural", "learned"] = Field(
         default="structural",
-        description="Who judges: structural, by form (empty, refused, cut, not the JSON or the tool "
-        "call that was asked for, code that does not parse) and by which answers say the same; "
-        "learned, a verifier.",
+        description="Who judges: structural, by form (empty, refused, cut, not the JSON or the "
+        "tool call that was asked for, code that does not parse) and by which answers say the "
+        "same; learned, a verifier.",
     )
     verifier: Verifier | None = Field(default=None, description="Of the gate learned: which one.")
     logprobs: bool | None = Field(

@@ -1,4 +1,4 @@
-"""Outcomes → a verifier of answers, and whether it beats going by form and agreement on held-out rows."""
+"""Outcomes → a verifier of answers, and whether it beats form and agreement on held-out rows."""
 
 from __future__ import annotations
 
