@@ -158,7 +158,7 @@ def row_of(
         "looks": looks,
         "handed": names.index(accepted),
         "checked": kept["checked"],
-        "compared": kept["compared"],
+        "compared": kept.get("compared", False),  # older logs did not
         "gate": kept["gate"],
     }
 
