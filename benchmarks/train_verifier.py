@@ -190,7 +190,8 @@ def train(
         np.concatenate([part.answers.alike for part in parts]),
         np.concatenate([part.answers.order for part in parts]),
         np.concatenate([part.answers.comparable for part in parts]),
-        np.concatenate([part.answers.named for part in parts]),
+        np.concatenate([part.answers.said for part in parts]),
+        np.concatenate([part.answers.coincide for part in parts]),
     )
     score = np.concatenate([part.outcomes.score for part in parts])
     columns = list(range(len(TIERS)))

@@ -17,6 +17,7 @@ from router.decide.cascade import told
 from router.dispatch.logprobs import logprob_arguments, without_logprobs
 from router.errors import AtCapacity, BudgetExceeded, ConfigurationError, ProviderError, RouterError
 from router.gates import structural
+from router.gates.agreement import said
 from router.gates.answer import Answer, answers_of
 from router.gates.consensus import evidence_of
 from router.gates.gate import Gate, GateCheck, Heard, Verdict, keeps_tool_calls
@@ -135,7 +136,7 @@ class _Answered:
     decision: Decision
     response: Any
     answers: tuple[Answer, ...]
-    evidence: tuple[float, float] = (1.0, 1.0)  # as in `Heard`
+    heard: Heard | None = None  # where no verifier judges
     why: str = ""
 
 
@@ -171,10 +172,10 @@ class Chain:
         self._last, self._recorded = index, False
         before = self.plan.options.quality[0]
         quality = self._counted(index, before)
-        said = {arm: each.answers for arm, each in self._answered.items()}
+        every = {arm: each.answers for arm, each in self._answered.items()}
         try:
             verdict = self._judged(index) or self._gate.look(
-                request, response, said, index, quality, self.plan.ladder.tier
+                request, response, every, index, quality, self.plan.ladder.tier
             )
             self._final = keeps_tool_calls(request.params, answers)
         except Exception:  # what was paid for is not lost to a gate that cannot read it
@@ -183,19 +184,17 @@ class Chain:
         votes = [self._attempts.vote.words] if decision.arm.samples > 1 else []
         found, alike = verdict.quality, ""
         if not self._gate.learned and not self._final:
+            says = said(answers[0], request.params, comparable=_compares(self.plan))
             evidence = evidence_of(float(before[index]), float(found[index]))
-            self._answered[index].evidence = evidence
+            self._answered[index].heard = Heard(says, evidence)
             found, alike = self._weighed()
         self._answered[index].why = "; ".join([*votes, verdict.why, *([alike] if alike else [])])
         self._know(found)
 
     def _weighed(self) -> tuple[Floats, str]:
         """P(good) of every arm by all answers together, and which say the same as the latest."""
-        heard = {arm: Heard(each.answers, each.evidence) for arm, each in self._answered.items()}
-        request, tier = self.plan.request, self.plan.ladder.tier
-        found, alike = self._gate.weigh(
-            *(self._predicted, heard, request.params, tier), comparable=_compares(self.plan)
-        )
+        heard = {arm: each.heard for arm, each in self._answered.items() if each.heard is not None}
+        found, alike = self._gate.weigh(self._predicted, heard, self.plan.ladder.tier)
         names = [self._answered[arm].decision.arm.tier for arm in alike]
         return found, f"says the same as {', '.join(names)}" if names else ""
 
@@ -252,10 +251,10 @@ class Chain:
         stop = self.plan.options.quality.shape[1]
         if taken == stop:
             return None
-        said = note = self._said()
+        reason = note = self._said()
         if best == stop:
             chance = float(onward.chances[0, taken])
-            said = f"drawn to go on with a chance of {chance:.3g}, where to stop is best; {note}"
+            reason = f"drawn to go on with a chance of {chance:.3g}, where to stop is best; {note}"
             best = taken
         choices = replace(
             choices,
@@ -263,7 +262,7 @@ class Chain:
             best=np.array([best]),
             chances=onward.chances[:, :-1],
         )
-        decision = self.plan.decision(choices, objective, said)
+        decision = self.plan.decision(choices, objective, reason)
         self._attempts.step = len(self._answered)
         self._attempts.note = note
         return decision

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.decide.cascade import told
+from router.gates.agreement import said as says
 from router.gates.answer import Answer
 from router.gates.confidence import Confidence
 from router.gates.consensus import COINCIDE, consensus, evidence_of
@@ -135,8 +136,9 @@ def test_a_chain_that_is_replayed_finds_what_the_live_gate_finds(
     live, heard = predicted[0], {}
     for at, (arm, answer) in enumerate(said.items()):
         found = gate.look(request, None, {arm: (answer,)}, arm, live, tier).quality
-        heard[arm] = Heard((answer,), evidence_of(float(live[arm]), float(found[arm])))
-        live, alike = gate.weigh(predicted[0], heard, {}, tier, comparable=comparable)
+        evidence = evidence_of(float(live[arm]), float(found[arm]))
+        heard[arm] = Heard(says(answer, {}, comparable=comparable), evidence)
+        live, alike = gate.weigh(predicted[0], heard, tier)
         mine = read(answer).final
         if mine is not None and comparable:
             finals = {other: read(said[other]).final for other in list(said)[:at]}

@@ -16,10 +16,10 @@ from router import Router
 from router.errors import ConfigurationError, TrainingError
 from router.gates.answer import Answer
 from router.gates.confidence import Confidence
-from router.gates.reading import LOGPROB_NAMES, SHAPE_NAMES, read
+from router.gates.reading import LOGPROB_NAMES, SHAPE_NAMES
 from router.gates.verifier import NAMES, load_verifier
 from router.log import open_log
-from router.replay.answers import Answers, read_answers
+from router.replay.answers import Answers, answers_like, read_answers
 from router.replay.by_form import ByForm
 from router.replay.train_verifier import train_on_outcomes
 from router.replay.verifier_from_log import along, train_on_log
@@ -136,7 +136,7 @@ def test_a_verifier_knows_how_often_two_tiers_answers_agree_when_good_and_when_b
         alike[rows, 1, 3] = alike[rows, 3, 1] = 1.0
     order = np.where(np.isnan(score), -1, 0)
     answers = Answers(
-        np.zeros((n, 4, len(SHAPE_NAMES))), alike, order, np.zeros(n, bool), order >= 0
+        np.zeros((n, 4, len(SHAPE_NAMES))), alike, order, np.zeros(n, bool), order, np.zeros((n, 4))
     )
     quality = np.where(np.isnan(score), np.nan, 0.5)
     same = train_verifier(quality, score, answers, [1, 3])["same"]
@@ -163,12 +163,7 @@ def test_judging_by_form_is_what_the_gate_does_without_a_verifier() -> None:
         Answer("", confidence=Confidence(-0.1, -0.2, 4.0)),
     ):
         live = Gate().look(request, None, {1: (answer,)}, 1, quality, tier).quality
-        shape = read(answer, faults({}, answer)).shape[None]
-        one = np.zeros((1, 4, shape.shape[1]))
-        one[:, 1] = shape
-        answers = Answers(
-            one, np.zeros((1, 4, 4)), np.zeros((1, 4)), np.ones(1, bool), np.ones((1, 4))
-        )
+        answers = answers_like({0: {1: answer}}, [True], lambda _, each: faults({}, each))
         replayed = ByForm().after(quality[None], quality[None], answers, (1,))[0]
         np.testing.assert_allclose(replayed, live, atol=1e-9)
 

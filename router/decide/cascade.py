@@ -166,7 +166,8 @@ def _looked(
 @dataclass(frozen=True, slots=True)
 class _Tree:
     """The tree of what may happen, one arm at a time; `price`, `cost` and `follows` as in
-    `values_and_costs`, without `cost` where nobody asks; `comparable` as in `Look`."""
+    `values_and_costs`, without `cost` where nobody asks; the signals of a `first` look and of
+    `later` ones; `comparable` as in `Look`."""
 
     price: Floats
     cost: Floats | None
@@ -183,11 +184,11 @@ class _Tree:
         m, times = len(quality), len(quality) // len(self.price)
         tells = called & np.repeat(self.comparable, times)[:, None]
         price = np.repeat(self.price[:, arm], times)
-        if not depth:
-            last: Floats = self._last(arm, quality, called, tells) - price
-            return last, None if self.cost is None else np.zeros(m)
         # The rows of a first look are not repeated.
         signals = self.first if times == 1 else self.later
+        if not depth:
+            last: Floats = _last(signals, arm, quality, called, tells) - price
+            return last, None if self.cost is None else np.zeros(m)
         chance, after = seen(signals, arm, quality)
         if signals.same is not None and tells.any():
             chance, after = compared(signals, arm, tells, chance, after)
@@ -210,39 +211,6 @@ class _Tree:
             best = np.where(allowed, np.maximum(best, onward), best)
         value: Floats = (chance * best).sum(axis=1) - price
         return value, None if later is None else (chance * later).sum(axis=1)
-
-    def _last(
-        self, arm: int, quality: Floats, called: NDArray[np.bool_], tells: NDArray[np.bool_]
-    ) -> Floats:
-        """The P(good) (M,) to expect of the better of this arm's answer and the best before it,
-        where no call comes after. Answers before the best are left out: what they gain is nothing
-        beside the time that a look ahead spends here."""
-        mine = quality[:, arm]
-        if not called.any():
-            return mine
-        rows = np.arange(len(mine))
-        signals = self.first if len(mine) == len(self.price) else self.later
-        rival = np.where(called, quality, -np.inf).argmax(axis=1)
-        its = np.where(_any(called)[:, 0], quality[rows, rival], 0.0)
-        together = signals.together[arm, rival]
-        good, bad = signals.good[arm], signals.bad[arm]
-        both = _both(mine, its, together)
-        # Chances of each signal together with: this answer good, the other one good.
-        of_mine = mine[:, None] * good
-        chance = of_mine + (1 - mine)[:, None] * bad
-        of_its = both[:, None] * good + (its - both)[:, None] * bad
-        if signals.same is None or not tells.any():
-            alone: Floats = np.maximum(of_mine, of_its).sum(axis=1)
-            return alone
-        some = np.maximum(chance, 1e-300)
-        both = _both(of_mine / some, of_its / some, together[:, None]) * chance
-        said = np.where(_any(tells), signals.same[arm, rival], 1.0)
-        mine_same = said[:, 2:] * both + said[:, 1:2] * (of_mine - both)
-        its_same = said[:, 2:] * both + said[:, 1:2] * (of_its - both)
-        same = np.maximum(mine_same, its_same)
-        apart = np.maximum(of_mine - mine_same, of_its - its_same)
-        found: Floats = (same + apart).sum(axis=1)
-        return found
 
 
 def seen(signals: Signals, arm: int, quality: Floats) -> tuple[Floats, Floats]:
@@ -288,6 +256,43 @@ def compared(
         chances.append(chance * total.reshape(m, k))
         beliefs.append(part.reshape(m, k, arms))
     return np.concatenate(chances, axis=1), np.concatenate(beliefs, axis=1)
+
+
+def _last(
+    signals: Signals,
+    arm: int,
+    quality: Floats,
+    called: NDArray[np.bool_],
+    tells: NDArray[np.bool_],
+) -> Floats:
+    """The P(good) (M,) to expect of the better of this arm's answer and the best before it,
+    where no call comes after. Answers before the best are left out: what they gain is nothing
+    beside the time that a look ahead spends here."""
+    mine = quality[:, arm]
+    if not called.any():
+        return mine
+    rows = np.arange(len(mine))
+    rival = np.where(called, quality, -np.inf).argmax(axis=1)
+    its = np.where(_any(called)[:, 0], quality[rows, rival], 0.0)
+    together = signals.together[arm, rival]
+    good, bad = signals.good[arm], signals.bad[arm]
+    both = _both(mine, its, together)
+    # Chances of each signal together with: this answer good, the other one good.
+    of_mine = mine[:, None] * good
+    chance = of_mine + (1 - mine)[:, None] * bad
+    of_its = both[:, None] * good + (its - both)[:, None] * bad
+    if signals.same is None or not tells.any():
+        alone: Floats = np.maximum(of_mine, of_its).sum(axis=1)
+        return alone
+    some = np.maximum(chance, 1e-300)
+    both = _both(of_mine / some, of_its / some, together[:, None]) * chance
+    said = np.where(_any(tells), signals.same[arm, rival], 1.0)
+    mine_same = said[:, 2:] * both + said[:, 1:2] * (of_mine - both)
+    its_same = said[:, 2:] * both + said[:, 1:2] * (of_its - both)
+    same = np.maximum(mine_same, its_same)
+    apart = np.maximum(of_mine - mine_same, of_its - its_same)
+    found: Floats = (same + apart).sum(axis=1)
+    return found
 
 
 def told(together: Floats, arm: int, quality: Floats, posterior: Floats) -> Floats:

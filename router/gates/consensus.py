@@ -29,7 +29,7 @@ MISTAKEN = 0.02
 COINCIDE_LETTER = 0.5  # chance that two bad answers are the same letter of a choice
 COINCIDE = 0.25  # the same of numbers and words
 # By how many of two answers are good: chance that they say the same, before any was seen.
-SAME: tuple[float, ...] = (0.3, MISTAKEN, 1 - MISTAKEN)
+_SAME = (0.3, MISTAKEN, 1 - MISTAKEN)
 _SURE = 1e-9
 
 
@@ -134,6 +134,13 @@ def _before(
             counts[kind] += first & mask
             like[kind] |= first & mask & (said[:, at] == mine[:, 0])
     return counts[0], counts[1], like[0], like[1]
+
+
+def chances_of_same(tier: Ints) -> Floats:
+    """`router.decide.cascade.Signals.same` of arms of these tiers, (A, A, 3). Of one tier's answers
+    nothing is said: a model repeats its own mistakes."""
+    found: Floats = np.where((tier[:, None] == tier[None, :])[..., None], 1.0, np.array(_SAME))
+    return found
 
 
 def evidence_of(before: float, after: float) -> tuple[float, float]:

@@ -12,9 +12,8 @@ import numpy as np
 from router.decide.cascade import Signals, told
 from router.errors import ConfigurationError
 from router.gates import confidence, structural
-from router.gates.agreement import said
 from router.gates.answer import Answer
-from router.gates.consensus import SAME, coincidence, consensus
+from router.gates.consensus import chances_of_same, coincidence, consensus
 from router.types import Request
 
 if TYPE_CHECKING:
@@ -38,10 +37,10 @@ _SURE = 0.999  # the most that a check's True may say: it saw one answer
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What one arm has answered, and how likely what that alone showed is of a bad answer and of a
-    good one (`evidence`)."""
+    """Of one arm's answer: what it `says` (`router.gates.agreement.said`), and how likely what it
+    showed by itself is of a bad answer and of a good one."""
 
-    answers: tuple[Answer, ...]
+    says: str | None
     evidence: tuple[float, float]
 
 
@@ -105,31 +104,21 @@ class Gate:
             together = self.together(tier)
             learned = self._verifier.signals(tier)
             return replace(learned, good=good, bad=bad, together=together)
-        # Of one model's answers nothing is said: it repeats its own mistakes.
-        same = np.where((tier[:, None] == tier[None, :])[..., None], 1.0, np.array(SAME))
-        return Signals(good, bad, self.together(tier), same)
+        return Signals(good, bad, self.together(tier), chances_of_same(tier))
 
     def weigh(
-        self,
-        predicted: Floats,
-        heard: Mapping[int, Heard],
-        params: Mapping[str, Any],
-        tier: Ints,
-        *,
-        comparable: bool,
+        self, predicted: Floats, heard: Mapping[int, Heard], tier: Ints
     ) -> tuple[Floats, list[int]]:
         """Weigh all answers together, for a gate without a verifier.
 
-        Parameters: `predicted` (A,), before any answer; `heard`, by arm in the order of the calls;
-        `params`, the request's; `comparable`, whether it asks for an answer that can be compared.
+        Parameters: `predicted` (A,), before any answer; `heard`, by arm in the order of the calls.
         Returns P(good) of every arm, and which arms that answered before say what the latest says.
         """
         arms = list(heard)
         words: list[str | None] = []
         for place, arm in enumerate(arms):
             again = tier[arm] in tier[arms[:place]]  # a model repeats its own mistakes
-            word = said(heard[arm].answers[0], params, comparable=comparable)
-            words.append(None if again else word)
+            words.append(None if again else heard[arm].says)
         codes = [-1 if word is None else words.index(word) for word in words]
         named = [word for word in words if word is not None]
         found = consensus(

@@ -11,9 +11,10 @@ import numpy as np
 
 from router.errors import OutcomeFileError
 from router.gates import structural
-from router.gates.agreement import said as said_by
+from router.gates.agreement import said
 from router.gates.answer import Answer
 from router.gates.confidence import confidence_of
+from router.gates.consensus import coincidence
 from router.gates.reading import SHAPE_NAMES, Read, read
 from router.gates.verifier import agreement
 from router.replay.outcomes import Outcomes
@@ -36,21 +37,28 @@ class Answers:
 
     `order` (N, 4): where in its chain each answer came, from 0, -1 where there is none; all 0 of
     recorded answers, of which any may be read first. `comparable` (N,): whether the request asks
-    for an answer that can be compared; `named` (N, 4): whether each answer says something that can
-    (`router.gates.agreement.said`).
+    for an answer that can be compared; `said` (N, 4): equal numbers where answers to it say the
+    same, -1 where one names nothing (`router.gates.agreement.said`); `coincide` (N, 4): the chance
+    that another bad answer says this too.
     """
 
     shape: Floats
     alike: Floats
     order: Ints
     comparable: NDArray[np.bool_]
-    named: NDArray[np.bool_]
+    said: Ints
+    coincide: Floats
     free: bool = True  # whether answers may be read in any order
 
     def take(self, at: Ints) -> Answers:
         return Answers(
-            *(self.shape[at], self.alike[at], self.order[at]),
-            *(self.comparable[at], self.named[at], self.free),
+            self.shape[at],
+            self.alike[at],
+            self.order[at],
+            self.comparable[at],
+            self.said[at],
+            self.coincide[at],
+            self.free,
         )
 
     def came(self, path: Sequence[int]) -> NDArray[np.bool_]:
@@ -69,19 +77,23 @@ def answers_like(
     n = len(comparable)
     shape = np.zeros((n, len(TIERS), len(SHAPE_NAMES)))
     alike = np.zeros((n, len(TIERS), len(TIERS)))
-    order, named = np.full((n, len(TIERS)), -1), np.zeros((n, len(TIERS)), dtype=bool)
-    for row, said in given.items():
+    order, codes = np.full((2, n, len(TIERS)), -1)
+    coincide = np.zeros((n, len(TIERS)))
+    for row, by_tier in given.items():
         found: dict[int, Read] = {}
-        for tier, answer in said.items():
+        words: dict[str, int] = {}
+        for tier, answer in by_tier.items():
             found[tier] = read(answer, faults(row, answer))
             shape[row, tier], order[row, tier] = found[tier].shape, 0
-            word = said_by(answer, _NOTHING_ASKED, comparable=comparable[row])
-            named[row, tier] = word is not None
+            word = said(answer, _NOTHING_ASKED, comparable=comparable[row])
+            if word is not None:
+                codes[row, tier] = words.setdefault(word, len(words))
+                coincide[row, tier] = coincidence(word)
         for one, mine in found.items():
             for other, its in found.items():
                 if one < other:
                     alike[row, one, other] = alike[row, other, one] = agreement(mine, its)
-    return Answers(shape, alike, order, np.array(comparable, dtype=bool), named)
+    return Answers(shape, alike, order, np.array(comparable, dtype=bool), codes, coincide)
 
 
 def read_answers(outcomes: Outcomes) -> Answers:

@@ -9,7 +9,7 @@ import numpy as np
 
 from router.decide.cascade import Signals
 from router.gates import confidence, structural
-from router.gates.consensus import COINCIDE, COINCIDE_LETTER, SAME, consensus
+from router.gates.consensus import chances_of_same, consensus
 from router.gates.gate import TOGETHER
 from router.gates.reading import SHAPE_NAMES
 from router.types import TIERS
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 _AT = {name: at for at, name in enumerate(SHAPE_NAMES)}
 _SOFT = [_AT[name] for name in ("cut", "refusal", "bad_code")]
-_ONE_CHARACTER = float(np.log1p(1))
 _T = len(TIERS)
 
 
@@ -56,11 +55,9 @@ class ByForm:
 
     def signals(self, tier: Ints, /) -> Signals:
         """What a look at an answer tells, for arms of these tiers."""
-        rows, size = (len(tier), 1), (len(tier), len(tier))
-        same = np.tile(SAME, (*size, 1))
-        same[np.eye(len(tier), dtype=bool)] = 1.0
+        rows, together = (len(tier), 1), np.full((len(tier), len(tier)), TOGETHER)
         good, bad = np.tile(structural.OF_GOOD, rows), np.tile(structural.OF_BAD, rows)
-        return Signals(good, bad, np.full(size, TOGETHER), same)
+        return Signals(good, bad, together, chances_of_same(tier))
 
     def after(
         self, predicted: Floats, known: Floats, answers: Answers, path: Sequence[int], /
@@ -70,37 +67,12 @@ class ByForm:
         of_bad, of_good = zip(*(_chances(answers.shape[:, tier]) for tier in tiers), strict=True)
         evidence = np.stack([np.stack(of_bad, axis=1), np.stack(of_good, axis=1)], axis=2)
         there = np.where(np.isnan(predicted), 0.5, predicted)
-        found = consensus(
-            *(there, tiers, evidence, _said(answers, tiers)),
-            *(_coincide(answers, tiers), np.full((_T, _T), TOGETHER)),
-        )
+        coincide = np.zeros(len(there))  # of the latest that says something
+        for tier in tiers:
+            coincide = np.where(answers.said[:, tier] >= 0, answers.coincide[:, tier], coincide)
+        together = np.full((_T, _T), TOGETHER)
+        found = consensus(there, tiers, evidence, answers.said[:, tiers], coincide, together)
         return np.where(np.isnan(predicted), np.nan, found)
-
-
-def _said(answers: Answers, tiers: Sequence[int]) -> Ints:
-    """Which of these answers say the same, as `consensus` takes it, (M, k)."""
-    final = answers.named
-    found = np.full((len(final), len(tiers)), -1)
-    for at, tier in enumerate(tiers):
-        found[:, at] = np.where(final[:, tier], at, -1)
-        for before in reversed(range(at)):
-            other = tiers[before]
-            # Half alike, 0 of -1 to 1, are final answers that differ in case or spacing alone.
-            same = final[:, tier] & final[:, other] & (answers.alike[:, tier, other] >= 0)
-            found[:, at] = np.where(same, found[:, before], found[:, at])
-    return found
-
-
-def _coincide(answers: Answers, tiers: Sequence[int]) -> Floats:
-    """The chance that another bad answer says what the latest of these says, (M,)."""
-    found = np.zeros(len(answers.shape))
-    for tier in tiers:
-        shape = answers.shape[:, tier]
-        one = np.abs(shape[:, _AT["log_final"]] - _ONE_CHARACTER) < 1e-6
-        letter = one & (shape[:, _AT["numeric"]] == 0)
-        mine = np.where(letter, COINCIDE_LETTER, COINCIDE)
-        found = np.where(answers.named[:, tier], mine, found)
-    return found
 
 
 def _chances(shape: Floats) -> tuple[Floats, Floats]:
