@@ -173,18 +173,20 @@ class Chain:
         before = self.plan.options.quality[0]
         quality = self._counted(index, before)
         every = {arm: each.answers for arm, each in self._answered.items()}
+        says = None
         try:
             verdict = self._judged(index) or self._gate.look(
                 request, response, every, index, quality, self.plan.ladder.tier
             )
             self._final = keeps_tool_calls(request.params, answers)
+            if not self._gate.learned and answers:
+                says = said(answers[0], request.params, comparable=_compares(self.plan))
         except Exception:  # what was paid for is not lost to a gate that cannot read it
             _log.exception("an answer of request %s could not be judged", request.request_id)
             verdict, self._final = Verdict(quality, "not judged"), True
         votes = [self._attempts.vote.words] if decision.arm.samples > 1 else []
         found, alike = verdict.quality, ""
         if not self._gate.learned and not self._final:
-            says = said(answers[0], request.params, comparable=_compares(self.plan))
             evidence = evidence_of(float(before[index]), float(found[index]))
             self._answered[index].heard = Heard(says, evidence)
             found, alike = self._weighed()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from router import Router
 from tests.conftest import HELLO, MakeRouter
 from tests.pipeline_kit import BUDGET, assert_books_agree, requests
@@ -81,3 +83,17 @@ def test_a_log_keeps_whether_answers_were_compared(
     router.completion(messages=HELLO)
     kept = [each.looks for each in requests(router)]
     assert [looks is not None and looks["compared"] for looks in kept] == [True, False]
+
+
+@pytest.mark.parametrize("text", ["[" * 50_000, '{"a": ' * 50_000, "", "\\boxed{" * 20_000])
+def test_an_answer_that_cannot_be_read_is_handed_out_all_the_same(
+    make_router: MakeRouter, provider: Provider, text: str
+) -> None:
+    router = agreeing(make_router)
+    schema = {"name": "left", "schema": {"type": "integer"}}
+    asked = {"type": "json_schema", "json_schema": schema}
+    for extra in ({}, {"response_format": asked}):
+        provider.default = ok(text=text)
+        response = router.completion(messages=ASKS_A_NUMBER, **extra)
+        assert (text_of(response) or "") == text
+    assert_books_agree(router, provider)
