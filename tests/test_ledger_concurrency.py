@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import random
 import signal
+import sys
 import threading
 import time
+import traceback
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,6 +21,7 @@ import pytest
 
 from router.errors import BudgetExceeded, LedgerUnavailable, ReservationError
 from router.ledger import open_ledger
+from router.ledger.sqlite import forks
 from router.types import Budget
 from tests.ledger_kit import (
     NOW,
@@ -280,6 +284,36 @@ def test_f42_a_ledger_in_memory_refuses_to_serve_two_processes():
     assert counters(ledger) == {ALL: (0, 100)}
 
 
+def opened_descriptors(path: str) -> int:
+    """How many descriptors of this process are of the file at `path`."""
+    of_file, found = os.stat(path), 0
+    for descriptor in range(3, 1024):
+        with contextlib.suppress(OSError):
+            found += os.path.samestat(os.fstat(descriptor), of_file)
+    return found
+
+
+def test_f42_a_store_that_is_just_being_dropped_does_not_pass_through_a_fork(tmp_path):
+    """SQLite in the child would take the parent's locks for its own."""
+    path = str(tmp_path / "ledger.db")
+    dropped = [open_ledger(f"sqlite:///{path}", [Budget("all", 1000)])]
+    assert opened_descriptors(path) > 0
+    with forks.OPENING:  # where whoever closes what was dropped now waits
+        thread = threading.Thread(target=dropped.clear)
+        thread.start()
+        thread.join(timeout=0.2)
+        pid = os.fork()
+        if pid == 0:
+            code = 255
+            try:
+                code = opened_descriptors(path)
+            finally:
+                os._exit(code)
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert opened_descriptors(path) == 0
+
+
 def fork_ten(ledger, round_: int = 0) -> None:
     """Fork ten children, each of which reserves and settles 10, or is killed after 20 seconds."""
     for child in range(10):
@@ -291,6 +325,9 @@ def fork_ten(ledger, round_: int = 0) -> None:
                 reserve(ledger, f"c{round_}-{child}", 10)
                 settle(ledger, f"c{round_}-{child}", 10)
                 code = 0
+            except BaseException:
+                # pytest's own report never sees what a forked child raised
+                traceback.print_exc(file=sys.__stderr__)
             finally:
                 os._exit(code)
         assert os.waitpid(pid, 0)[1] == 0

@@ -6,6 +6,7 @@ import os
 import random
 import sqlite3
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -152,13 +153,15 @@ class Database:
         self._path = None if path is None else os.path.realpath(path)
         self._durability, self._busy_seconds = durability, busy_seconds
         self._closed = False
-        self._writer = Slot()
-        self._reader = self._writer if path is None else Slot()
-        self._jobs: deque[_Job] = deque()
+        self._writer = Slot(busy_seconds)
+        self._reader = self._writer if path is None else Slot(busy_seconds)
+        self._jobs: deque[_Job] = self._writer.waiting
         with forks.OPENING:
             if self._path is not None:
                 prepare_file(self._path, create=create)
-            forks.LIVE.add(self)
+            forks.SLOTS.update(self._slots())
+        # A store that nobody closed; at the process's end the system does it.
+        weakref.finalize(self, forks.retire, *self._slots()).atexit = False
         try:
             with self.read() as connection:
                 self._check(connection)
@@ -259,29 +262,13 @@ class Database:
     def close(self) -> None:
         """Close the store for good."""
         self._closed = True
-        for slot in {self._writer, self._reader}:
+        for slot in self._slots():
             with slot.lock:
-                slot.close()
-        forks.LIVE.discard(self)
+                forks.retire(slot)
 
-    def slots(self) -> tuple[Slot, Slot]:
+    def _slots(self) -> set[Slot]:
         """Both connections; of a store in memory they are one."""
-        return self._writer, self._reader
-
-    def pause(self) -> list[Slot]:
-        """Stop and close for a fork; return the slots whose locks are held until it is over."""
-        paused = []
-        for slot in {self._writer, self._reader}:
-            # One that stays busy is left open: the child's first use of it is then refused.
-            if slot.lock.acquire(timeout=self._busy_seconds):
-                paused.append(slot)
-                if self._path is not None:  # one in memory would be lost
-                    slot.close()
-        return paused
-
-    def begin_as_child(self) -> None:
-        """Forget the jobs of threads that a forked child does not have."""
-        self._jobs.clear()
+        return {self._writer, self._reader}
 
     def _turn(self, slot: Slot, deadline: float) -> _Turn:
         return _Turn(self, slot, deadline)

@@ -12,17 +12,22 @@ import ctypes
 import os
 import sqlite3
 import threading
-import weakref
-from typing import Protocol
+from collections import deque
+from typing import Any
 
 from router.ledger.sqlite.files import identity
 
 
 class Slot:
-    """One connection and the lock that its users take in turn."""
+    """One connection, the lock that its users take in turn, and what waits for the next of them.
 
-    def __init__(self) -> None:
+    Parameters: `patience`, for how many seconds a fork waits for its user.
+    """
+
+    def __init__(self, patience: float) -> None:
         self.lock = threading.Lock()
+        self.patience = patience
+        self.waiting: deque[Any] = deque()
         self.connection: sqlite3.Connection | None = None
         self.pid = 0
         self.path: str | None = None
@@ -42,59 +47,67 @@ class Slot:
         It is left open until the process ends where its files were swapped: the last one to close
         deletes the log of that name, which is now another's, with what that other has committed.
         """
-        if self.connection is not None and self.pid == os.getpid():
-            with OPENING:
-                if self.unchanged:
-                    self.connection.close()
-                else:
-                    ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.connection))
-                    _LEFT_OPEN.append(self.identity)
-                self.connection = None
+        with OPENING:  # what was dropped may be closed for a fork and for good at once
+            if self.connection is None or self.pid != os.getpid():
+                return
+            if self.unchanged:
+                self.connection.close()
+            else:
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.connection))
+                _LEFT_OPEN.append(self.identity)
+            self.connection = None
 
-    def __del__(self) -> None:
-        self.close()  # a store that nobody closed: not in the middle of a fork either
-
-
-class Forkable(Protocol):
-    """What has slots. It stands in `LIVE` from before its first connection until it is closed."""
-
-    def slots(self) -> tuple[Slot, Slot]: ...
-
-    def pause(self) -> list[Slot]: ...
-
-    def begin_as_child(self) -> None: ...
+    def pause(self) -> bool:
+        """Close for a fork and keep the lock; False where its user does not come to an end: then
+        it is left open, and the child's first use of it is refused."""
+        if not self.lock.acquire(timeout=self.patience):
+            return False
+        if self.path is not None:  # one in memory would be lost
+            self.close()
+        return True
 
 
-LIVE: weakref.WeakSet[Forkable] = weakref.WeakSet()
+# Every slot, from before its first connection until it is retired. It holds them strongly: a store
+# that nobody refers to any more has its connections open until it is told so, and a fork may come
+# in between.
+SLOTS: set[Slot] = set()
 OPENING = threading.RLock()
 _FORK = threading.Lock()
 _PAUSED: list[Slot] = []
 _LEFT_OPEN: list[tuple[int, ...]] = []  # the files of connections that must not be closed
 
 
+def retire(*slots: Slot) -> None:
+    """Close slots for good: nobody uses them, and nobody will."""
+    for slot in slots:
+        with OPENING:
+            slot.close()
+            SLOTS.discard(slot)
+
+
 def in_use() -> list[tuple[int, ...]]:
     """The identities of all files that this process has open."""
-    slots = [slot for each in list(LIVE) for slot in each.slots()]
-    return [slot.identity for slot in slots if slot.connection is not None] + _LEFT_OPEN
+    return [slot.identity for slot in list(SLOTS) if slot.connection is not None] + _LEFT_OPEN
 
 
 def _before_fork() -> None:
     _FORK.acquire()
-    paused: list[Forkable] = []
+    seen: set[Slot] = set()
     while True:
-        for database in list(LIVE):
-            if database not in paused:
-                paused.append(database)
-                _PAUSED.extend(database.pause())
+        for slot in list(SLOTS):
+            if slot not in seen:
+                seen.add(slot)
+                if slot.pause():
+                    _PAUSED.append(slot)
         OPENING.acquire()
-        if all(database in paused for database in list(LIVE)):
+        if seen.issuperset(list(SLOTS)):
             return
         OPENING.release()  # one was opened meanwhile
 
 
 def _after_fork_in_child() -> None:
-    for database in list(LIVE):
-        database.begin_as_child()
+    for slot in SLOTS:
+        slot.waiting.clear()  # it is of threads that a child does not have
     _after_fork()
 
 
