@@ -161,7 +161,6 @@ def logged(people: Population, ways: Ways, gate: str, rng: np.random.Generator) 
     arm = np.minimum((chances.cumsum(axis=1) <= rng.random(n)[:, None]).sum(axis=1), width - 1)
     first, called = arm.copy(), np.zeros((n, width), bool)
     looks, path = nothing(n, width, STEPS), np.full((n, STEPS), -1)
-    looks.compared[:] = True  # as a verifier's looks are
     last, active = arm.copy(), every
     for step in range(STEPS):
         path[active, step] = columns[arm[active]]

@@ -35,6 +35,12 @@ class Gates:
     ladder: Ladder
     _known: dict[tuple[bool, str], Signals] = field(default_factory=dict)
 
+    @property
+    def learned(self) -> bool:
+        """Whether a verifier judges."""
+        cascade = self.ladder.policy.cascade
+        return cascade is not None and cascade.verifier is not None
+
     def signals(self, checked: bool, gate: str) -> Signals:
         """`checked`: whether a form was asked for; `gate`, the log's word for what judged, "" where
         nothing did.
@@ -198,7 +204,9 @@ class _Cascade:
 
     def _look(self, of: tuple[bool, str], at: Ints, steps: int) -> Look:
         """How the requests `at` are looked at, so many calls before the end."""
-        return Look(self._signals(of), steps, comparable=self.looks.compared[at])
+        # A verifier has learnt how often answers agree, whatever was asked for.
+        compared = self.looks.compared[at] | self.gates.learned
+        return Look(self._signals(of), steps, comparable=compared)
 
     def _signals(self, of: tuple[bool, str]) -> Signals:
         """What looking tells this policy before a call, of its arms in the batch.
