@@ -30,6 +30,7 @@ from tests.conftest import HELLO, MakeRouter, ladder
 from tests.off_policy_kit import log
 from tests.provider import Provider, ok
 from tests.test_cascade import EMPTY
+from tests.test_gates import saved
 from tests.test_off_policy_target import ladder_of, logged
 
 CASCADE = {"max_steps": 3, "gate": "structural", "stream": "buffer"}
@@ -253,6 +254,27 @@ def test_a_cascade_replayed_on_its_own_log_decides_as_it_did(
     assert there[:, 1].sum() >= 5
     assert path.unseen is not None
     assert not path.unseen.any()
+
+
+def test_a_verifiers_cascade_counts_on_comparing_whatever_the_log_says_of_it(
+    make_router: MakeRouter, provider: Provider, tmp_path: FilePath
+) -> None:
+    agreeing = np.broadcast_to([0.05, 0.01, 0.95], (4, 4, 3))
+    learned = {"path": str(tmp_path), "sha256": saved(tmp_path, same=agreeing)}
+    cascade = {**CASCADE, "gate": "learned", "verifier": learned}
+    router = chains(make_router, provider, cascade=cascade)
+    [batch] = logged(router.store)
+    assert batch.looks is not None
+    assert batch.looks.compared.all()
+    policy = load_policy(ladder(provider.url, cascade=cascade, objective=OBJECTIVES[0]))
+    decide = of_policy(ladder_of(policy))
+    path = path_of(decide(batch))
+    assert (path.first == batch.propensity.argmax(axis=1)).all()
+    batch.looks.compared[:] = False  # as of requests that no look was taken of
+    again = path_of(decide(batch))
+    assert again.hoped is not None
+    assert (again.first == path.first).all()
+    assert (again.hoped == path.hoped).all()
 
 
 def test_looks_come_back_from_an_export_as_they_were(
