@@ -13,7 +13,6 @@ import numpy as np
 
 from router.attempts import Attempts
 from router.decide import Bar, Look, Objective, after_look, best_answer, dearer
-from router.decide.cascade import told
 from router.dispatch.logprobs import logprob_arguments, without_logprobs
 from router.errors import AtCapacity, BudgetExceeded, ConfigurationError, ProviderError, RouterError
 from router.gates import structural
@@ -204,10 +203,9 @@ class Chain:
         """P(good) of every arm once a vote was counted, before its answer is read."""
         if index not in self.plan.ladder.votes:
             return quality
-        together = self._gate.together(self.plan.ladder.tier)[index]
-        posterior = np.array([[self._attempts.vote.good]])
-        found: Floats = told(together, index, quality[None], posterior)[0, 0]
-        return found
+        return self._gate.told(
+            self.plan.ladder.tier, index, quality, float(self._attempts.vote.good)
+        )
 
     def _judged(self, index: int) -> Verdict | None:
         """What the gate said of the best of several samples when it was picked."""

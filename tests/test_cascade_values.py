@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.decide import UNLIMITED, Bar, Look, Objective, Options, Signals, choose
-from router.decide.cascade import best_answer, compared, dearer, goes_on, seen, values
+from router.decide.cascade import best_answer, dearer, goes_on, values
+from router.decide.evidence import compared, seen
 
 ARMS = 3
 
@@ -46,9 +47,9 @@ NONE = ~ANY
 def test_a_look_moves_no_expectation(case: Any) -> None:
     quality, _, signals = case
     for arm in range(ARMS):
-        chance, after = seen(signals, arm, quality)
-        assert np.allclose(chance.sum(axis=1), 1)
-        assert np.allclose((chance[:, :, None] * after).sum(axis=1), quality)
+        chance, after = seen(signals, arm, quality.T)
+        assert np.allclose(chance.sum(axis=0), 1)
+        assert np.allclose((chance * after).sum(axis=1), quality.T)
         assert (after >= -1e-12).all()
         assert (after <= 1 + 1e-12).all()
 
@@ -59,17 +60,18 @@ def test_comparing_with_an_earlier_answer_moves_no_expectation_either(case: Any,
     quality, _, signals = case
     if signals.same is None:
         return
-    before = np.zeros((4, ARMS), dtype=bool)
-    before[:3, (arm + 1) % ARMS] = True  # the last row has nothing to compare with
-    before[0, (arm + 2) % ARMS] = True
-    chance, after = compared(signals, arm, before, *seen(signals, arm, quality))
-    assert np.allclose(chance.sum(axis=1), 1)
-    assert np.allclose((chance[:, :, None] * after).sum(axis=1), quality)
+    before = np.zeros((ARMS, 4), dtype=bool)
+    before[(arm + 1) % ARMS, :3] = True  # the last has nothing to be compared with
+    before[(arm + 2) % ARMS, 0] = True
+    chance, after = compared(signals, arm, before, *seen(signals, arm, quality.T))
+    assert np.allclose(chance.sum(axis=0), 1)
+    assert np.allclose((chance * after).sum(axis=1), quality.T)
     assert (after >= -1e-9).all()
     assert (after <= 1 + 1e-9).all()
-    alone, belief = seen(signals, arm, quality)
-    assert np.allclose(chance[3], [*alone[3], *np.zeros(3)])
-    assert np.allclose(after[3, :3], belief[3])
+    alone, belief = seen(signals, arm, quality.T)
+    for half in (slice(3), slice(3, 6)):
+        assert np.allclose(chance[half, 3], alone[:, 3] / 2)
+        assert np.allclose(after[:, half, 3], belief[:, :, 3])
 
 
 @given(cases(), st.integers(0, ARMS - 1))
@@ -77,14 +79,15 @@ def test_comparing_with_an_earlier_answer_moves_no_expectation_either(case: Any,
 def test_the_last_look_is_worth_what_the_better_of_two_answers_is(case: Any, arm: int) -> None:
     """A last step is reckoned without its posteriors; they give the same."""
     quality, price, signals = case
+    other = (arm + 1) % ARMS
     called = np.zeros((4, ARMS), dtype=bool)
-    called[:, (arm + 1) % ARMS] = True
-    chance, after = seen(signals, arm, quality)
+    called[:, other] = True
+    chance, after = seen(signals, arm, quality.T)
     if signals.same is not None:
-        chance, after = compared(signals, arm, called, chance, after)
-    best = np.maximum(after[:, :, arm], after[:, :, (arm + 1) % ARMS])
+        chance, after = compared(signals, arm, called.T, chance, after)
+    best = np.maximum(after[arm], after[other])
     value = values(quality, price, ANY, Look(signals, 1, called))
-    assert np.allclose(value[:, arm], (chance * best).sum(axis=1) - price[:, arm])
+    assert np.allclose(value[:, arm], (chance * best).sum(axis=0) - price[:, arm])
 
 
 @given(cases())
@@ -102,6 +105,24 @@ def test_answers_that_cannot_be_compared_are_worth_what_they_are_without(case: A
         for each in (replace(signals, same=None), signals)
     )
     assert (seeing >= blind - 1e-9).all()
+
+
+@given(cases(), st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_evidence_that_is_quite_sure_has_a_value_all_the_same(case: Any, seed: int) -> None:
+    """Chances of 0 and 1, as a small log may have taught them."""
+    quality, price, signals = case
+    rng = np.random.default_rng(seed)
+    sure = Signals(
+        np.eye(3)[rng.integers(0, 3, ARMS)],
+        np.eye(3)[rng.integers(0, 3, ARMS)],
+        np.ones((ARMS, ARMS)),
+        rng.integers(0, 2, (ARMS, ARMS, 3)).astype(float),
+    )
+    called = rng.random((4, ARMS)) < 0.3
+    known = np.where(called, rng.integers(0, 2, (4, ARMS)), quality)
+    for look in (Look(sure, 3), Look(sure, 3, called), Look(signals, 3, called)):
+        assert np.isfinite(values(known, price, ANY, look)).all()
 
 
 @given(cases())

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.decide.cascade import told
+from router.decide.evidence import told
 from router.gates.agreement import said as says
 from router.gates.answer import Answer
 from router.gates.confidence import Confidence
@@ -44,7 +44,7 @@ def test_one_answer_says_what_bayes_and_the_pairs_say(
 ) -> None:
     last = order[0]
     evidence = [evidence_of(float(predicted[0, last]), posterior)]
-    expected = told(np.full(A, r), last, predicted, np.array([[posterior]]))[0, 0]
+    expected = told(np.full((A, 1), r), last, predicted.T, np.array([[posterior]]))[:, 0, 0]
     np.testing.assert_allclose(weighed(predicted, order, [0], r=r, evidence=evidence), expected)
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router import Router, load_policy
-from router.decide.cascade import seen
+from router.decide.evidence import seen
 from router.dispatch.logprobs import logprob_arguments
 from router.gates import confidence
 from router.gates.answer import Answer, answer_of_kept
@@ -248,11 +248,11 @@ def test_what_a_look_will_tell_is_on_average_what_was_known(q: float, told: bool
     signals = gate.signals(False, tier, (True, told))
     np.testing.assert_allclose(signals.good.sum(axis=1), 1)
     np.testing.assert_allclose(signals.bad.sum(axis=1), 1)
-    chance, after = seen(signals, 0, np.array([[q, 0.9]]))
-    np.testing.assert_allclose((chance[:, :, None] * after).sum(axis=1), [[q, 0.9]])
+    chance, after = seen(signals, 0, np.array([[q], [0.9]]))
+    np.testing.assert_allclose((chance * after).sum(axis=1), [[q], [0.9]])
     for level in range(3):
         margin = (5.0, 1.5, 0.1)[level]
         said = {0: (Answer("B", confidence=Confidence(-0.1, -0.2, margin)),)}
         verdict = gate.look(request, None, said, 0, np.array([q, 0.9]), tier)
-        np.testing.assert_allclose(verdict.quality, after[0, level])
+        np.testing.assert_allclose(verdict.quality, after[:, level, 0])
         assert verdict.why.endswith(confidence.LEVELS[level])

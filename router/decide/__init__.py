@@ -1,7 +1,8 @@
 """Deciding: predictions, quotes and room in; a choice with reasons and propensities out. Pure."""
 
-from router.decide.cascade import Look, Signals, best_answer, dearer, goes_on
+from router.decide.cascade import Look, best_answer, dearer, goes_on
 from router.decide.choose import Choices, choose
+from router.decide.evidence import Signals
 from router.decide.explain import decision, rejections
 from router.decide.explore import Exploration
 from router.decide.obstacles import Obstacle, Obstacles

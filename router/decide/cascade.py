@@ -1,24 +1,9 @@
-"""What looking at an answer is worth: the value of calling an arm, reading what it says, and then
-stopping or going on to another arm. Pure; one request and a million go through the same lines.
+"""What calling an arm is worth, where its answer is looked at: then the chain stops, or goes on to
+another arm. Pure; one request and a million go through the same lines.
 
 The value of a chain is its expected best P(good) less what its calls cost, as in cascade routing
-(arXiv:2410.10347), but with the answers' evidence in it: an answer of arm b is a signal k that
-good answers give with probability G_k and bad ones with B_k (a gate's `Signals`), so that by Bayes
-
-    P(k) = q_b G_k + (1 - q_b) B_k        P(b good | k) = q_b G_k / P(k)
-
-and what is thought of every other arm c moves with it, by how far the two go together: with
-P(b and c good) = q_b q_c + r (min(q_b, q_c) - q_b q_c), which is independence at r = 0 and the most
-that the two chances allow at r = 1. Expectations stay what they were, whatever r is, so no arm
-gains or loses by being looked at; only what is done after the look can gain.
-
-An answer that comes after others is also compared with the best of those in hand, h. They say the
-same with chance s_2 where both are good, s_1 where one is, s_0 where neither is (`Signals.same`):
-
-    P(same) = s_2 P(both) + s_1 P(one) + s_0 P(neither)
-    P(b good | same) = (s_2 P(both) + s_1 P(b alone)) / P(same)        and so for h
-
-so each signal k of a later answer is seen twice, with the same answer and with another one.
+(arXiv:2410.10347), but with the answers' evidence in it (`router.decide.evidence`): over the
+signals k that arm b's answer may give,
 
     V(b) = -w c_b + sum_k P(k) max(best answer in hand | k, max of V(c | k) over arms c to follow)
 
@@ -32,6 +17,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from router.decide.evidence import NONE, Signals, both_good, columns_of, compared, says_same, seen
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -40,43 +27,7 @@ if TYPE_CHECKING:
 
 LEAST_GAIN = 1e-9  # of going on over stopping: below it is rounding
 DEEPEST = 2  # looks ahead that are weighed; a later step looks ahead again
-_ROWS_AT_ONCE = 1024
-_SURE = 1e-9  # no chance is quite 0 or 1, so that a division by it is one
-
-
-@dataclass(frozen=True, slots=True)
-class Signals:
-    """How well a gate tells good answers from bad ones, for each arm.
-
-    `good`, `bad`: (A, K) chance of each signal from a good and from a bad answer; rows sum to 1.
-    `together`: (A, A) from 0 to 1, how far two arms are good on the same requests.
-    `same`: (A, A, 3), chance that two arms' answers say the same where neither is good, one is, or
-    both are; three equal chances tell nothing. None where answers are not compared.
-    """
-
-    good: Floats
-    bad: Floats
-    together: Floats
-    same: Floats | None = None
-
-    @property
-    def coarse(self) -> Signals:
-        """The same with two signals an arm, one that good answers give more often and one that bad
-        ones do: what a later look is reckoned with, since each signal multiplies a tree."""
-        if self.good.shape[1] <= 2:
-            return self
-        better = self.good > self.bad
-        pairs = [
-            np.stack([(part * ~better).sum(axis=1), (part * better).sum(axis=1)], axis=1)
-            for part in (self.good, self.bad)
-        ]
-        return Signals(pairs[0], pairs[1], self.together, self.same)
-
-    def of(self, arms: Ints) -> Signals:
-        """The signals of some arms, in that order."""
-        pairs = np.ix_(arms, arms)
-        same = None if self.same is None else self.same[pairs]
-        return Signals(self.good[arms], self.bad[arms], self.together[pairs], same)
+_ROWS_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,182 +94,127 @@ def _looked(
 ) -> tuple[Floats, Floats | None]:
     n, arms = quality.shape
     called = np.zeros((n, arms), dtype=bool) if look.called is None else look.called
+    comparable = np.ones(n, dtype=bool) if look.comparable is None else look.comparable
+    tree = _Tree(price, cost, follows, comparable, look.signals.coarse)
     depth = min(look.steps - 1, DEEPEST)
-    found = np.empty((n, arms))
-    later = None if cost is None else np.empty((n, arms))
+    parts = []
     for start in range(0, n, _ROWS_AT_ONCE):
-        part = slice(start, start + _ROWS_AT_ONCE)
-        known = None if cost is None else cost[part]
-        may = look.comparable
-        compared = np.ones(len(price[part]), dtype=bool) if may is None else may[part]
-        tree = _Tree(
-            *(price[part], known, follows[part]),
-            *(look.signals, look.signals.coarse, compared),
-        )
-        clipped = np.clip(quality[part], _SURE, 1 - _SURE)
-        for arm in range(arms):
-            found[part, arm], after = tree.call(arm, clipped, called[part], depth)
-            if later is not None:
-                later[part, arm] = after
-    return found, later
+        rows = np.arange(start, min(start + _ROWS_AT_ONCE, n))
+        row, arm = np.tile(rows, arms), np.repeat(np.arange(arms), len(rows))
+        known, done = quality[row].T, called[row].T
+        in_hand = np.where(done, known, -np.inf)
+        best = np.where(done.any(axis=0), in_hand.argmax(axis=0), NONE)
+        its = np.where(best == NONE, 0.0, in_hand.max(axis=0))
+        calls = _Calls(row, arm, known[arm, np.arange(len(arm))], best, its)
+        worth = tree.worth(look.signals, calls, known, done, depth)
+        parts.append([part.reshape(arms, len(rows)).T for part in worth])
+    found, later = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return found, None if cost is None else later
+
+
+@dataclass(frozen=True, slots=True)
+class _Calls:
+    """M calls that may be made: of `arm` for the requests `row`, with P(good) `mine`, after an
+    answer of `best` as the best in hand, with P(good) `its`: `NONE` and 0 before the first."""
+
+    row: Ints
+    arm: Ints
+    mine: Floats
+    best: Ints
+    its: Floats
 
 
 @dataclass(frozen=True, slots=True)
 class _Tree:
-    """The tree of what may happen, one arm at a time; `price`, `cost` and `follows` as in
-    `values_and_costs`, without `cost` where nobody asks; the signals of a `first` look and of
-    `later` ones; `comparable` as in `Look`."""
+    """The tree of what may happen, all calls of a depth at once; `price`, `cost` and `follows` as
+    in `values_and_costs`, without `cost` where nobody asks; `comparable` as in `Look`; `later`, the
+    signals of all looks but the first.
+    Arms come first, as in `router.decide.evidence`.
+    """
 
     price: Floats
     cost: Floats | None
     follows: NDArray[np.bool_]
-    first: Signals
-    later: Signals
     comparable: NDArray[np.bool_]
+    later: Signals
 
-    def call(
-        self, arm: int, quality: Floats, called: NDArray[np.bool_], depth: int
-    ) -> tuple[Floats, Floats | None]:
-        """V(arm), (M,), and the expected cost of what follows; the rows of `quality` and `called`
-        are those of `price`, each repeated as often as signals have been seen."""
-        m, times = len(quality), len(quality) // len(self.price)
-        tells = called & np.repeat(self.comparable, times)[:, None]
-        price = np.repeat(self.price[:, arm], times)
-        # The rows of a first look are not repeated.
-        signals = self.first if times == 1 else self.later
+    def worth(
+        self,
+        signals: Signals,
+        calls: _Calls,
+        quality: Floats,
+        called: NDArray[np.bool_],
+        depth: int,
+    ) -> tuple[Floats, Floats]:
+        """V (M,) of calls, and what those that may follow them are expected to cost; `quality` and
+        `called` (A, M): what is known and who has answered before."""
+        row, arm = calls.row, calls.arm
         if not depth:
-            last: Floats = _last(signals, arm, quality, called, tells) - price
-            return last, None if self.cost is None else np.zeros(m)
+            return self.last(signals, calls), np.zeros(len(row))
         chance, after = seen(signals, arm, quality)
+        tells = called & self.comparable[row]
         if signals.same is not None and tells.any():
             chance, after = compared(signals, arm, tells, chance, after)
+        arms, k, m = after.shape
         held = called.copy()
-        held[:, arm] = True
-        best = np.where(held[:, None, :], after, -np.inf).max(axis=2)
-        later = None if self.cost is None else np.zeros(best.shape)
-        k, arms = after.shape[1:]
-        wide, held = after.reshape(m * k, arms), np.repeat(held, k, axis=0)
-        for other in range(arms):
-            may: NDArray[np.bool_] = self.follows[:, arm, other]
-            if other == arm or not may.any():
-                continue
-            worth, then = self.call(other, wide, held, depth - 1)
-            onward = worth.reshape(m, k)
-            allowed = (np.repeat(may, times) & ~called[:, other])[:, None]
-            if self.cost is not None and then is not None and later is not None:
-                spent = np.repeat(self.cost[:, other], times)[:, None] + then.reshape(m, k)
-                later = np.where(allowed & (onward > best), spent, later)
-            best = np.where(allowed, np.maximum(best, onward), best)
-        value: Floats = (chance * best).sum(axis=1) - price
-        return value, None if later is None else (chance * later).sum(axis=1)
+        held[arm, np.arange(m)] = True
+        in_hand = np.where(held[:, None], after, -np.inf)
+        value, later = in_hand.max(axis=0), np.zeros((k, m))
+        other, before = np.nonzero(self.follows[row, arm].T & ~held)
+        if len(before):
+            # Each call that may follow, after each signal.
+            follow = _Calls(
+                np.tile(row[before], k),
+                np.tile(other, k),
+                after[other, :, before].T.reshape(-1),
+                in_hand.argmax(axis=0)[:, before].reshape(-1),
+                value[:, before].reshape(-1),
+            )
+            if depth == 1:
+                worth, more = self.last(self.later, follow), np.zeros(len(follow.row))
+            else:
+                known, done = after[:, :, before].reshape(arms, -1), np.tile(held[:, before], k)
+                worth, more = self.worth(self.later, follow, known, done, depth - 1)
+            onward = np.full((arms, k, m), -np.inf)
+            onward[other, :, before] = worth.reshape(k, -1).T
+            onward_best = onward.max(axis=0)
+            if self.cost is not None:
+                spent = np.zeros((arms, k, m))
+                more = self.cost[follow.row, follow.arm] + more
+                spent[other, :, before] = more.reshape(k, -1).T
+                taken = np.take_along_axis(spent, onward.argmax(axis=0)[None], axis=0)[0]
+                later = np.where(onward_best > value + LEAST_GAIN, taken, 0.0)
+            value = np.maximum(value, onward_best)
+        price = self.price[row, arm]
+        return (chance * value).sum(axis=0) - price, (chance * later).sum(axis=0)
 
-
-def seen(signals: Signals, arm: int, quality: Floats) -> tuple[Floats, Floats]:
-    """What each signal of an arm's answer would tell: its chance (M, K), and P(good) of every arm
-    after it, (M, K, A). Weighed by their chances the latter sum to `quality` (M, A)."""
-    mine = quality[:, arm, None]
-    of_good = mine * signals.good[arm]
-    chance = of_good + (1 - mine) * signals.bad[arm]
-    posterior = of_good / np.maximum(chance, 1e-300)
-    return chance, told(signals.together[arm], arm, quality, posterior)
-
-
-def compared(
-    signals: Signals,
-    arm: int,
-    before: NDArray[np.bool_],
-    chance: Floats,
-    after: Floats,
-) -> tuple[Floats, Floats]:
-    """What `seen` said, once an arm's answer was also compared with the best one before it: first
-    as if the two said the same, then as if not, (M, 2 K) and (M, 2 K, A).
-
-    Parameters: `before` (M, A), the answers that it can be compared with, in rows without any of
-    which nothing is told; `chance` (M, K) and `after` (M, K, A), as `seen` gives them.
-    """
-    assert signals.same is not None
-    m, k, arms = after.shape
-    known = np.clip(after, _SURE, 1 - _SURE).reshape(m * k, arms)
-    rows, held = np.arange(m * k), np.repeat(before, k, axis=0)
-    rival = np.where(held, known, -np.inf).argmax(axis=1)
-    said = np.where(_any(held), signals.same[arm, rival], 1.0)
-    mine, its = known[:, arm], known[rows, rival]
-    both = _both(mine, its, signals.together[arm, rival])
-    of_state = np.stack([1 - mine - its + both, mine + its - 2 * both, both], axis=1)
-    chances, beliefs = [], []
-    for like in (said, 1 - said):
-        weighed = like * of_state
-        total = weighed.sum(axis=1)
-        sure = np.maximum(total, 1e-300)
-        posterior = (weighed[:, 2] + like[:, 1] * (mine - both)) / sure
-        part = told(signals.together[arm], arm, known, posterior[:, None])[:, 0]
-        part[rows, rival] = (weighed[:, 2] + like[:, 1] * (its - both)) / sure
-        chances.append(chance * total.reshape(m, k))
-        beliefs.append(part.reshape(m, k, arms))
-    return np.concatenate(chances, axis=1), np.concatenate(beliefs, axis=1)
-
-
-def _last(
-    signals: Signals,
-    arm: int,
-    quality: Floats,
-    called: NDArray[np.bool_],
-    tells: NDArray[np.bool_],
-) -> Floats:
-    """The P(good) (M,) to expect of the better of this arm's answer and the best before it,
-    where no call comes after. Answers before the best are left out: what they gain is nothing
-    beside the time that a look ahead spends here."""
-    mine = quality[:, arm]
-    if not called.any():
-        return mine
-    rows = np.arange(len(mine))
-    rival = np.where(called, quality, -np.inf).argmax(axis=1)
-    its = np.where(_any(called)[:, 0], quality[rows, rival], 0.0)
-    together = signals.together[arm, rival]
-    good, bad = signals.good[arm], signals.bad[arm]
-    both = _both(mine, its, together)
-    # Chances of each signal together with: this answer good, the other one good.
-    of_mine = mine[:, None] * good
-    chance = of_mine + (1 - mine)[:, None] * bad
-    of_its = both[:, None] * good + (its - both)[:, None] * bad
-    if signals.same is None or not tells.any():
-        alone: Floats = np.maximum(of_mine, of_its).sum(axis=1)
-        return alone
-    some = np.maximum(chance, 1e-300)
-    both = _both(of_mine / some, of_its / some, together[:, None]) * chance
-    said = np.where(_any(tells), signals.same[arm, rival], 1.0)
-    mine_same = said[:, 2:] * both + said[:, 1:2] * (of_mine - both)
-    its_same = said[:, 2:] * both + said[:, 1:2] * (of_its - both)
-    same = np.maximum(mine_same, its_same)
-    apart = np.maximum(of_mine - mine_same, of_its - its_same)
-    found: Floats = (same + apart).sum(axis=1)
-    return found
-
-
-def told(together: Floats, arm: int, quality: Floats, posterior: Floats) -> Floats:
-    """P(good) of every arm once that of one arm's answer is known better: (M, K, A).
-
-    Parameters: `together` (A,), of this arm with each; `quality` (M, A) before; `posterior` (M, K).
-    """
-    mine = quality[:, arm, None]
-    both = _both(mine, quality, together)
-    if_good, if_bad = both / mine, (quality - both) / (1 - mine)
-    after: Floats = if_bad[:, None, :] + posterior[:, :, None] * (if_good - if_bad)[:, None, :]
-    after[:, :, arm] = posterior
-    return after
-
-
-def _any(of: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Whether anything is true of a row, (M, 1)."""
-    found: NDArray[np.bool_] = np.any(of, axis=1, keepdims=True)
-    return found
-
-
-def _both(mine: Floats, its: Floats, together: Floats) -> Floats:
-    """The chance that two answers are good."""
-    independent = mine * its
-    found: Floats = independent + together * (np.minimum(mine, its) - independent)
-    return found
+    def last(self, signals: Signals, calls: _Calls) -> Floats:
+        """V (M,) of calls that none comes after: what is to be expected of the better of its answer
+        and the best before it. Answers before the best are left out: what they gain is nothing
+        beside the time that a look ahead spends here."""
+        mine, its, arm, best = calls.mine, calls.its, calls.arm, calls.best
+        price = self.price[calls.row, arm]
+        if (best == NONE).all():
+            return mine - price
+        together = signals.together[arm, best]
+        good, bad = columns_of(signals.good, arm), columns_of(signals.bad, arm)
+        both = both_good(mine, its, together)
+        # Chances of each signal together with: this answer good, the other one good.
+        of_mine, of_its = mine * good, both * good + (its - both) * bad
+        rival = np.where(self.comparable[calls.row], best, NONE)
+        if signals.same is None or (rival == NONE).all():
+            alone: Floats = np.maximum(of_mine, of_its).sum(axis=0) - price
+            return alone
+        chance = of_mine + (1 - mine) * bad
+        some = np.maximum(chance, 1e-300)
+        both = both_good(of_mine / some, of_its / some, together) * chance
+        _, one, two = says_same(signals, arm, rival)
+        mine_same = two * both + one * (of_mine - both)
+        its_same = two * both + one * (of_its - both)
+        same = np.maximum(mine_same, its_same)
+        apart = np.maximum(of_mine - mine_same, of_its - its_same)
+        found: Floats = (same + apart).sum(axis=0) - price
+        return found
 
 
 def dearer(expected: Ints, rung: Ints) -> NDArray[np.bool_]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from router.decide.cascade import Signals, told
+from router.decide.evidence import Signals, told
 from router.errors import ConfigurationError
 from router.gates import confidence, structural
 from router.gates.answer import Answer
@@ -161,7 +161,7 @@ class Gate:
         if word is not None:
             name, score = word
             posterior = min(max(score, 1 - _SURE), _SURE)
-            return Verdict(self._told(tier, last, quality, posterior), f"{name} says {score:g}")
+            return Verdict(self.told(tier, last, quality, posterior), f"{name} says {score:g}")
         why = ", ".join(worst) or "no fault of form"
         if self._verifier is not None and not structural.HARD.intersection(worst):
             found_of_tier = self._verifier.judge(answers, last, worst, quality, tier)
@@ -175,12 +175,12 @@ class Gate:
             of_good *= confidence.OF_GOOD[level]
             of_bad *= confidence.OF_BAD[level]
             why = f"{why}; tokens {confidence.LEVELS[level]}"
-        return Verdict(self._told(tier, last, quality, of_good / (of_good + of_bad)), why)
+        return Verdict(self.told(tier, last, quality, of_good / (of_good + of_bad)), why)
 
-    def _told(self, tier: Ints, last: int, quality: Floats, posterior: float) -> Floats:
+    def told(self, tier: Ints, last: int, quality: Floats, posterior: float) -> Floats:
         """P(good) of every arm, once it is known of the last one."""
-        together = self.together(tier)[last]
-        found: Floats = told(together, last, quality[None], np.array([[posterior]]))[0, 0]
+        together = self.together(tier)[last][:, None]
+        found: Floats = told(together, last, quality[:, None], np.array([[posterior]]))[:, 0, 0]
         return found
 
     def _of_efforts(
@@ -193,7 +193,7 @@ class Gate:
     ) -> Floats:
         """A verifier's word on tiers as one on arms: other efforts of a tier that has answered are
         as good as its answer only as far as one model's answers go together."""
-        told_of = self._told(tier, last, quality, float(found[last]))
+        told_of = self.told(tier, last, quality, float(found[last]))
         others = [arm not in answers and (tier[list(answers)] == tier[arm]).any()
                   for arm in range(len(tier))]  # fmt: skip
         return np.where(others, told_of, found)

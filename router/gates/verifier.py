@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from router.decide.cascade import Signals
+from router.decide.evidence import Signals
 from router.errors import ModelFileError
 from router.gates.agreement import likeness_of
 from router.gates.answer import Answer

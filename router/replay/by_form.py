@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from router.decide.cascade import Signals
+from router.decide.evidence import Signals
 from router.gates import confidence, structural
 from router.gates.consensus import chances_of_same, consensus
 from router.gates.gate import TOGETHER

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from router.decide.best import BestRule, best_of
-from router.decide.cascade import Signals
+from router.decide.evidence import Signals
 from router.decide.vote import VoteRule, value_of
 from router.types import Quote
 
