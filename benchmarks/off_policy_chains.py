@@ -60,7 +60,7 @@ from router.replay.off_policy.facts import Facts
 from router.replay.off_policy.looks import STOP, Looks, nothing
 from router.replay.off_policy.path import Path as Path_
 from router.replay.off_policy.path import add_policy, path_of
-from router.replay.off_policy.replay import refusals
+from router.replay.off_policy.replay import refusals, spread_of
 from router.replay.off_policy.sums import LOGGED, PolicySums, Tally, add_logged, rows_of
 from router.replay.off_policy.target import of_policy
 from router.replay.verifier_training import train_verifier
@@ -334,10 +334,13 @@ def taken(path: Path_, row: Any) -> Path_:
 
 def figures(found: Estimates) -> dict[str, Any]:
     """Value and interval of each outcome by each estimator, and what they rest on."""
-    said: dict[str, Any] = {"effective": found.effective, "unsupported": found.unsupported}
+    said: dict[str, Any] = {
+        "effective": found.effective, "unsupported": found.unsupported, "thin": found.thin_cost
+    }  # fmt: skip
     for outcome in ("quality", "cost"):
+        spread = spread_of(outcome, found)
         for estimator in ESTIMATORS:
-            one = found.by_outcome[outcome][estimator].estimate()
+            one = found.by_outcome[outcome][estimator].estimate(spread)
             said[f"{outcome}.{estimator}"] = (one.value, one.low, one.high)
     return said
 
@@ -360,6 +363,7 @@ def study(people: Population, resamplings: int, seed: int, processes: int) -> di
             "refused": len(mine) - len(used),
             "effective": float(np.mean([each["effective"] for each in mine])),
             "unsupported": float(np.mean([each["unsupported"] for each in mine])),
+            "thin_cost": float(np.mean([each["thin"] for each in mine])),
         }
         if len(used) < 2:
             continue

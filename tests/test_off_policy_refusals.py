@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from router.errors import ReplayError
-from router.replay.off_policy.measure import Question, measure, merged
-from router.replay.off_policy.replay import Replay, conclude, question_of
+from router.replay.off_policy.estimate import estimate
+from router.replay.off_policy.measure import AS_LOGGED, Question, measure, merged
+from router.replay.off_policy.replay import Replay, conclude, question_of, spread_of
 from router.replay.off_policy.target import Named
-from tests.off_policy_kit import log
+from tests.off_policy_kit import estimated, log
 
 
 def ask(*batches, arm=2, **options) -> Replay:
@@ -76,6 +77,49 @@ def test_a_few_decisions_without_support_widen_the_intervals():
         widths = [f.figures[name]["doubly_robust"] for f in (full, lacking)]
         assert widths[1]["high"] - widths[1]["low"] > widths[0]["high"] - widths[0]["low"]
     assert "widened" in lacking.warnings[0]
+
+
+def few_dear_calls(seed, chance=0.02, n=10_000):
+    """A log that calls the dearest arm with a small chance, and a policy that calls it for one
+    request in 500: where it answers these, its bills are twice as high as elsewhere."""
+    batch = log(n, seed, chances=(0.9, 0.1 - chance, chance))
+    special = np.arange(n) % 500 == 0
+    cost = np.where(special & (batch.chosen == 2), 2 * batch.cost, batch.cost)
+    arm = np.where(special, 2, 0)
+    paid = 0.8 * np.exp(0.2**2 / 2) * batch.expected[np.arange(n), arm]
+    return replace(batch, cost=cost), arm, np.where(special, 2 * paid, paid).mean()
+
+
+def test_costs_of_calls_that_the_log_hardly_shows_have_wider_intervals():
+    held, bare = 0, 0
+    for seed in range(60):
+        batch, arm, truth = few_dear_calls(seed)
+        found = estimated(batch, arm)
+        assert found.thin == ("mid:m-mid",)
+        assert found.unsupported_cost == 0
+        cost = found.by_outcome["cost"]["doubly_robust"]
+        wide, narrow = cost.estimate(spread_of("cost", found)), cost.estimate()
+        held += wide.low <= truth <= wide.high
+        bare += narrow.low <= truth <= narrow.high
+    assert held >= 56
+    assert bare <= 45  # in most logs none of the dear bills is seen
+
+
+def test_that_an_interval_is_wider_for_few_calls_is_said_with_their_arm():
+    batch, arm, _ = few_dear_calls(0)
+    question = Question((Named("it", lambda _: arm),))
+    found = conclude(measure([batch], question), "mid").policies[0]
+    [said] = [each for each in found.warnings if "calls of" in each]
+    assert "mid:m-mid, of which the log shows fewer than 10" in said
+    assert found.support["thin_cost"] == pytest.approx(0.17, abs=0.05)
+
+
+def test_many_calls_or_calls_that_are_sure_are_not_too_few():
+    batch, arm, _ = few_dear_calls(0, chance=0.05, n=200_000)
+    assert estimated(batch, arm).thin == ()
+    few = log(3000, 1, chances=(0.999, 0.0005, 0.0005))
+    own = measure([few], Question(()))
+    assert estimate(own.logged, own.policies[AS_LOGGED]).thin == ()
 
 
 def test_shuffled_labels_are_noticed():

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from router.types import Floats, Ints
 
 FOLDS = 5
+# The effective number of an arm's calls below which what they cost is not known from the log: bills
+# are skewed, and of so few the dear ones may well be missing.
+LEAST_CALLS = 10
 ESTIMATORS = ("direct", "ips", "snips", "doubly_robust", "switch")
 # The recalibration leans on the logged prediction as if so many more rows had agreed with it.
 _PRIOR_LEVEL, _PRIOR_SLOPE = 0.5, 2.0
@@ -133,10 +136,12 @@ class Estimates:
     `rows`: decisions; `agreed`: rows where log and policy agree; `effective`: their effective
     number (Kish); `labelled`: how many of them have a label, weighted alike; `unsupported` and
     `unsupported_cost`: the shares of requests and of predicted cost where the log had no chance of
-    doing what the policy does; `blind`: arms that it uses and of which no label is known;
-    `went_on`: agreeing rows after whose answer the log made another call without keeping what the
-    look found, so that what came of them is not what comes of a single call; `unseen`: rows whose
-    answers it would look at, and the log did not; `groups` of conversations, from which intervals
+    doing what the policy does; `thin_cost`: the share of predicted cost that is of calls of the
+    arms `thin`, of which such a log shows too few (`LEAST_CALLS`); `blind`: arms that it uses and
+    of which no label is known; `went_on`: agreeing rows after whose answer the log made another
+    call without keeping what the look found, so that what came of them is not what comes of a
+    single call; `unseen`: rows whose answers it would look at, and the log did not; `groups` of
+    conversations, from which intervals
     come; `known`: outcomes that the log has of any request.
     """
 
@@ -146,6 +151,8 @@ class Estimates:
     effective: float
     unsupported: float
     unsupported_cost: float
+    thin: tuple[str, ...]
+    thin_cost: float
     largest_weight: float
     cut: float | None
     blind: tuple[str, ...]
@@ -179,6 +186,8 @@ def estimate(logged: Tally, sums: PolicySums) -> Estimates:
         for at, key in enumerate(keys)
         if total[at, _D["handed"]] and not whole[at, _L["quality.m"]]
     ]
+    calls, varies = total[:, _D["supported"]], total[:, _D["supported.v"]]
+    few = calls**2 < LEAST_CALLS * varies
     n, weights = total[:, _D["requests"]].sum(), matched[:, _A["w"]].sum()
     cost = total[:, _D["cost.x"]].sum()
     return Estimates(
@@ -188,6 +197,8 @@ def estimate(logged: Tally, sums: PolicySums) -> Estimates:
         effective=float(weights**2 / max(matched[:, _A["ww"]].sum(), 1e-300)),
         unsupported=float(total[:, _D["unsupported"]].sum() / max(n, 1)),
         unsupported_cost=float(total[:, _D["unsupported.cost"]].sum() / max(cost, 1e-300)),
+        thin=tuple(f"{key[0]}:{key[1]}" for at, key in enumerate(keys) if few[at]),
+        thin_cost=float(total[few, _D["supported.cost"]].sum() / max(cost, 1e-300)),
         largest_weight=sums.largest_weight,
         cut=cut,
         blind=tuple(blind),

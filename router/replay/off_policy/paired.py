@@ -230,6 +230,8 @@ def difference(
             tuple(warnings),
         )  # fmt: skip
     lost, lost_cost = moves.lost / moves.rows, moves.lost_cost / moves.rows
+    # Of calls of which there are too few, both may have the same.
+    lost_cost += abs(_thin(after) - _thin(before))
     cost = _minus(after, before, "cost")
     was = before.by_outcome["cost"][BEST].values
     share = Replicates(100 * cost.values / np.where(was == 0, np.nan, was))
@@ -268,6 +270,11 @@ def _minus(after: Estimates, before: Estimates, outcome: str) -> Replicates:
     return after.by_outcome[outcome][BEST].minus(before.by_outcome[outcome][BEST])
 
 
+def _thin(found: Estimates) -> float:
+    """The nano-USD a request of calls of which the log shows too few."""
+    return found.thin_cost * abs(float(found.by_outcome["cost"][BEST].values[0]))
+
+
 def _side(sums: Sums, name: str, found: Estimates) -> dict[str, Any]:
     cost, quality = (found.by_outcome[outcome][BEST] for outcome in ("cost", "quality"))
     values: Floats = np.array([cost.values[0], quality.values[0]])
@@ -279,5 +286,6 @@ def _side(sums: Sums, name: str, found: Estimates) -> dict[str, Any]:
         "largest_weight": found.largest_weight,
         "unsupported": found.unsupported,
         "unsupported_cost": found.unsupported_cost,
+        "thin_cost": found.thin_cost,
         "refused_requests": sums.policies[name].refused,
     }

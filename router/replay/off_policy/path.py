@@ -158,6 +158,7 @@ class _Walk:
         rows, at, arm, before = self._rows, step.at, step.arm, step.before
         call = before * ~step.stop
         lost = (step.inverse == 0).astype(np.float64)
+        held = (1 - lost) * call
         cost = rows.predicted["cost"][at, arm]
         columns: dict[str, Floats | None] = {
             "n": before,
@@ -165,6 +166,9 @@ class _Walk:
             "handed": before * (step.stop | self._unseen[at]),
             "unsupported": lost * before,
             "unsupported.cost": lost * call * cost,
+            "supported": held,
+            "supported.v": held * (before * step.inverse - 1),
+            "supported.cost": held * cost,
             "quality.x": before * step.hoped,
             "cost.x": call * (cost + step.later),
         }

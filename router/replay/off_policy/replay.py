@@ -14,7 +14,13 @@ import numpy as np
 from router.errors import ReplayError
 from router.money import NANO_PER_USD
 from router.prices import Dated
-from router.replay.off_policy.estimate import ESTIMATORS, Estimates, Replicates, estimate
+from router.replay.off_policy.estimate import (
+    ESTIMATORS,
+    LEAST_CALLS,
+    Estimates,
+    Replicates,
+    estimate,
+)
 from router.replay.off_policy.facts import Facts, as_dict, warnings_of
 from router.replay.off_policy.measure import AS_LOGGED, Question, Sums
 from router.replay.off_policy.sums import OUTCOMES
@@ -177,10 +183,16 @@ def _result(
             f"{found.unsupported:.2%} of its decisions had no chance in the log: intervals are "
             "widened by the worst that they can be"
         )
+    if found.thin and "cost" in outcomes:
+        warnings.append(
+            f"{found.thin_cost:.1%} of its predicted cost is of calls of {', '.join(found.thin)}, "
+            f"of which the log shows fewer than {LEAST_CALLS}: the interval of its cost is widened "
+            "by as much"
+        )
     figures, difference = {}, {}
     best = BEST if BEST in estimators else estimators[-1]
     for outcome in outcomes:
-        spread = _spread_of(outcome, found)
+        spread = spread_of(outcome, found)
         scale = NANO_PER_USD if outcome == "cost" else 1
         bounds = (0.0, 1.0) if outcome == "quality" else (0.0, math.inf)
         each = {
@@ -196,7 +208,8 @@ def _result(
     saved = None
     if "cost" in outcomes and against is not None and not refusals(against, facts, LEAST_HELD_OUT):
         change = against.by_outcome["cost"][BEST].minus(found.by_outcome["cost"][best])
-        saved = shown(change, NANO_PER_USD / facts.rows, 0.0, (-math.inf, math.inf))
+        spread = spread_of("cost", found) + spread_of("cost", against)
+        saved = shown(change, NANO_PER_USD / facts.rows, spread, (-math.inf, math.inf))
     over_mix = None
     if mix is not None and "quality" in outcomes and not name.startswith(_ALWAYS):
         cost, quality = _costs_and_quality(name, found, best)
@@ -209,6 +222,7 @@ def _result(
         "largest_weight": found.largest_weight,
         "unsupported": found.unsupported,
         "unsupported_cost": found.unsupported_cost,
+        "thin_cost": found.thin_cost,
         "switch_cut": found.cut,
         "refused_requests": policy.refused,
     }
@@ -295,12 +309,14 @@ def no_quality(found: Estimates, facts: Facts) -> str | None:
     return None
 
 
-def _spread_of(outcome: str, found: Estimates) -> float:
-    """What decisions without support can change at most: quality by 1, cost by as much again."""
+def spread_of(outcome: str, found: Estimates) -> float:
+    """What decisions without support can change at most: quality by 1, cost by as much again; the
+    cost of calls of which there are too few likewise."""
     if outcome == "quality":
         return found.unsupported
     mean = abs(float(found.by_outcome[outcome][BEST].values[0]))
-    return found.unsupported_cost * mean
+    thin = found.thin_cost if outcome == "cost" else 0.0
+    return (found.unsupported_cost + thin) * mean
 
 
 def shown(
@@ -350,7 +366,7 @@ def _baseline(
         reasons.append("no request of the log has a known cost")
     honest = None
     if against is not None and not reasons:
-        spread = _spread_of("cost", against)
+        spread = spread_of("cost", against)
         cost = against.by_outcome["cost"][BEST]
         honest = shown(cost, NANO_PER_USD / facts.rows, spread, (0.0, math.inf))
     return {

@@ -43,7 +43,9 @@ LOGGED = (
     "sampled.v",
 )
 # Of what a policy decides: requests; decisions (n), those to call an arm (calls), those that the
-# log had no chance of, answers that would be handed out; and the sums of predictions.
+# log had no chance of, those calls that it had one of (supported), what the sum of their weights
+# varies by (v) and their predicted cost, answers that would be handed out; and the sums of
+# predictions.
 DECIDED = (
     "requests",
     "n",
@@ -51,6 +53,9 @@ DECIDED = (
     "handed",
     "unsupported",
     "unsupported.cost",
+    "supported",
+    "supported.v",
+    "supported.cost",
     *(f"{o}.x" for o in OUTCOMES),
 )
 # What is weighted: each outcome, and of quality the labels that nobody drew and those that were
