@@ -19,10 +19,12 @@ from pathlib import Path
 import numpy as np
 from stamp import ROOT, commit, machine
 
+from router.chain import Cascades
 from router.dispatch.heuristic import classify
 from router.ladder import Ladder
 from router.planning import make_plan
 from router.policy import load_policy
+from router.policy.cascade import Cascade
 from router.predict import extract, load_predictor, shape_of
 from router.prices import load_book
 from router.types import Request, Room
@@ -67,10 +69,13 @@ def steps(request: Request) -> Mapping[str, Callable[[], object]]:
     predictor = load_predictor()
     features = extract(request)
     shape = shape_of(request.messages, request.params)
-    ladder = Ladder.of(load_policy("default"), load_book(), predictor.efforts)
+    policy = load_policy("default")
+    ladder = Ladder.of(policy, load_book(), predictor.efforts)
     prediction = predictor(features)
     plan = make_plan(ladder, request, shape, features, prediction)
     room = Room()
+    cascading = policy.model_copy(update={"cascade": Cascade(max_steps=3)})
+    ahead = Cascades(cascading, None).looking(plan)
 
     def decide() -> object:
         shape = shape_of(request.messages, request.params)
@@ -83,6 +88,7 @@ def steps(request: Request) -> Mapping[str, Callable[[], object]]:
         "prediction": lambda: predictor(features),
         "quotes": lambda: make_plan(ladder, request, shape, features, prediction),
         "choice": lambda: plan.decide(room),
+        "choice, with a cascade": lambda: ahead.decide(room),
         "whole decision": decide,
         # A yardstick for the machine: the same text, again and again, through one classifier.
         "litellm's heuristic": partial(next, classify(repeat(request.messages[0]["content"]))),
