@@ -108,7 +108,7 @@ def work(name: str, seed: str, url: str, provider: str, durability: str) -> None
         until_answered(
             lambda: ledger.reserve(Reservation(
                 reservation, AMOUNT, scopes=scopes, now=now, expires_at=now + TTL,  # noqa: B023
-                worst_case=attempt, request=request,  # noqa: B023
+                worst_case=attempt, request=request, is_new=True,  # noqa: B023
             ))
         )  # fmt: skip
         lines.write(f"{reservation} {cost}\n".encode())

@@ -70,7 +70,7 @@ def turn(ledger: Ledger, name: str, calls: int) -> list[tuple[float, float]]:
         began = time.perf_counter()
         ledger.reserve(Reservation(
             reservation, AMOUNT, scopes=SCOPES, now=now, expires_at=now + 600, worst_case=attempt,
-            request=request,
+            request=request, is_new=True,
         ))  # fmt: skip
         held = time.perf_counter()
         ledger.settle(reservation, last, end, now)

@@ -84,7 +84,7 @@ def work(worker: int, options: argparse.Namespace, url: str, start: Any, out: An
         try:
             ledger.reserve(Reservation(
                 reservation, AMOUNT, scopes=scopes, now=NOW, expires_at=NOW + 600,
-                worst_case=attempt, request=request,
+                worst_case=attempt, request=request, is_new=True,
             ))  # fmt: skip
             held = time.perf_counter()
             reserves.append(held - began)

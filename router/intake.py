@@ -85,6 +85,7 @@ def read_request(
     samples(params)
     return Request(
         request_id=new_request_id(now),
+        is_new=True,
         messages=_messages(messages, max_messages),
         params={name: value for name, value in params.items() if value is not None},
         now=now,

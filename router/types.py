@@ -65,7 +65,8 @@ class Request:
     says whose budgets pay, e.g. {"user": "ann"}; `tags` and `metadata` are for rules and reports.
     `turn` is its place in its conversation; where that was compacted, `messages` go out and
     `original` came in. `deadline`, unix seconds, is when it needs its answer; `ways`, one for each
-    arm, how it would be called where it may wait.
+    arm, how it would be called where it may wait. `is_new` says that its id was drawn for it just
+    now, so that nothing can stand under it anywhere.
     """
 
     request_id: str
@@ -82,6 +83,7 @@ class Request:
     original: Sequence[Mapping[str, Any]] | None = None
     deadline: float | None = None
     ways: tuple[Way, ...] = ()
+    is_new: bool = False
 
     def paid_by(self, *arms: Arm) -> Scopes:
         """Whose budgets pay for a call of these arms: the caller's scopes, the router's own."""
@@ -253,7 +255,8 @@ class Reservation:
     `reservation_id` is unique and made by the caller, so that a lost reply can be asked again.
     `worst_case` is the log row that stands if nothing is heard until `expires_at`; its cost is
     `amount`, or None where the amount is 0 and no price is known. `request` comes with the first
-    attempt of a request only.
+    attempt of a request only. `is_new` says that the request's id was drawn at random for this: a
+    store may then spare itself a look for what stands under it already.
     """
 
     reservation_id: str
@@ -264,6 +267,7 @@ class Reservation:
     worst_case: AttemptRow
     request: RequestRow | None
     tokens: int = 0
+    is_new: bool = False
 
 
 @dataclass(frozen=True, slots=True)

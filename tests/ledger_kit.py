@@ -112,6 +112,7 @@ def reserve(
     now: float = NOW,
     ttl: float = TTL,
     first: bool | None = None,
+    is_new: bool = False,
 ) -> Hold:
     """Reserve for attempt `number` of request `name`, under the id "name/number"."""
     first = number == 1 if first is None else first
@@ -127,6 +128,7 @@ def reserve(
                 name, number, cost=amount, status="expired", cost_source="expired", reserved=amount
             ),
             request=request_row(name) if first else None,
+            is_new=is_new,
         )
     )
 

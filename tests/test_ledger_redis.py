@@ -287,6 +287,40 @@ def test_a_look_into_the_log_that_is_overtaken_is_taken_again(place, monkeypatch
     assert ledger.verify() == []
 
 
+@ON_BOTH
+def test_a_request_whose_id_was_drawn_just_now_is_not_looked_up_in_the_log(
+    provider, place, monkeypatch
+):
+    policy = ladder(provider.url, budgets=[{"name": "all", "limit": "1.00", "window": "total"}])
+    with Router(policy, store=place, predictor=steady_predictor()) as router:
+        store, looks = store_of(router.ledger), []
+        look = store._mirror.memory
+        monkeypatch.setattr(
+            store._mirror, "memory", lambda *asked: looks.append(asked) or look(*asked)
+        )
+        for _ in range(3):
+            router.completion([{"role": "user", "content": "Say hello."}])
+        assert looks == []
+        reserve(router.ledger, "named", 10)
+        assert len(looks) == 1
+        assert len(list(router.ledger.log().requests())) == 4
+        assert router.ledger.verify() == []
+
+
+def test_a_hold_under_an_id_drawn_just_now_is_no_second_one_when_it_is_repeated(place):
+    ledger = open_ledger(place, [Budget("all", 1000)], durability="normal")
+    for _ in range(2):
+        reserve(ledger, "a", 100, is_new=True)
+    assert counters(ledger) == {ALL: (0, 100)}
+    with pytest.raises(ReservationError, match="not 101 and 0"):
+        reserve(ledger, "a", 101, is_new=True)
+    settle(ledger, "a", 60)
+    with pytest.raises(ReservationError, match="has ended"):
+        reserve(ledger, "a", 100, is_new=True)
+    assert counters(ledger) == {ALL: (60, 0)}
+    assert ledger.verify() == []
+
+
 CHANGES = [
     "redis.call('HINCRBY', P..'a:3:all:|total', 's', 1)",
     "redis.call('HINCRBY', P..'a:3:all:|total', 'h', -1)",

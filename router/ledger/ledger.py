@@ -93,6 +93,7 @@ class BudgetLedger:
             tuple([account.take(amounts, asked.now) for account in accounts]),
             attempt_values(asked.worst_case),
             None if asked.request is None else request_values(asked.request),
+            asked.is_new,
         )
         return new, accounts
 

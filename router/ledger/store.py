@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 
 class NewHold(NamedTuple):
-    """A reservation to make. Rows are lists in the order of the log's columns."""
+    """A reservation to make. Rows are lists in the order of the log's columns. `is_new` as in
+    `router.types.Reservation`."""
 
     reservation_id: str
     request_id: str
@@ -30,6 +31,7 @@ class NewHold(NamedTuple):
     takes: tuple[Take, ...]
     worst_case: list[Any]
     request: list[Any] | None
+    is_new: bool = False
 
 
 @dataclass(frozen=True, slots=True)

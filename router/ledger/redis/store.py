@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 # known without a look at the log's store, which remembers all for good; and one that has expired,
 # which evidence may correct as long as it is remembered here. In seconds.
 REMEMBER, REMEMBER_EXPIRED = 600, 30 * 86400
+# What the log's store knows of an id that was drawn just now, however far it has come.
+_NOTHING = Memory(2**53, {})
 _EXPIRE_AT_ONCE = 200  # reservations a script, so that a sweep never blocks others for long
 _LOOKS = 5
 _STATUS = 2  # the place of a request's status in its row
@@ -137,12 +139,13 @@ class RedisStore:
                 *takes,
             ]
 
+        def look() -> Memory:
+            if new.is_new and new.request is not None:
+                return _NOTHING
+            return self._mirror.memory([new.reservation_id], new.request_id, new.number)
+
         payload = lines.open_line(new)
-        memory, kind, *answer = self._remembering(
-            scripts.HOLD,
-            lambda: self._mirror.memory([new.reservation_id], new.request_id, new.number),
-            arguments,
-        )
+        memory, kind, *answer = self._remembering(scripts.HOLD, look, arguments)
         if kind == "ok":
             return None
         if kind == "past":
