@@ -134,6 +134,17 @@ def test_a_call_that_nothing_may_follow_is_worth_its_quality_less_its_price(case
 
 
 @given(cases())
+@settings(max_examples=10, deadline=None)
+def test_no_requests_have_no_values_and_many_have_those_of_each(case: Any) -> None:
+    quality, price, signals = case
+    none = values(quality[:0], price[:0], ANY[:0], Look(signals, 3))
+    assert none.shape == (0, ARMS)
+    look = Look(signals, 3)
+    many = values(*(np.repeat(each, 300, axis=0) for each in (quality, price, ANY)), look)
+    assert np.allclose(many, np.repeat(values(quality, price, ANY, look), 300, axis=0))
+
+
+@given(cases())
 @settings(max_examples=60, deadline=None)
 def test_more_steps_are_never_worth_less(case: Any) -> None:
     quality, price, signals = case

@@ -98,7 +98,7 @@ def _looked(
     tree = _Tree(price, cost, follows, comparable, look.signals.coarse)
     depth = min(look.steps - 1, DEEPEST)
     parts = []
-    for start in range(0, n, _ROWS_AT_ONCE):
+    for start in range(0, max(n, 1), _ROWS_AT_ONCE):  # of no rows too
         rows = np.arange(start, min(start + _ROWS_AT_ONCE, n))
         row, arm = np.tile(rows, arms), np.repeat(np.arange(arms), len(rows))
         known, done = quality[row].T, called[row].T
@@ -129,6 +129,7 @@ class _Tree:
     """The tree of what may happen, all calls of a depth at once; `price`, `cost` and `follows` as
     in `values_and_costs`, without `cost` where nobody asks; `comparable` as in `Look`; `later`, the
     signals of all looks but the first.
+
     Arms come first, as in `router.decide.evidence`.
     """
 
