@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from router.errors import ReplayError
 from router.replay.off_policy.estimate import estimate
 from router.replay.off_policy.measure import AS_LOGGED, Question, measure, merged
+from router.replay.off_policy.paired import Moves, pair
 from router.replay.off_policy.replay import Replay, conclude, question_of, spread_of
 from router.replay.off_policy.target import Named
 from tests.off_policy_kit import estimated, log
@@ -112,6 +114,32 @@ def test_that_an_interval_is_wider_for_few_calls_is_said_with_their_arm():
     [said] = [each for each in found.warnings if "calls of" in each]
     assert "mid:m-mid, of which the log shows fewer than 10" in said
     assert found.support["thin_cost"] == pytest.approx(0.17, abs=0.05)
+
+
+def test_a_difference_by_few_dear_calls_is_wider_and_one_that_both_make_is_not():
+    batch, arm, _ = few_dear_calls(0)
+    policies = {"cheap": np.zeros(len(batch), int), "dear": arm, "alike": arm}
+    question = Question(tuple(Named(name, partial(_given, arm=a)) for name, a in policies.items()))
+
+    def between(old, new):
+        moves = Moves(old, new)
+        sums = measure([batch], question, moves.watch)
+        return pair(sums, old, new, moves), {
+            name: estimate(sums.logged, sums.policies[name]) for name in policies
+        }
+
+    moved, found = between("cheap", "dear")
+    assert any(said.startswith("dear: ") and "calls of mid" in said for said in moved.warnings)
+    cost = {name: each.by_outcome["cost"]["doubly_robust"] for name, each in found.items()}
+    bare = cost["dear"].minus(cost["cheap"]).estimate()
+    few = found["dear"].thin_cost * cost["dear"].values[0]
+    assert moved.cost["high"] == pytest.approx((bare.high + few) / 1e9)
+    same, _ = between("dear", "alike")
+    assert (same.cost["low"], same.cost["high"]) == (0.0, 0.0)
+
+
+def _given(batch, *, arm):
+    return arm
 
 
 def test_many_calls_or_calls_that_are_sure_are_not_too_few():

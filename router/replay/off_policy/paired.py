@@ -23,6 +23,7 @@ from router.replay.off_policy.path import Path, onward_of, path_of
 from router.replay.off_policy.replay import (
     BEST,
     MOST_UNSUPPORTED,
+    few_calls,
     no_quality,
     refusals,
     refuse_log,
@@ -218,6 +219,7 @@ def difference(
         for name in (old, new)
         if (count := sums.policies[name].refused)
     ]
+    warnings += [f"{name}: {few_calls(found[name])}" for name in (old, new) if found[name].thin]
     if moves.refusals > MOST_UNSUPPORTED * moves.rows:
         refused.append(
             f"{moves.refusals:,} requests are refused by one policy alone: the figures of the two "

@@ -184,11 +184,7 @@ def _result(
             "widened by the worst that they can be"
         )
     if found.thin and "cost" in outcomes:
-        warnings.append(
-            f"{found.thin_cost:.1%} of its predicted cost is of calls of {', '.join(found.thin)}, "
-            f"of which the log shows fewer than {LEAST_CALLS}: the interval of its cost is widened "
-            "by as much"
-        )
+        warnings.append(few_calls(found))
     figures, difference = {}, {}
     best = BEST if BEST in estimators else estimators[-1]
     for outcome in outcomes:
@@ -307,6 +303,15 @@ def no_quality(found: Estimates, facts: Facts) -> str | None:
     if found.blind:
         return f"quality is not estimated: no answer of {', '.join(found.blind)} has a label"
     return None
+
+
+def few_calls(found: Estimates) -> str:
+    """What to say of a policy whose cost hangs on calls that the log hardly shows."""
+    return (
+        f"{found.thin_cost:.1%} of its predicted cost is of calls of {', '.join(found.thin)}, of "
+        f"which the log shows fewer than {LEAST_CALLS}: the interval of its cost is widened by as "
+        "much"
+    )
 
 
 def spread_of(outcome: str, found: Estimates) -> float:
