@@ -27,7 +27,9 @@ def requests(router: Router) -> list[Any]:
 
 def assert_books_agree(router: Router, provider: Provider) -> None:
     """One reservation for each wire request, nothing held, every invariant of the ledger."""
-    assert len(rows(router)) == len(provider.wire)
+    found = rows(router)
+    others = [(row.status, row.error) for row in found if row.status != "answered"]
+    assert len(found) == len(provider.wire), others
     assert router.ledger.verify() == []
     assert all(state.held == 0 for state in router.budgets())
     purpose = {request.request_id: request.purpose for request in requests(router)}
