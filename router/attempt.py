@@ -83,7 +83,7 @@ class Attempt:
                 expires_at=self._now + longest,
                 worst_case=self.worst_case,
                 request=shared.row(self._plan, self._decision) if shared.count == 0 else None,
-                is_new=shared.request.is_new and shared.count == 0,
+                is_new=shared.request.is_new,
             )
         )
         shared.count = self._number

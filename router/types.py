@@ -255,8 +255,8 @@ class Reservation:
     `reservation_id` is unique and made by the caller, so that a lost reply can be asked again.
     `worst_case` is the log row that stands if nothing is heard until `expires_at`; its cost is
     `amount`, or None where the amount is 0 and no price is known. `request` comes with the first
-    attempt of a request only. `is_new` says that the request's id was drawn at random for this: a
-    store may then spare itself a look for what stands under it already.
+    attempt of a request only. `is_new` says that the request's id was drawn at random for it: with
+    its first attempt a store may then spare itself a look for what stands under it already.
     """
 
     reservation_id: str

@@ -108,7 +108,7 @@ def calls_copied(place):
 def test_closing_ends_the_copying_first_however_much_is_left(tmp_path, monkeypatch, caplog):
     place = place_of(redis("valkey"), tmp_path)
     ledger = opened(place)
-    slow_copying(monkeypatch, 0.2)
+    slow_copying(monkeypatch, 0.4)
     spent(ledger, 10)
     while not calls_copied(place):  # the thread is in the midst of it
         time.sleep(0.02)

@@ -138,6 +138,19 @@ def test_a_difference_by_few_dear_calls_is_wider_and_one_that_both_make_is_not()
     assert (same.cost["low"], same.cost["high"]) == (0.0, 0.0)
 
 
+def test_savings_that_hang_on_few_dear_calls_have_the_wider_interval_too():
+    batch, arm, _ = few_dear_calls(0, n=20_000)
+    sums = measure([batch], question_of([Named("it", partial(_given, arm=arm))], ["mid"], None))
+    saved = conclude(sums, "mid").policies[0].saved_usd
+    found = {name: estimate(sums.logged, each) for name, each in sums.policies.items()}
+    cost = {name: each.by_outcome["cost"]["doubly_robust"] for name, each in found.items()}
+    bare = cost["always mid"].minus(cost["it"]).estimate()
+    few = found["it"].thin_cost * cost["it"].values[0]
+    assert few > 0
+    assert found["always mid"].thin == ()
+    assert saved["high"] == pytest.approx((bare.high + few) * len(batch) / 1e9)
+
+
 def _given(batch, *, arm):
     return arm
 

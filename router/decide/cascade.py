@@ -66,32 +66,17 @@ def values(
     Values that are at least `quality - price` where nothing was called. Those of arms that were
     called already mean nothing.
     """
-    return _looked(quality, price, None, follows, look)[0]
+    return values_and_costs(quality, price, None, follows, look)[0]
 
 
 def values_and_costs(
-    quality: Floats,
-    price: Floats,
-    cost: Floats,
-    follows: NDArray[np.bool_],
-    look: Look,
+    quality: Floats, price: Floats, cost: Floats | None, follows: NDArray[np.bool_], look: Look
 ) -> tuple[Floats, Floats]:
     """`values`, and what the calls that may follow each call are expected to cost, (N, A).
 
-    Parameters: `cost` (N, A), of a call, in any unit; the others as in `values`.
+    Parameters: `cost` (N, A), of a call, in any unit, None where nobody asks: then what follows
+    costs 0; the others as in `values`.
     """
-    found, later = _looked(quality, price, cost, follows, look)
-    assert later is not None
-    return found, later
-
-
-def _looked(
-    quality: Floats,
-    price: Floats,
-    cost: Floats | None,
-    follows: NDArray[np.bool_],
-    look: Look,
-) -> tuple[Floats, Floats | None]:
     n, arms = quality.shape
     called = np.zeros((n, arms), dtype=bool) if look.called is None else look.called
     comparable = np.ones(n, dtype=bool) if look.comparable is None else look.comparable
@@ -109,7 +94,7 @@ def _looked(
         worth = tree.worth(look.signals, calls, known, done, depth)
         parts.append([part.reshape(arms, len(rows)).T for part in worth])
     found, later = (np.concatenate(each) for each in zip(*parts, strict=True))
-    return found, None if cost is None else later
+    return found, later
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +136,7 @@ class _Tree:
         `called` (A, M): what is known and who has answered before."""
         row, arm = calls.row, calls.arm
         if not depth:
-            return self.last(signals, calls), np.zeros(len(row))
+            return self.last(signals, calls)
         chance, after = seen(signals, arm, quality)
         tells = called & self.comparable[row]
         if signals.same is not None and tells.any():
@@ -172,7 +157,7 @@ class _Tree:
                 value[:, before].reshape(-1),
             )
             if depth == 1:
-                worth, more = self.last(self.later, follow), np.zeros(len(follow.row))
+                worth, more = self.last(self.later, follow)
             else:
                 known, done = after[:, :, before].reshape(arms, -1), np.tile(held[:, before], k)
                 worth, more = self.worth(self.later, follow, known, done, depth - 1)
@@ -189,14 +174,18 @@ class _Tree:
         price = self.price[row, arm]
         return (chance * value).sum(axis=0) - price, (chance * later).sum(axis=0)
 
-    def last(self, signals: Signals, calls: _Calls) -> Floats:
+    def last(self, signals: Signals, calls: _Calls) -> tuple[Floats, Floats]:
         """V (M,) of calls that none comes after: what is to be expected of the better of its answer
-        and the best before it. Answers before the best are left out: what they gain is nothing
-        beside the time that a look ahead spends here."""
+        and the best before it; and that what follows costs nothing. Answers before the best are
+        left out: what they gain is nothing beside the time that a look ahead spends here."""
+        price = self.price[calls.row, calls.arm]
+        return self.better_of_two(signals, calls) - price, np.zeros(len(price))
+
+    def better_of_two(self, signals: Signals, calls: _Calls) -> Floats:
+        """The P(good) (M,) to be expected of the better of two answers, once one was looked at."""
         mine, its, arm, best = calls.mine, calls.its, calls.arm, calls.best
-        price = self.price[calls.row, arm]
         if (best == NONE).all():
-            return mine - price
+            return mine
         together = signals.together[arm, best]
         good, bad = columns_of(signals.good, arm), columns_of(signals.bad, arm)
         both = both_good(mine, its, together)
@@ -204,7 +193,7 @@ class _Tree:
         of_mine, of_its = mine * good, both * good + (its - both) * bad
         rival = np.where(self.comparable[calls.row], best, NONE)
         if signals.same is None or (rival == NONE).all():
-            alone: Floats = np.maximum(of_mine, of_its).sum(axis=0) - price
+            alone: Floats = np.maximum(of_mine, of_its).sum(axis=0)
             return alone
         chance = of_mine + (1 - mine) * bad
         some = np.maximum(chance, 1e-300)
@@ -214,7 +203,7 @@ class _Tree:
         its_same = two * both + one * (of_its - both)
         same = np.maximum(mine_same, its_same)
         apart = np.maximum(of_mine - mine_same, of_its - its_same)
-        found: Floats = (same + apart).sum(axis=0) - price
+        found: Floats = (same + apart).sum(axis=0)
         return found
 
 
