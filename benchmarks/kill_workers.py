@@ -42,6 +42,7 @@ from stamp import ROOT, commit, machine
 from router.errors import LedgerUnavailable
 from router.ledger import Ledger, open_ledger
 from router.types import Budget, RequestEnd, Reservation
+from tests.servers import until_ended
 
 AMOUNT = 1_000_000  # nano-USD reserved by each call
 TTL = 600.0
@@ -167,6 +168,7 @@ def campaign(options: argparse.Namespace) -> dict[str, Any]:
         for worker in workers:
             os.kill(worker.pid, signal.SIGKILL)
             worker.join()
+        until_ended(store.url, set())  # a server may yet carry out what the dead had sent
         result = judge(store.url, dict(provider.bill))
     return {
         "store": options.store, "durability": options.durability, "workers": options.workers,

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import psutil
 
@@ -272,6 +272,37 @@ class RedisServer:
         if self.running:
             self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def sessions(url: str) -> set[str]:
+    """The sessions that others have with the server of a ledger's URL, by their ids there. That of
+    a client that was killed is among them until all that it had sent has been carried out."""
+    parts = urlsplit(url)
+    if parts.scheme == "postgresql":
+        import psycopg
+
+        with psycopg.connect(url) as connection:
+            rows = connection.execute(
+                "SELECT pid FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            return {str(pid) for (pid,) in rows}
+    if parts.scheme in ("redis", "valkey"):
+        import redis as client
+
+        with client.Redis(port=parts.port or 0) as connection:
+            own = connection.client_id()
+            return {each["id"] for each in connection.client_list()} - {str(own)}
+    return set()  # SQLite: the kernel ends what a dead process had begun
+
+
+def until_ended(url: str, before: set[str]) -> None:
+    """Wait until the server has no session that it did not have `before`: what the dead had asked
+    it for is carried out, or never will be."""
+    deadline = time.monotonic() + 60
+    while left := sessions(url) - before:
+        assert time.monotonic() < deadline, f"sessions {sorted(left)} do not end"
+        time.sleep(0.005)
 
 
 def wire(*words: str) -> bytes:

@@ -109,9 +109,11 @@ def test_f03_of_leasing_processes_killed_at_random_no_bill_is_lost_or_charged_to
     place, tmp_path
 ):
     bills = tmp_path / "bills"
-    ledger = direct(place)
     work = [(place, bills, worker) for worker in range(16)]
-    kill_at_random(_spend_until_killed, work, at_once=4, pause=(0.02, 0.2), seed=5, bills=bills)
+    kill_at_random(
+        _spend_until_killed, work, at_once=4, pause=(0.02, 0.2), seed=5, bills=bills, url=place
+    )
+    ledger = direct(place)
     ledger.expire(NOW)  # the sweep replays the journals
     # At most the one call that each was in the middle of is charged and was not billed.
     assert nothing_was_lost(ledger, bills, least=100, budget=ALL) <= 16 * 10

@@ -381,3 +381,29 @@ def test_f45_a_network_that_swallows_everything_denies_at_the_deadline(url, prox
     assert refused(ledger, "a")[1] < BUSY_SECONDS + SLACK  # connecting anew is no slower
     proxy.silent = False
     reserve(ledger, "b", 100)
+
+
+def _reserve_once(place: str) -> None:
+    reserve(open_ledger(place, BUDGETS, busy_seconds=PATIENCE), "a", 300)
+
+
+def test_f03_a_step_that_its_sender_did_not_live_to_see_is_charged_by_the_sweep_after_it(url):
+    ledger = open_ledger(url, BUDGETS, busy_seconds=PATIENCE)
+    others = servers.sessions(url)
+    worker = processes.Process(target=_reserve_once, args=(url,))
+    with psycopg.connect(url) as blocker:
+        blocker.execute("LOCK TABLE tiered_router.account IN EXCLUSIVE MODE")
+        worker.start()
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+        deadline = time.monotonic() + PATIENCE
+        while blocker.execute(waiting).fetchone() == (0,):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        worker.kill()
+        worker.join()
+        assert ledger.expire(NOW + TTL) == 0  # nobody holds anything yet
+    servers.until_ended(url, others)  # the server ends what it was asked for
+    assert counters(ledger) == {ALL: (0, 300)}
+    assert ledger.expire(NOW + TTL) == 1
+    assert counters(ledger) == {ALL: (300, 0)}
+    assert ledger.verify() == []
