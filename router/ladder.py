@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from router.decide import Bar, Objective
+from router.decide import Bar, Objective, cautious
 from router.decide.vote import VoteRule, value_of
 from router.dispatch.bounds import TOKENS_PER_REQUEST, least
 from router.errors import UnknownPrice
@@ -18,7 +18,7 @@ from router.policy import Policy
 from router.policy.arms import rungs_of
 from router.predict.effort import THINKING_TOKENS, Efforts
 from router.prices import Dated, Price, PriceBook, quote, to_price
-from router.types import TIERS, Arm, Request, Shape
+from router.types import TIERS, Arm, Prediction, Request, Shape
 from router.votes import comparable, rule_of
 
 if TYPE_CHECKING:
@@ -211,6 +211,14 @@ class Ladder:
         if self.gained is not None:
             found = np.hypot(found, quality * (1 - quality) * self.gain_std)
         return found
+
+    def careful(self, prediction: Prediction, quality: Floats) -> Floats:
+        """P(good) of each arm, (A,), as decisions take it: `quality`, or for a request unlike
+        anything in training a lower bound below the baseline."""
+        if not prediction.novel:
+            return quality
+        std = self.quality_std(prediction.quality_std, quality)
+        return cautious(quality, std, self.below_baseline)
 
     @property
     def other_efforts(self) -> frozenset[int]:

@@ -59,7 +59,7 @@ from router.types import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from router.types import Ints
+    from router.types import Floats, Ints
 
 LACKING = -2  # less than any amount of money, an unknown one (-1) too
 # A baseline that only a rule, its load or the conversation bars is what savings are measured by.
@@ -77,6 +77,7 @@ class Plan:
     shape: Shape
     features: Features
     prediction: Prediction
+    quality: Floats  # (A,) P(good) of each arm as predicted; options have it with care
     tokens: tuple[float, ...]  # expected output tokens of one answer of each arm
     calls: tuple[float, ...]  # expected number of calls of each arm, 1 but for votes
     quotes: tuple[Quote, ...]
@@ -245,8 +246,7 @@ class Plan:
     def views(self, decision: Decision | None) -> tuple[dict[str, Any], ...]:
         """Each arm as the log keeps it: prediction, quote, propensity, and why it was not taken."""
         rows = []
-        quality = self.ladder.quality(self.prediction.quality)
-        std = self.ladder.quality_std(self.prediction.quality_std, quality)
+        std = self.ladder.quality_std(self.prediction.quality_std, self.quality)
         for index, (arm, quoted) in enumerate(zip(self.ladder.arms, self.quotes, strict=True)):
             view = decision.arms[index] if decision else None
             rows.append(
@@ -254,7 +254,7 @@ class Plan:
                     "arm": arm.name,
                     "tier": arm.tier,
                     "model": arm.model,
-                    "quality": round(float(quality[index]), 6),
+                    "quality": round(float(self.quality[index]), 6),
                     "quality_std": round(float(std[index]), 6),
                     "output_tokens": round(self.tokens[index], 1),
                     "expected": quoted.expected,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from router.caps import predicted
-from router.decide import UNKNOWN, Bar, Options, cautious
+from router.decide import UNKNOWN, Bar, Options
 from router.dispatch.bounds import asked_cap, least, unbounded_surcharge
 from router.errors import InvalidRequest
 from router.ladder import NEEDS, SHORTEST_ANSWER, Ladder, asked_effort, room_for_prompt
@@ -60,11 +60,8 @@ def make_plan(
             ([UNKNOWN if quoted.upper is None else quoted.upper for quoted in quotes],),
         )
     )
-    if prediction.novel:
-        std = ladder.quality_std(prediction.quality_std, quality)
-        quality = cautious(quality, std, ladder.below_baseline)
     options = Options(
-        quality=quality[None],
+        quality=ladder.careful(prediction, quality)[None],
         expected=expected,
         upper=upper,
         barred=_bars(
@@ -80,6 +77,7 @@ def make_plan(
         shape=shape,
         features=features,
         prediction=prediction,
+        quality=quality,
         tokens=tokens,
         calls=calls,
         quotes=quotes,

@@ -117,13 +117,7 @@ class PostgresServer:
     def kill(self) -> None:
         """Kill it and all its processes at once (SIGKILL): what it had in memory is lost."""
         assert self._process is not None
-        server = psutil.Process(self._process.pid)
-        every = [server, *server.children(recursive=True)]
-        for process in every:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGKILL)
-        self._process.wait()
-        psutil.wait_procs(every, timeout=10)
+        _kill_whole(self._process)
 
     def freeze(self, *, frozen: bool) -> None:
         """Stop all its processes where they are (SIGSTOP), or let them go on."""
@@ -252,10 +246,10 @@ class RedisServer:
         raise RuntimeError(f"the {self.kind} server did not start: {text[-2000:]}")
 
     def kill(self) -> None:
-        """Kill it at once (SIGKILL)."""
+        """Kill it at once (SIGKILL), and whoever writes its file anew: that process has the
+        server's sockets too, and keeps them open for up to 5 seconds after its death."""
         assert self._process is not None
-        self._process.kill()
-        self._process.wait()
+        _kill_whole(self._process)
 
     def restart(self) -> None:
         self.kill()
@@ -272,6 +266,25 @@ class RedisServer:
         if self.running:
             self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _kill_whole(process: subprocess.Popen[bytes]) -> None:
+    server = psutil.Process(process.pid)
+    every = [server, *server.children(recursive=True)]
+    for each in every:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
+    process.wait()
+    deadline = time.monotonic() + 10
+    while any(map(_lives, every)) and time.monotonic() < deadline:
+        time.sleep(0.001)
+
+
+def _lives(process: psutil.Process) -> bool:
+    """Whether it runs: one that its new parent has yet to bury does not."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def sessions(url: str) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,11 @@ from router.plan import Plan
 from router.planning import make_plan
 from router.policy.arms import arm_named, rungs_of
 from router.policy.loader import load_policy
+from router.policy.vote import Vote
 from router.predict import Predictor, extract, shape_of
 from router.predict.effort import EFFORT_GAIN, EFFORT_TOKENS, THINKING_TOKENS, Efforts, efforts_of
 from router.prices import load_book
-from router.types import Prediction, Request, Room
+from router.types import Arm, Prediction, Request, Room
 from tests.conftest import HELLO, MakeRouter, ladder, plain_model
 from tests.pipeline_kit import BUDGET, assert_books_agree, rows
 from tests.provider import Behaviour, Provider, ok, status
@@ -71,6 +73,26 @@ def test_each_effort_is_an_arm_and_the_first_is_the_usual_one() -> None:
     assert rungs_of(found.arms()) == [0, 1, 1, 2, 3, 4, 5]
     again = [arm_named(arm.name, arm.tier) for arm in found.arms()]
     assert again == list(found.arms())
+
+
+@given(
+    st.sampled_from(["openai/m", "a*b", "m*7x", "ollama/q:4b", "m+best"]),
+    st.sampled_from([None, "none", "low"]),
+    st.none()
+    | st.builds(
+        dict,
+        samples=st.integers(3, 9),
+        pick=st.sampled_from(["majority", "best"]),
+        at_once=st.booleans(),
+        sure=st.floats(0.51, 1).map(lambda sure: round(sure, 6)),
+    ),
+)
+def test_an_arm_is_read_back_from_its_name(model: str, effort: Any, vote: Any) -> None:
+    asked = Vote(**vote) if vote else None
+    arm = Arm("mini", 2, model, effort)
+    if asked is not None:
+        arm = replace(arm, samples=asked.samples, ending=asked.ending)
+    assert arm_named(arm.name, "mini") == arm
 
 
 def test_deployments_of_one_effort_stand_in_for_each_other_whatever_it_is() -> None:

@@ -17,9 +17,11 @@ from router.ledger.redis import outbox as redis_outbox
 from router.ledger.redis import scripts
 from router.ledger.redis import server as redis_server
 from router.ledger.redis.rebuild import rebuild
+from router.ledger.redis.server import Server
+from router.ledger.redis.turn import Turn
 from router.ledger.redis.url import parse
 from router.ledger.sqlite import mirror as sqlite_mirror
-from tests.ledger_kit import NOW, counters, reserve
+from tests.ledger_kit import NOW, counters, processes, reserve
 from tests.redis_kit import ALL, forget_everything, opened, place_of, spent
 from tests.redis_kit import own as own  # a fixture
 from tests.servers import redis
@@ -69,6 +71,52 @@ def test_f44_many_copiers_at_once_make_no_duplicate(tmp_path):
     assert ledger.verify() == []
 
 
+def _die_in_turn(place, copying) -> None:
+    Turn(Server(parse(place), "normal", 20), turn_key(place)).take(0)
+    copying.set()
+    time.sleep(60)
+
+
+def turn_key(place) -> str:
+    return f"{{router:{parse(place).ledger}}}:turn"
+
+
+def test_nobody_waits_long_for_a_copier_that_died(tmp_path):
+    place = place_of(redis("valkey"), tmp_path)
+    ledger = opened(place)
+    spent(ledger, 3)
+    copying = processes.Event()
+    copier = processes.Process(target=_die_in_turn, args=(place, copying))
+    copier.start()
+    assert copying.wait(20)
+    copier.kill()
+    copier.join()
+    assert redis("valkey").ask("EXISTS", turn_key(place)) == ":1"
+    began = time.monotonic()
+    assert ledger.verify() == []
+    assert time.monotonic() - began < 4
+    assert redis("valkey").ask("EXISTS", turn_key(place)) == ":0"
+
+
+def test_a_turn_lasts_as_long_as_its_copier_works_and_no_longer(tmp_path):
+    place = place_of(redis("valkey"), tmp_path)
+    opened(place)
+    server = Server(parse(place), "normal", 20)
+    mine, others = (Turn(server, turn_key(place)) for _ in range(2))
+    mine.take(0)
+    for _ in range(15):  # half as long again as it lasts by itself
+        time.sleep(0.1)
+        mine.keep()
+        others.take(0)
+        assert (mine.mine, others.mine) == (True, False)
+    others.take(20)  # nobody keeps it any more
+    assert others.mine
+    mine.give_up()  # which is not its to give
+    assert redis("valkey").ask("EXISTS", turn_key(place)) == ":1"
+    others.give_up()
+    assert redis("valkey").ask("EXISTS", turn_key(place)) == ":0"
+
+
 def test_a_log_that_cannot_be_written_stops_nobody_and_catches_up(tmp_path, monkeypatch):
     place = place_of(redis("valkey"), tmp_path)
     monkeypatch.setattr(sqlite_mirror, "_BUSY_SECONDS", 0.1)
@@ -108,7 +156,8 @@ def calls_copied(place):
 def test_closing_ends_the_copying_first_however_much_is_left(tmp_path, monkeypatch, caplog):
     place = place_of(redis("valkey"), tmp_path)
     ledger = opened(place)
-    slow_copying(monkeypatch, 0.4)
+    monkeypatch.setattr(redis_outbox, "_STEP_SECONDS", 0.5)
+    slow_copying(monkeypatch, 0.05)  # a second in all
     spent(ledger, 10)
     while not calls_copied(place):  # the thread is in the midst of it
         time.sleep(0.02)

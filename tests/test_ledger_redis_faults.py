@@ -441,7 +441,7 @@ def server_waits_for(primary: RedisServer, replicas: int) -> bool:
 
 
 def test_a_step_counts_once_the_replicas_that_were_asked_for_have_it(tmp_path):
-    primary = RedisServer("valkey")
+    primary = RedisServer("valkey", "--repl-diskless-sync-delay", "0")
     replica = RedisServer("valkey", "--replicaof", f"127.0.0.1 {primary.port}")
     with pytest.raises(LedgerUnavailable, match="replica"):
         opened(place_of(replica, tmp_path))

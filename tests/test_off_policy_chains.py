@@ -256,6 +256,85 @@ def test_a_cascade_replayed_on_its_own_log_decides_as_it_did(
     assert not path.unseen.any()
 
 
+def with_best(url: str, vote: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+    """A cascading policy whose nano tier may also be asked for the best of three."""
+    policy = ladder(url, cascade=CASCADE, **changes)
+    policy["tiers"]["nano"][0]["vote"] = {"samples": 3, "concentration": 9, **(vote or BEST)}
+    return policy
+
+
+BEST = {"pick": "best", "sure": 0.6}
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda each: next(iter(each)))
+def test_the_best_of_several_samples_is_replayed_as_it_was_decided(
+    make_router: MakeRouter, provider: Provider, objective: Any
+) -> None:
+    changes = with_best(provider.url, objective=objective, explore=EAGER)
+    router = chains(make_router, provider, **changes)
+    streamed = [router.completion(messages=HELLO, stream=True) for _ in range(3)]
+    assert all(list(each) for each in streamed)
+    [batch] = logged(router.store)
+    decide = of_policy(ladder_of(load_policy(with_best(provider.url, objective=objective))))
+    path = path_of(decide(batch))
+    assert batch.looks is not None
+    assert path.onward is not None
+    there, width = batch.looks.there, len(batch.arms)
+    best = batch.looks.chances.argmax(axis=2)
+    assert (path.first == batch.propensity.argmax(axis=1)).all()
+    assert (np.where(path.onward == STOP, width, path.onward) == best)[there].all()
+    [of_three] = [at for at, arm in enumerate(batch.arms) if arm.name.endswith("*3+best+sure0.6")]
+    assert (batch.chosen == of_three).any()
+    assert path.unseen is not None
+    assert not path.unseen.any()
+
+
+def test_the_log_keeps_what_the_best_of_several_is_worth_and_costs(
+    make_router: MakeRouter, provider: Provider
+) -> None:
+    cascade = {**CASCADE, "stream": "decide_first"}
+    router = make_router(**{**with_best(provider.url, objective=OBJECTIVES[0]), "cascade": cascade})
+    answer = router.completion(messages=HELLO)
+    router.completion(messages=HELLO, stream=True)  # which nobody looks at
+    decision = router.decision(answer).decision
+    looked_at, streamed = router.ledger.log().requests()
+    one, three = (each for each in decision.arms if each.arm.tier == "nano")
+    assert three.quality > one.quality
+    by_arm = {each["arm"]: each for each in looked_at.decision}
+    assert by_arm[three.arm.name]["quality"] == pytest.approx(three.quality, abs=1e-6)
+    assert by_arm[three.arm.name]["expected"] == three.quote.expected
+    alone = {each["arm"]: each["quality"] for each in streamed.decision}
+    assert alone[three.arm.name] == pytest.approx(one.quality, abs=1e-6)
+
+
+def test_a_stream_that_begins_at_once_is_never_replayed_as_the_best_of_several(
+    make_router: MakeRouter, provider: Provider
+) -> None:
+    router = chains(make_router, provider, 20, **with_best(provider.url, explore=EAGER))
+    [batch] = logged(router.store)
+    [of_three] = [at for at, arm in enumerate(batch.arms) if "+best" in arm.name]
+    at_once = {**CASCADE, "stream": "decide_first"}
+    policy = load_policy({**with_best(provider.url, objective=OBJECTIVES[0]), "cascade": at_once})
+    quality = batch.quality.copy()
+    quality[:, of_three] = 0.999  # worth taking, if it could be
+    batch = replace(batch, quality=quality)
+    decide = of_policy(ladder_of(policy))
+    assert (path_of(decide(batch)).first == of_three).all()
+    streams = replace(batch, stream=np.ones(len(batch), bool))
+    assert not (path_of(decide(streams)).first == of_three).any()
+
+
+@pytest.mark.parametrize("vote", [{}, {"pick": "best"}, {**BEST, "at_once": True}])
+def test_a_vote_that_ends_otherwise_is_another_arm_than_the_logs(
+    make_router: MakeRouter, provider: Provider, vote: dict[str, Any]
+) -> None:
+    router = chains(make_router, provider, 6, **with_best(provider.url, explore=EAGER))
+    [batch] = logged(router.store)
+    other = load_policy(with_best(provider.url, vote or {"pick": "majority"}))
+    with pytest.raises(ReplayError, match=r"would call nano/0:openai/t-nano\*3"):
+        of_policy(ladder_of(other))(batch)
+
+
 def test_a_verifiers_cascade_counts_on_comparing_whatever_the_log_says_of_it(
     make_router: MakeRouter, provider: Provider, tmp_path: FilePath
 ) -> None:

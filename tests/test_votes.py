@@ -60,7 +60,7 @@ def test_a_vote_asks_as_few_as_can_decide_and_hands_out_the_majoritys_answer(
     [step] = routing.steps
     assert (step.why, routing.spent) == ("3 of 4 samples agree", sum(r.cost for r in rows(router)))
     logged = rows(router)
-    assert [row.arm for row in logged] == ["nano/0:openai/t-nano*5"] * 4
+    assert [row.arm for row in logged] == ["nano/0:openai/t-nano*5+sure1"] * 4
     assert [row.step for row in logged] == [0] * 4
     [request] = router.ledger.log().requests()
     accepted = next(row for row in logged if row.number == request.accepted)
@@ -322,7 +322,7 @@ def test_the_log_of_a_vote_can_be_reported_and_replayed(
     replayed = list(rows_of(router.ledger.log(), None, None, LeftOut()))
     assert sum(row["cost"] for row in replayed) == bill
     assert {json.loads(row["arms"])[row["chosen"]][0] for row in replayed} == {
-        "nano/0:openai/t-nano*5"
+        "nano/0:openai/t-nano*5+sure1"
     }
     assert [row["propensity"] for row in replayed] == [[0.0, 1.0]] * 3
 

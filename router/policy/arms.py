@@ -8,7 +8,9 @@ vote of several samples.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -20,11 +22,12 @@ if TYPE_CHECKING:
 # Keys that came later. Where they are not given a policy's hash stays what it was without them.
 LATER = frozenset({"deferred", "drift", "effort_params", "efforts", "logprobs", "margin", "vote"})
 _EFFORTS: tuple[Effort, ...] = get_args(Effort)
+_VOTE = re.compile(r"\*([2-9]|[1-9]\d+)((?:\+(?:best|sure[\d.]+|at_once))*)$")  # `Arm.vote`
 
 
 def arms_of(tier: Tier, deployments: Sequence[Deployment]) -> list[Arm]:
     """A tier's arms: its usual rung first, then one rung of each further effort, lowest first, and
-    one of the votes of each number of samples."""
+    one of each kind of vote, those of few samples first."""
     usual = [
         Arm(tier, at, each.model, each.asked_efforts[0]) for at, each in enumerate(deployments)
     ]
@@ -35,7 +38,7 @@ def arms_of(tier: Tier, deployments: Sequence[Deployment]) -> list[Arm]:
         if effort in each.asked_efforts[1:]
     ]
     votes = [
-        Arm(tier, at, each.model, each.asked_efforts[0], each.vote.samples)
+        Arm(tier, at, each.model, each.asked_efforts[0], each.vote.samples, each.vote.ending)
         for at, each in enumerate(deployments)
         if each.vote is not None
     ]
@@ -47,15 +50,14 @@ def arm_named(name: str, tier: Tier) -> Arm:
     stands by itself."""
     place, _, model = name.partition(":")
     at = place.removeprefix(f"{tier}/")
-    once, star, count = model.rpartition("*")
-    samples = int(count) if star and count.isdecimal() else 1
-    if samples < 2:
-        once, samples = model, 1
+    voted = _VOTE.search(model)
+    once = model[: voted.start()] if voted else model
     rest, _, said = once.rpartition("@")
     effort = next((each for each in _EFFORTS if each == said), None)
     if effort is None:
         rest = once
-    return Arm(tier, int(at) if at.isdecimal() else -1, rest or name, effort, samples)
+    arm = Arm(tier, int(at) if at.isdecimal() else -1, rest or name, effort)
+    return replace(arm, samples=int(voted[1]), ending=voted[2]) if voted else arm
 
 
 def rungs_of(arms: Sequence[Arm]) -> list[int]:
@@ -72,7 +74,7 @@ def rungs_of(arms: Sequence[Arm]) -> list[int]:
             # The first arm of a deployment is its usual one.
             other = arm.deployment in seen and bool(arm.way)
             # Votes stand in for each other whatever their deployments' usual efforts are.
-            way = (f"*{arm.samples}" if arm.samples > 1 else arm.way) if other else "usual"
+            way = (arm.vote or arm.way) if other else "usual"
             seen.add(arm.deployment)
             if way not in ways:
                 ways.append(way)

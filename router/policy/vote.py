@@ -42,3 +42,14 @@ class Vote(Part):
         description="Which requests are voted on; for a majority otherwise those that ask for a "
         "choice, a number, or JSON of a schema with closed values. Never with tools.",
     )
+
+    @property
+    def ending(self) -> str:
+        """What decides which answer is handed out and how many are paid for, where it is not as
+        usual: "+best", "+sure0.8", "+at_once", in this order; a part of the arm's name."""
+        words = {
+            "best": self.pick == "best",
+            f"sure{float(self.sure):g}": float(self.sure) != Vote.model_fields["sure"].default,
+            "at_once": self.at_once,
+        }
+        return "".join(f"+{word}" for word, said in words.items() if said)

@@ -10,11 +10,12 @@ import numpy as np
 
 from router.decide.best import BestRule, best_of
 from router.decide.evidence import Signals
-from router.decide.vote import VoteRule, value_of
+from router.decide.vote import VoteRule, VoteValue, value_of
 from router.types import Quote
 
 if TYPE_CHECKING:
     from router.plan import Plan
+    from router.policy.vote import Vote
 
 _NEVER = 1e-6  # no signal is impossible, so that a division by its chance is one
 
@@ -39,33 +40,56 @@ def with_votes(signals: Signals, votes: Mapping[int, VoteRule]) -> Signals:
     return replace(signals, good=good, bad=bad)
 
 
+def best_values(bests: Mapping[int, Vote], signals: Signals) -> dict[int, VoteValue]:
+    """By the arm's index, what a gate of these signals makes of the best of several samples."""
+    return {
+        index: best_of(
+            BestRule(
+                vote.samples,
+                vote.at_once,
+                float(vote.sure),
+                float(vote.concentration),
+                tuple(signals.good[index].tolist()),
+                tuple(signals.bad[index].tolist()),
+            )
+        )
+        for index, vote in bests.items()
+    }
+
+
+def with_values(signals: Signals, values: Mapping[int, VoteValue]) -> Signals:
+    """A gate's signals, in which a best-of arm's are those of the sample that is handed out."""
+    if not values:
+        return signals
+    good, bad = signals.good.copy(), signals.bad.copy()
+    for index, value in values.items():
+        bad[index], good[index] = value.signals
+    return replace(signals, good=good, bad=bad)
+
+
 def with_bests(plan: Plan, signals: Signals) -> tuple[Plan, Signals]:
     """The plan and a gate's signals, in which the best-of arms are worth what this gate makes of
     them: P(good) of the sample it picks, the calls that this takes, and how that one looks."""
-    if not plan.ladder.bests:
+    values = best_values(plan.ladder.bests, signals)
+    if not values:
         return plan, signals
-    good, bad = signals.good.copy(), signals.bad.copy()
     options, quotes, calls = plan.options, list(plan.quotes), list(plan.calls)
-    quality, expected = options.quality.copy(), options.expected.copy()
-    for index, vote in plan.ladder.bests.items():
-        rule = BestRule(
-            vote.samples,
-            vote.at_once,
-            float(vote.sure),
-            float(vote.concentration),
-            tuple(signals.good[index].tolist()),
-            tuple(signals.bad[index].tolist()),
-        )
-        value = best_of(rule)
-        taken = float(np.interp(quality[0, index], value.quality, value.calls))
-        quality[0, index] = np.interp(quality[0, index], value.quality, value.good)
+    quality, expected = plan.quality.copy(), options.expected.copy()
+    for index, value in values.items():
+        taken = float(np.interp(quality[index], value.quality, value.calls))
+        quality[index] = np.interp(quality[index], value.quality, value.good)
         quoted = quotes[index]
         if quoted.expected is not None:
             cost = round(quoted.expected * taken / calls[index])
             quotes[index] = Quote(cost, quoted.upper, quoted.output_cap)
             expected[0, index] = cost
         calls[index] = taken
-        bad[index], good[index] = value.signals
-    options = replace(options, quality=quality, expected=expected)
-    known = replace(plan, options=options, quotes=tuple(quotes), calls=tuple(calls))
-    return known, replace(signals, good=good, bad=bad)
+    careful = plan.ladder.careful(plan.prediction, quality)[None]
+    known = replace(
+        plan,
+        quality=quality,
+        quotes=tuple(quotes),
+        calls=tuple(calls),
+        options=replace(options, quality=careful, expected=expected),
+    )
+    return known, with_values(signals, values)

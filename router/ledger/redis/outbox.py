@@ -13,7 +13,6 @@ import os
 import random
 import threading
 import time
-import uuid
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from router.ledger.mirror import Event, Mirror
 from router.ledger.redis.scripts import FETCH, FORGET
 from router.ledger.redis.server import Server
 from router.ledger.redis.session import Session
+from router.ledger.redis.turn import Turn
 
 KEEP_WINDOW = 86400  # seconds that the counters of a window are kept after it
 # Steps a transaction. Reading their text keeps other threads from running meanwhile, requests too.
@@ -32,7 +32,6 @@ _FETCHES_AT_MOST = 20  # before copied steps are taken out
 _FORGET_AT_ONCE = 200
 _PAUSE = 0.25  # seconds between two looks of a process that works
 _LONGEST_PAUSE = 4.0  # while the server or the log's store does not answer
-_TURN_MS = 10_000
 _CLOSE_SECONDS = 30.0  # in which closing copies what this process did
 _STEP_SECONDS = 5.0  # in which the thread ends the transaction that it is in
 
@@ -65,15 +64,23 @@ class Outbox:
             if self._problem[0] == self._session.generation:
                 raise self._problem[1]
 
-    def drain(self, until: int | None = None, enough: Callable[[], bool] = lambda: False) -> int:
+    def drain(
+        self,
+        until: int | None = None,
+        enough: Callable[[], bool] = lambda: False,
+        turn: Turn | None = None,
+    ) -> int:
         """Copy all that was done until now, or up to a step; return how far the copy is.
 
-        Parameters: `enough`, asked between two transactions, whether to leave the rest.
+        Parameters: `enough`, asked between two transactions, whether to leave the rest; `turn`,
+        which is kept meanwhile.
         Raises `LedgerCorrupt` where steps are missing or come out otherwise in the copy: then every
         process is stopped, since the counters cannot be trusted.
         """
         fetches = 0
         while True:
+            if turn is not None:
+                turn.keep()
             position = self._position()
             if enough() or (until is not None and position >= until):
                 return position
@@ -122,9 +129,9 @@ class Outbox:
             worker.thread.join(timeout=min(_STEP_SECONDS, _CLOSE_SECONDS))
             with self._errors_said():
                 # Another process that copies may die at it, so its turn is not waited for in full.
-                with self.turn(wait=_PAUSE):
+                with self.turn(wait=_PAUSE) as turn:
                     reached = self.drain(
-                        self._session.high, enough=lambda: time.monotonic() > deadline
+                        self._session.high, lambda: time.monotonic() > deadline, turn
                     )
                 if reached < self._session.high:
                     _log.warning(
@@ -138,9 +145,9 @@ class Outbox:
         time."""
         stop = threading.Event() if stop is None else stop
         done = False
-        with self._errors_said(stop), self.turn(wait=0.0) as mine:
-            if mine:
-                self.drain(enough=stop.is_set)
+        with self._errors_said(stop), self.turn(wait=0.0) as turn:
+            if turn.mine:
+                self.drain(enough=stop.is_set, turn=turn)
                 self._said = ""
                 done = True
         return done
@@ -161,23 +168,14 @@ class Outbox:
             self._said = str(error)
 
     @contextmanager
-    def turn(self, wait: float) -> Iterator[bool]:
-        """Keep other processes from copying meanwhile, which spares work and is not relied on;
-        whether that came true within `wait` seconds."""
-        token, deadline = uuid.uuid4().hex, time.monotonic() + wait
-        mine = False
-        while not mine:
-            taken = self._server.command("SET", self._turn_key, token, "NX", "PX", _TURN_MS)
-            mine = taken is not None
-            if not mine and time.monotonic() >= deadline:
-                break
-            if not mine:
-                time.sleep(0.01)
+    def turn(self, wait: float) -> Iterator[Turn]:
+        """Keep other processes from copying meanwhile, if that can be had within `wait` seconds."""
+        turn = Turn(self._server, self._turn_key)
+        turn.take(wait)
         try:
-            yield mine
+            yield turn
         finally:
-            if mine and self._server.command("GET", self._turn_key) == token.encode():
-                self._server.command("DEL", self._turn_key)
+            turn.give_up()
 
     def _position(self) -> int:
         place = self._mirror.place()

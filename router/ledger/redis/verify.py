@@ -33,9 +33,9 @@ _COUNTERS = ("settled", "held", "overrun", "seen", "credited")
 def problems(session: Session, outbox: Outbox, mirror: Mirror) -> list[str]:
     """Return every rule that the ledger breaks, in words; [] when it is sound."""
     for _ in range(_ATTEMPTS):
-        with outbox.turn(_WAIT):
+        with outbox.turn(_WAIT) as turn:
             _, last, *snapshot = session.step(SNAPSHOT, (), patient=True)
-            outbox.drain(until=int(last))
+            outbox.drain(until=int(last), turn=turn)
             contents = mirror.contents()
         if contents.place.position == int(last):
             return mirror.verify() + _differences(snapshot, contents)

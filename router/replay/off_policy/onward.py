@@ -22,6 +22,7 @@ from router.money import NANO_PER_USD
 from router.replay.off_policy.batch import LogBatch
 from router.replay.off_policy.looks import Looks, nothing
 from router.replay.off_policy.path import Path
+from router.votes.signals import best_values, with_values
 
 if TYPE_CHECKING:
     from router.ladder import Ladder
@@ -57,7 +58,9 @@ class Gates:
                     f"policy {policy.name!r} judges answers by {cascades.stamp!r}, and the log's "
                     f"were judged by {gate!r}; replay it with that gate"
                 )
-            self._known[checked, gate] = cascades.signals(checked, self.ladder)
+            signals = cascades.signals(checked, self.ladder)
+            values = best_values(self.ladder.bests, signals)
+            self._known[checked, gate] = with_values(signals, values)
         return self._known[checked, gate]
 
 
@@ -73,18 +76,11 @@ def follow(
 
     Parameters: `options`, of those of the policy's arms that the log has, for each request; `kept`
     (K,), which of the policy's these are, and `columns` (K,), which of the batch's.
-    Raises `ReplayError` where another gate judged in the log, or the policy has arms that are the
-    best of several samples.
+    Raises `ReplayError` where another gate judged in the log.
     """
-    ladder = gates.ladder
-    policy = ladder.policy
+    policy = gates.ladder.policy
     looks = batch.looks or nothing(len(batch), len(batch.arms), 1)
     assert policy.cascade is not None
-    if ladder.bests:
-        raise ReplayError(
-            f"policy {policy.name!r} picks the best of several samples, and the log does not keep "
-            "what its gate would have found of each; replay it without"
-        )
     seen = looks.there.any(axis=1)
     streamed = np.zeros(len(batch), bool) if batch.stream is None else batch.stream
     looked_at = ~streamed | (policy.cascade.stream == "buffer")
@@ -122,13 +118,14 @@ class _Cascade:
         assert self.gates.ladder.policy.cascade is not None
         steps = self.gates.ladder.policy.cascade.max_steps
         room = np.array([UNLIMITED])
+        unjudged = self._without_bests()
         for checked, at in self._groups(np.arange(n)):
-            for look, mine in (
-                (self._look(checked, at[looked_at[at]], steps), at[looked_at[at]]),
-                (None, at[~looked_at[at]]),
+            for look, mine, options in (
+                (self._look(checked, at[looked_at[at]], steps), at[looked_at[at]], self.options),
+                (None, at[~looked_at[at]], unjudged),
             ):
                 if len(mine):
-                    found = self._best(_of(self.options, mine), room, look)
+                    found = self._best(_of(options, mine), room, look)
                     arm[mine], hoped[mine], later[mine], _ = found
         return np.where(arm >= 0, self.columns[arm], -1), hoped, later
 
@@ -172,6 +169,15 @@ class _Cascade:
         weight = (self.objective.cost_weight or 0.0) / NANO_PER_USD
         worth = value[at] + price[at] + weight * later[at]
         return choices.arm, np.clip(worth, 0.0, 1.0), later[at], choices
+
+    def _without_bests(self) -> Options:
+        """The options of requests whose answers nobody looks at, so that no best one is picked."""
+        bests = np.isin(self.kept, list(self.gates.ladder.bests))
+        if not bests.any():
+            return self.options
+        barred = self.options.barred.copy()
+        barred[bests & (barred == Bar.FREE)] = Bar.NOT_COMPARABLE
+        return replace(self.options, barred=barred)
 
     def _barred(self, at: Ints, step: int) -> NDArray[np.uint8]:
         """Bars after looks 0 to `step`, as a live chain has them."""
