@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tracemalloc
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -289,20 +289,21 @@ def test_what_is_held_does_not_grow_with_the_log(tmp_path: Path) -> None:
 
         def __init__(self, count: int):
             self.count = count
+            row = request_row("r", decision=views("mini"), chosen=arm("mini"), status="answered")
+            self.request = {field.name: getattr(row, field.name) for field in fields(row)}
+            self.attempt = attempt_row("r", cost=CENT, arm=arm("mini"))
 
         def requests(self, since: Any = None, until: Any = None) -> Any:
             return (self.row(number) for number in range(self.count))
 
         def row(self, number: int) -> Any:
-            row = request_row(f"r{number}", time=MONDAY + number, decision=views("mini"),
-                              chosen=arm("mini"), status="answered")  # fmt: skip
-            values = {field.name: getattr(row, field.name) for field in fields(row)}
+            values = {**self.request, "request_id": f"r{number}", "time": MONDAY + number}
             return LoggedRequest(**values, accepted=1, attempts=1, cost=CENT)
 
         def attempts(self, since: float, until: float) -> Any:
             first, last = round(since - MONDAY), round(until - MONDAY)
             rows = range(first, last + 1)
-            return (attempt_row(f"r{at}", cost=CENT, arm=arm("mini")) for at in rows)
+            return (replace(self.attempt, request_id=f"r{at}") for at in rows)
 
         def volume(self, since: float, until: float, length: int) -> dict[int, int]:
             low, high = max(since, MONDAY), min(until, MONDAY + self.count)
