@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -29,6 +30,12 @@ CAPABILITIES = {
     "context_window": 128_000,
     "max_output_tokens": 16_384,
 }
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: it is not looked through again by every collection of garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
