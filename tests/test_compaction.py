@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from router.conversations import compaction
 from router.conversations.compaction import transcript
 from router.conversations.shorten import GAP, is_turn, parts_of, shorten, units
 from router.conversations.worth import MOST_TURNS, pays, turns_left, worth
@@ -174,6 +175,26 @@ def test_a_long_conversation_goes_out_shorter_and_the_callers_list_stays(
     assert "compacted from" in explained
 
 
+def test_extraction_that_did_not_pay_is_not_tried_again_with_every_turn(
+    make_router: MakeRouter, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    def counted(old: Any, last: Any, share: float) -> Any:
+        tried.append(len(old))
+        return [*old]  # nothing can be left out
+
+    monkeypatch.setattr(compaction, "shorten", counted)
+    router = make_router(**POLICY)
+    history = errands(20)
+    for _ in range(4):
+        answer = router.completion(messages=history, conversation_id="c")
+        history += [reply_to(answer), said("user", "Thanks.")]
+    router.completion(messages=errands(20), conversation_id="another")
+    assert len(tried) == 2
+    assert all(sent["messages"][0] == SYSTEM for _, _, sent in provider.wire)
+
+
 def test_a_compaction_can_be_undone_and_then_stays_so(
     make_router: MakeRouter, provider: Provider
 ) -> None:
@@ -242,6 +263,21 @@ def test_a_cheap_tier_summarises_on_its_own_account_under_a_ceiling(
     assert used["own"].settled == own.cost
     assert used["own"].held == used["all"].held == 0
     assert router.report().overhead == own.cost
+
+
+def test_what_was_summarised_is_not_summarised_again_for_its_former_length(
+    make_router: MakeRouter, provider: Provider
+) -> None:
+    router = make_router(**SUMMARY, budgets=[{"name": "a", "limit": "5", "window": "total"}])
+    provider.script("t-nano", *[ok(text="Bookings B-0000 to B-0019 were looked up.")] * 4)
+    long = said("system", SYSTEM["content"] * 12)  # by itself as long as what may be compacted
+    history = [long, *errands(20)[1:]]
+    for _ in range(2):  # what is kept beside the summary is short
+        history += [said("assistant", "They are all right."), said("user", "Sure?")]
+    for _ in range(4):
+        answer = router.completion(messages=history, conversation_id="c")
+        history += [reply_to(answer), said("user", "Thanks.")]
+    assert provider.models == ["t-nano", *["t-frontier"] * 4]
 
 
 @pytest.mark.parametrize(

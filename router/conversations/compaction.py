@@ -47,40 +47,67 @@ _TAKEN = "Thank you, I have that."
 
 
 @dataclass(frozen=True, slots=True)
+class Sizes:
+    """Tokens of a prompt: as it would go out `now`, `whole` as the caller sent it, and of the parts
+    `head` and `old` of the latter."""
+
+    now: int
+    whole: int
+    head: int
+    old: int
+
+    def instead(self, tokens: int) -> int:
+        """Tokens of the prompt with so many in place of the old turns."""
+        return self.whole - self.old + tokens
+
+
+@dataclass(frozen=True, slots=True)
 class Offer:
     """What could go out in place of a history's beginning, and what that is worth."""
 
     parts: Parts
     messages: tuple[Message, ...]  # instead of `parts.head` and `parts.old`
+    sizes: Sizes
     tokens: int  # of the whole prompt then
     worth: Worth
-    pays: bool
+
+    @property
+    def pays(self) -> bool:
+        return pays(self.worth, self.sizes.now, self.tokens)
+
+    @property
+    def share(self) -> float:
+        """What extraction left of the old turns."""
+        return (self.tokens - self.sizes.instead(0)) / max(self.sizes.old, 1)
 
 
 def offer(
-    request: Request, turn: Turn, options: CompactionOptions, price: Price | None, tokens: int
+    request: Request, turn: Turn, options: CompactionOptions, price: Price, share: float
 ) -> Offer | None:
     """What extraction makes of a request's history, None where there is nothing to gain.
 
-    Parameters: `turn`, its place in the conversation; `price`, of the model that answered last;
-    `tokens`, of the prompt as it would go out now.
+    Parameters: `request`, as the caller sent it; `turn`, its place in the conversation; `price`, of
+    the model that answered last; `share` of the old turns' tokens that extraction is expected to
+    leave.
     """
-    if price is None or tokens < options.min_tokens:
+    whole = tokens_of(request.messages, request.params)
+    now = turn.compacted[1] if turn.compacted else whole
+    if now < options.min_tokens:
         return None
     parts = parts_of(request.messages, options.keep_turns)
     if not parts.old:
         return None
-    # Before the work is done: would it pay if it came out as hoped for?
-    old = _tokens(parts.old)
-    head, hoped = _tokens(parts.head), tokens - round(old * (1 - options.target))
+    # Before the work is done: would it pay if it came out as expected?
+    sizes = Sizes(now, whole, head=_tokens(parts.head), old=_tokens(parts.old))
+    left = round(sizes.old * share)
     if options.summary is not None:
-        hoped = min(hoped, tokens - old + options.summary_tokens)
-    if not pays(_worth(price, turn, request, tokens, hoped, head), tokens, hoped):
+        left = min(left, options.summary_tokens)
+    hoped = sizes.instead(left)
+    if not pays(_worth(price, turn, request, sizes, hoped), now, hoped):
         return None
     short = (*parts.head, *shorten(parts.old, parts.last, options.target))
-    after = shape_of([*short, *parts.last], request.params).input_tokens
-    found = _worth(price, turn, request, tokens, after, head)
-    return Offer(parts, short, after, found, pays(found, tokens, after))
+    after = tokens_of([*short, *parts.last], request.params)
+    return Offer(parts, short, sizes, after, _worth(price, turn, request, sizes, after))
 
 
 def _tokens(messages: Sequence[Message]) -> int:
@@ -88,13 +115,13 @@ def _tokens(messages: Sequence[Message]) -> int:
 
 
 def _worth(
-    price: Price, turn: Turn, request: Request, before: int, after: int, head: int, call: int = 0
+    price: Price, turn: Turn, request: Request, sizes: Sizes, after: int, call: int = 0
 ) -> Worth:
     return worth(
         price,
-        before=before,
+        before=sizes.now,
         after=after,
-        head=head,
+        head=sizes.head,
         turns=max(turn.turns, sum(map(is_turn, request.messages))),
         warm=bool(turn.warm.get(turn.arm)),
         writes=turn.arm in turn.writing or turn.marked,
@@ -128,21 +155,20 @@ class Summariser:
         self._router, self._options = router, options
 
     def better(
-        self, request: Request, turn: Turn, found: Offer, price: Price, tokens: int
+        self, request: Request, turn: Turn, found: Offer, price: Price
     ) -> Walk[Compaction | None]:
         """A summary in place of the old turns, if extraction leaves the prompt long and a summary
         saves more after its own cost; None otherwise, and where the call fails or is refused."""
-        options, parts = self._options, found.parts
+        options, parts, sizes = self._options, found.parts, found.sizes
         if found.pays and found.tokens < options.min_tokens:
             return None
         asked = self._request(request, parts)
-        after = tokens - _tokens(parts.old) + options.summary_tokens
+        after = sizes.instead(options.summary_tokens)
         cost = self._cost(asked)
         if cost is None:
             return None
-        head = _tokens(parts.head)
-        hoped = _worth(price, turn, request, tokens, after, head, cost)
-        if not pays(hoped, tokens, after) or (found.pays and hoped.net <= found.worth.net):
+        hoped = _worth(price, turn, request, sizes, after, cost)
+        if not pays(hoped, sizes.now, after) or (found.pays and hoped.net <= found.worth.net):
             return None
         try:
             answer = yield from self._router.walk(asked)
@@ -157,7 +183,7 @@ class Summariser:
             {"role": "user", "content": _INTRODUCED + text.strip()},
             {"role": "assistant", "content": _TAKEN},
         )
-        if _tokens(pair) >= _tokens(parts.old):
+        if _tokens(pair) >= sizes.old:
             return None
         return made(request, found, "summary", [*parts.head, *pair])
 

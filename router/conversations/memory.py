@@ -64,6 +64,7 @@ class Conversations:
         self._compacted: OrderedDict[Key, Compaction] = OrderedDict()
         self._size = 0
         self._whole: OrderedDict[Key, None] = OrderedDict()  # whose compaction was undone
+        self._left: OrderedDict[Key, float] = OrderedDict()  # by the latest extraction, its share
         self._summariser: Summariser | None = None
         self._lock = threading.Lock()
 
@@ -101,14 +102,16 @@ class Conversations:
         if options is None or turn is None:
             return found
         key, price = _key(request), self._price(turn.arm, request.now)
-        tokens = tokens_of(found.messages, found.params)
-        best = None if key in self._whole else offer(request, turn, options, price, tokens)
-        if best is None or price is None:
+        if price is None or key in self._whole:
             return found
+        best = offer(request, turn, options, price, self._left.get(key, options.target))
+        if best is None:
+            return found
+        self._expect(key, best.share)
         kept = None
         if options.summary is not None:
             summariser = self._summaries(options.summary)
-            kept = yield from summariser.better(request, turn, best, price, tokens)
+            kept = yield from summariser.better(request, turn, best, price)
         if kept is None and best.pays:
             kept = made(request, best, "extractive", best.messages)
         if kept is None:
@@ -181,6 +184,15 @@ class Conversations:
                 self._size -= dropped.size
             if key in self._kept:
                 self._kept[key] = shifted(self._kept[key], gone)
+
+    def _expect(self, key: Key, share: float) -> None:
+        """The next extraction of a conversation is expected to leave what this one did: else each
+        turn would do the work of one that does not pay."""
+        with self._lock:
+            self._left[key] = share
+            self._left.move_to_end(key)
+            while len(self._left) > max(self._most, 1):
+                self._left.popitem(last=False)
 
     def _summaries(self, tier: str) -> Summariser:
         with self._lock:
