@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from router.attempt import Attempt
@@ -36,6 +36,7 @@ from router.types import (
 )
 
 if TYPE_CHECKING:
+    from router.decide import Objective
     from router.ledger import Ledger
 
 _log = logging.getLogger("router")
@@ -78,6 +79,20 @@ class Attempts:
     def retrying(self) -> Iterable[Any]:
         """Tenacity's attempts on one deployment; the waits between them go to `waits`."""
         return retrying(self.ladder.policy.retry, self.deadline, self.waits.append)
+
+    def within(self, objective: Objective | None) -> Objective | None:
+        """An objective (None: the policy's) whose ceiling is what this request's attempts have left
+        of it: a ceiling on a request holds over its retries, fallbacks and chain."""
+        asked = objective or self.ladder.objective
+        if asked.max_cost_per_request is None or not self.spent:
+            return objective
+        return replace(asked, max_cost_per_request=max(asked.max_cost_per_request - self.spent, 0))
+
+    def affords(self, decision: Decision) -> bool:
+        """Whether the request's ceiling has room for one more attempt of a decision."""
+        ceiling = self.ladder.objective.max_cost_per_request
+        upper = decision.view.quote.upper
+        return ceiling is None or upper is None or self.spent + upper <= ceiling
 
     def turn_after(self, full: BudgetExceeded) -> float:
         """Seconds to wait before a budget that queues is asked again.

@@ -236,10 +236,7 @@ class Chain:
         if self._final or late or look is None or look.steps < 1 or look.called is None:
             self._keep(None, final=self._final or late)
             return None
-        objective = objective or self.plan.ladder.objective
-        if objective.max_cost_per_request is not None:
-            left = objective.max_cost_per_request - self._attempts.spent
-            objective = replace(objective, max_cost_per_request=max(left, 0))
+        objective = self._attempts.within(objective) or self.plan.ladder.objective
         choices = self.plan.choose(objective, room)
         if exploration is not None and room.budgets:
             exploration = replace(exploration, roomy=self.plan.roomy(room))

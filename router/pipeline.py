@@ -194,7 +194,7 @@ class Router(Doors, Deferrals):
         try:
             while True:
                 room = yield Store(partial(self._room, ledger, request))
-                objective = self.paced(plan, room, new=decision is None)
+                objective = attempts.within(self.paced(plan, room, new=decision is None))
                 first = decision is None
                 decision = yield from decided(attempts, plan, room, objective, exploration)
                 if first:
@@ -232,6 +232,8 @@ class Router(Doors, Deferrals):
         if decision.arm.samples > 1:
             return (yield from hold(attempts, plan, decision, self._cascades.gate))
         for attempt in attempts.retrying():
+            if isinstance(attempts.failure, ProviderError) and not attempts.affords(decision):
+                raise attempts.failure  # what is left of the request's ceiling is for another arm
             if attempts.waits:
                 yield Wait(attempts.waits.pop())
             with attempt:

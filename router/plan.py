@@ -28,6 +28,7 @@ from router.decide import (
 )
 from router.decide.explain import UNOBSTRUCTED
 from router.dispatch.bounds import (
+    beyond_cap,
     input_bound,
     samples,
 )
@@ -277,9 +278,10 @@ class Plan:
 
     def token_bound(self, index: int, quoted: Quote) -> int:
         """Most tokens that the prompts and the answers of an arm can be billed as, at a quote."""
-        window = self.ladder.capabilities[index].context_window
-        prompt = input_bound(self.shape, window)
-        answers = quoted.output_cap * samples(self.request.params)
+        able, params = self.ladder.capabilities[index], self.request.params
+        prompt = input_bound(self.shape, able.context_window)
+        answer = quoted.output_cap + able.reasoning_beyond_cap + beyond_cap(params)
+        answers = answer * samples(params)
         # Where nothing bounds the prompt, no limit on tokens has room for it.
         times = self.ladder.arms[index].samples
         return MAX_NANO if prompt is None else min(times * (prompt + answers), MAX_NANO)

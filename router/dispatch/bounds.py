@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, overload
 
 from router.errors import InvalidRequest
+from router.policy.deployment import UNBOUNDED
 from router.predict.shape import shape_of
 from router.types import Shape
 
@@ -23,14 +24,6 @@ TOKENS_PER_IMAGE = 2_833 + 8 * 5_667
 _WITH_A_TOOL = frozenset({"tools", "structured_output"})
 
 CAP_FIELDS = ("max_completion_tokens", "max_tokens")
-# Arguments that reach some provider's request beside the cap and the price that were reserved:
-# other names of the cap, more answers, other models, work or service that costs extra.
-UNBOUNDED = (
-    *("extra_body", "max_output_tokens", "maxOutputTokens", "max_new_tokens", "num_predict"),
-    *("max_tokens_to_sample", "generation_config", "generationConfig", "inferenceConfig"),
-    *("best_of", "num_return_sequences", "models", "plugins", "web_search_options"),
-    *("web_search", "search_parameters", "enable_search", "speed", "inference_geo"),
-)
 MAX_SAMPLES = 128  # OpenAI's limit on `n`
 
 

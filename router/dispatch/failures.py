@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -74,14 +75,19 @@ _BROKE_OFF = {"ReadError", "WriteError", "RemoteProtocolError"}
 _LONGEST_MESSAGE = 500
 
 
-def provider_error(model: str, error: Exception) -> ProviderError:
+def provider_error(
+    model: str, error: Exception, outside: BaseException | None = None
+) -> ProviderError:
     """Return the router's error for an exception that litellm raised while calling `model`.
+
+    `outside`: what was being handled when the call began. It ends up in the chain of causes as
+    well, and says nothing of the call.
 
     What really happened is read from the chain of causes, since litellm gives a broken connection
     or an unreadable reply the status 500 too: only httpx's `HTTPStatusError` proves an answer.
     The original stays reachable as `__cause__` when the caller raises it `from error`.
     """
-    chain = list(_chain(error))
+    chain = list(_chain(error, outside))
     status = _real_status(chain)
     kind = _kind(error)
     if status is not None:
@@ -90,6 +96,8 @@ def provider_error(model: str, error: Exception) -> ProviderError:
         written = False  # an error status is not billed
     elif any(type(link).__module__ == "openai" and _is_plain(link) for link in chain):
         kind, written = AuthenticationFailed, False
+    elif any(map(_is_no_json, chain)):
+        kind, written = RequestRejected, False
     else:
         kind, written = _without_answer(kind, {type(link).__name__ for link in chain})
     return kind(
@@ -104,6 +112,13 @@ def provider_error(model: str, error: Exception) -> ProviderError:
 def _is_plain(error: BaseException) -> bool:
     """openai raises its root class itself only for a client that lacks credentials."""
     return type(error).__name__ == "OpenAIError"
+
+
+def _is_no_json(error: BaseException) -> bool:
+    """What has no form as JSON or UTF-8 never leaves the client."""
+    if isinstance(error, TypeError):
+        return "not JSON serializable" in str(error)
+    return isinstance(error, UnicodeEncodeError)
 
 
 def _without_answer(kind: type[ProviderError], names: set[str]) -> tuple[type[ProviderError], bool]:
@@ -134,9 +149,9 @@ def _kind(error: Exception) -> type[ProviderError]:
     return MalformedReply
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def _chain(error: BaseException | None, outside: BaseException | None) -> Iterator[BaseException]:
     for _ in range(20):
-        if error is None:
+        if error is None or error is outside:
             return
         yield error
         error = error.__cause__ or error.__context__
@@ -181,10 +196,16 @@ def _response_headers(error: BaseException | None) -> Any:
 
 def _seconds_until(text: str, date: str | None) -> float | None:
     try:
-        when, sent = parsedate_to_datetime(text), parsedate_to_datetime(date or "")
+        when, sent = _moment(text), _moment(date or "")
     except ValueError:
         return None
     return max(0.0, (when - sent).total_seconds())
+
+
+def _moment(text: str) -> datetime:
+    """An HTTP date. That of C's asctime() names no zone, and is in UTC like all others."""
+    found = parsedate_to_datetime(text)
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
 def _message(error: Exception) -> str:

@@ -23,6 +23,7 @@ from router.dispatch.closing import Closing
 from router.dispatch.failures import provider_error
 from router.dispatch.usage import report_of
 from router.errors import MalformedReply, ProviderError, ProviderTimeout
+from router.gates.answer import called
 
 _END = object()
 _READ_FROM = ("streaming_response", "response_iterator")  # what litellm's readers read
@@ -150,7 +151,7 @@ def answer_bytes(choices: Iterable[Any]) -> int:
         said = getattr(choice, "message", None) or getattr(choice, "delta", None)
         texts += [getattr(said, "content", None), getattr(said, "reasoning_content", None)]
         for call in getattr(said, "tool_calls", None) or ():
-            texts += [call.function.name, call.function.arguments]
+            texts += called(call)
     return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts if text)
 
 
@@ -271,6 +272,7 @@ class _mapping:  # noqa: N801 - a context manager, used as a verb
 
     def __init__(self, meter: _Meter):
         self._meter = meter
+        self._outside = sys.exception()
 
     def __enter__(self) -> None:
         overdue = self._meter.overdue()
@@ -279,7 +281,8 @@ class _mapping:  # noqa: N801 - a context manager, used as a verb
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, Exception) and not isinstance(error, ProviderError):
-            raise _written(provider_error(self._meter.terms.model, error)) from error
+            model = self._meter.terms.model
+            raise _written(provider_error(model, error, self._outside)) from error
 
 
 def _written(error: ProviderError) -> ProviderError:

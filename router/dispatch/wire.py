@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import os
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -95,12 +96,14 @@ class _Mapped:
 
     def __init__(self, call: Call):
         self._call = call
+        self._outside: BaseException | None = None
 
-    def __enter__(self) -> None: ...
+    def __enter__(self) -> None:
+        self._outside = sys.exception()
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, Exception) and not isinstance(error, ProviderError):
-            mapped = provider_error(self._call.model, error)
+            mapped = provider_error(self._call.model, error, self._outside)
             missing = _missing_keys(self._call) if isinstance(mapped, MalformedReply) else []
             if missing:
                 raise AuthenticationFailed(
@@ -161,6 +164,7 @@ def arguments_of(call: Call) -> dict[str, Any]:
     """What litellm is called with for a call."""
     import httpx
 
+    litellm = load_litellm()
     connect, read = call.timeout
     arguments: dict[str, Any] = {
         **_with_effort(call),
@@ -169,6 +173,8 @@ def arguments_of(call: Call) -> dict[str, Any]:
         "messages": copy.deepcopy([dict(message) for message in call.messages]),
         "num_retries": 0,
         "max_retries": 0,
+        # To litellm 0 is no number where `litellm.num_retries` is set; an empty policy is one.
+        "retry_policy": litellm.types.router.RetryPolicy(),
         # An answer from litellm's cache would be charged as if a provider had billed it.
         "caching": False,
         "timeout": httpx.Timeout(read, connect=connect),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from router.gates.confidence import Confidence, confidence_of
+from router.predict.text import as_mapping
 
 _PLAIN_ENDS = (None, "stop", "tool_calls", "function_call")
 
@@ -78,9 +79,19 @@ def _answer(choice: Any) -> Answer:
     )
 
 
+def called(call: Any) -> tuple[str, str]:
+    """Name and arguments of a tool call, or the input of a custom tool's; of a stream's chunk, what
+    it has of them."""
+    function = getattr(call, "function", None)
+    if function is not None:
+        return function.name or "", function.arguments or ""
+    custom = as_mapping(getattr(call, "custom", None))
+    return custom.get("name") or "", custom.get("input") or ""
+
+
 def _calls(message: Any) -> Iterable[tuple[str, str]]:
     for call in getattr(message, "tool_calls", None) or ():
-        yield call.function.name or "", call.function.arguments or ""
+        yield called(call)
     old = getattr(message, "function_call", None)  # the form before tools
     if old is not None:
         yield old.name or "", old.arguments or ""

@@ -51,6 +51,20 @@ REFUSED_PARAMS: dict[str, str] = {
 }
 
 
+# Arguments that reach some provider's request beside the cap and the price that were reserved:
+# other names of the cap, or its omission; text that is not in `messages`; more answers, other
+# models, work or service that costs extra. Under a limit neither a request nor a deployment has
+# them.
+UNBOUNDED = (
+    *("extra_body", "max_output_tokens", "maxOutputTokens", "max_new_tokens", "num_predict"),
+    *("max_tokens_to_sample", "generation_config", "generationConfig", "inferenceConfig"),
+    *("additional_drop_params", "system", "documents", "prompt_id", "prompt_variables"),
+    *("best_of", "num_return_sequences", "models", "plugins", "web_search_options"),
+    *("web_search", "search_parameters", "enable_search", "speed", "inference_geo"),
+    *("mcp_servers", "container"),
+)
+
+
 class CapabilityOverrides(Part):
     """What a deployment can take, where the price book does not know it or is wrong about it."""
 

@@ -20,7 +20,7 @@ from router.policy.capacity import BreakerOptions, check_limits
 from router.policy.cascade import Cascade
 from router.policy.conversations import CompactionOptions, ConversationOptions
 from router.policy.deferred import DeferredOptions
-from router.policy.deployment import Deployment
+from router.policy.deployment import UNBOUNDED, Deployment
 from router.policy.document import show
 from router.policy.drift import DriftOptions
 from router.policy.fields import Name, Part, Real, Usd, similar, wrong
@@ -263,6 +263,7 @@ class Policy(Part):
             for at, name in enumerate(names):
                 if name in names[:at]:
                     raise wrong(f"{name!r} is used twice", "each name once", key, at, "name")
+        self._check_bounds()
         self._check_pacing()
         self._check_judge()
         check_limits((arm.tier, arm.deployment, self.deployment(arm)) for arm in self.arms())
@@ -286,6 +287,16 @@ class Policy(Part):
                 raise wrong("it leaves no tier that has a deployment", ", ".join(present),
                             "rules", at, key)  # fmt: skip
         return self
+
+    def _check_bounds(self) -> None:
+        if not (self.limited or self.limits_tokens):
+            return
+        for arm in self.arms():
+            for name in self.deployment(arm).params:
+                if name in UNBOUNDED:
+                    raise wrong(f"under a limit nothing bounds what {name} costs",
+                                "a deployment without it, or no limit on money and tokens",
+                                "tiers", arm.tier, arm.deployment, "params", name)  # fmt: skip
 
     def _check_pacing(self) -> None:
         if self.pacing is None:

@@ -10,10 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from router.dispatch.race import Race
-from router.dispatch.wire import Reply
+from router.dispatch.wire import CancelledUnsent, Reply
 from router.effects import Look, SendAll, Store, Walk
 from router.errors import AtCapacity, BudgetExceeded, ProviderError
-from router.gates.answer import answers_of
+from router.gates.answer import Answer, answers_of
 from router.gates.gate import Verdict
 from router.routing import Routing, Step, attach
 from router.votes.tally import Tally
@@ -107,6 +107,10 @@ def hold(attempts: Attempts, plan: Plan, decision: Decision, gate: Gate) -> Walk
             except (AtCapacity, BudgetExceeded) as full:
                 failed = full
                 break
+            except BaseException:  # the store is away, say: what was reserved is not sent any more
+                for each in samples:
+                    yield Store(partial(each.settle_failure, CancelledUnsent(), ends=False))
+                raise
             samples.append(sample)
         if not samples:
             break
@@ -139,7 +143,7 @@ def _send(
     def enough(at: int, reply: Reply) -> bool:
         if isinstance(tally, Best):
             return False  # a gate may take its time, and is asked later
-        [first, *_] = answers_of(reply.response)
+        first = next(iter(answers_of(reply.response)), Answer(""))
         tally.count(first, reply.response)
         return not tally.wanted
 
