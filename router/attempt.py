@@ -176,7 +176,8 @@ class Attempt:
         elif end.abandoned and end.report is None:
             self._ticket.failed(GeneratorExit())
             charge = for_failure(self.terms, GeneratorExit())
-            row = self._row("abandoned", charge)
+            unread = None if end.answer_bytes else "closed before anything of it was read"
+            row = self._row("abandoned", charge, error=unread)
         else:
             charge = for_answer(self.terms, end.report, end.answer_bytes)
             self._ticket.answered(None, charge.tokens)

@@ -65,6 +65,11 @@ class Checks:
     def __init__(
         self, functions: Mapping[str, Check], log: Callable[[], Log], clock: Callable[[], float]
     ):
+        if not isinstance(functions, Mapping):
+            raise ConfigurationError(
+                f"checks: {functions!r:.60} is no mapping of names to functions, such as "
+                '{"json": is_json}'
+            )
         for name, function in functions.items():
             _refuse(name, function)
         self._functions, self._log, self._clock = dict(functions), log, clock

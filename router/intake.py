@@ -181,6 +181,11 @@ def _valid_unicode(place: str, text: str) -> None:
 
 
 def _scopes(scopes: Mapping[str, str] | None) -> Mapping[str, str]:
+    if scopes is not None and not isinstance(scopes, Mapping):
+        raise InvalidRequest(
+            "scopes", f"{_short(scopes)} is no mapping", value=_short(scopes),
+            allowed='names and values such as {"user": "ann"}',
+        )  # fmt: skip
     for name, value in (scopes or {}).items():
         if name in OWN_SCOPES:
             raise InvalidRequest(

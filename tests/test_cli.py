@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import yaml
 
 from router import Router
 from router.cli import main
+from router.errors import ConfigurationError, InvalidRequest
 from router.money import format_usd
 from tests.conftest import HELLO, MakeRouter, ladder
-from tests.pipeline_kit import BUDGET, PIN_NANO
+from tests.pipeline_kit import BUDGET, PIN_NANO, cancel_once_sent
 from tests.provider import Provider, ok, status
+from tests.test_streams import wait_until_settled
 
 
 @pytest.fixture
@@ -130,3 +133,105 @@ def test_a_missing_key_of_a_real_provider_is_clear_and_costs_nothing(
             router.completion(messages=HELLO)
         assert router.report().total.spent == 0
         assert all(state.held == state.settled == 0 for state in router.budgets())
+
+
+# ── wrong usage, and places that cannot be written ──────────────────────────────────────────────
+@pytest.mark.parametrize("command", [("report",), ("export", "--out", "{folder}/out"), ("replay",)])
+def test_days_in_the_wrong_order_are_wrong_usage_and_leave_nothing_behind(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    words = [each.format(folder=tmp_path) for each in command]
+    days = ["--since", "2026-12-01", "--until", "2026-11-01"]
+    code, _, err = run(capsys, words[0], str(tmp_path / "x.db"), *words[1:], *days)
+    assert code == 2
+    assert "2026-11-01 is not after --since 2026-12-01" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("options", [("--policy", "default"), ("--yes",)])
+def test_the_demos_options_for_real_models_are_refused_without_them(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    code, _, err = run(capsys, "demo", "--html", str(tmp_path / "a.html"), *options)
+    assert code == 2
+    assert "go with --live" in err
+
+
+def test_a_page_that_cannot_be_written_costs_the_demo_none_of_its_figures(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, out, err = run(capsys, "demo", "--requests", "2", "--html", "/dev/full")
+    assert code == 1
+    assert "2 requests" in out
+    assert "/dev/full cannot be written" in err
+
+
+def test_a_log_that_does_not_exist_is_said_not_to_exist(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    code, _, err = run(capsys, "replay", str(tmp_path / "nosuch.db"), "--policy", "default")
+    assert code == 1
+    assert "does not exist" in err
+
+
+@pytest.mark.parametrize(
+    ("key", "home"),
+    [("vote", "a deployment"), ("stream", "`cascade`"), ("logprobs", "a deployment|`cascade`")],
+)
+def test_a_key_that_is_written_too_high_is_told_where_it_belongs(
+    capsys: pytest.CaptureFixture[str], policy: Path, key: str, home: str
+) -> None:
+    policy.write_text(policy.read_text() + f"{key}: buffer\n")
+    code, out, err = run(capsys, "policy", "check", str(policy))
+    assert code == 1
+    assert re.search(rf"unknown key '{key}'; it belongs in ({home})", out + err)
+
+
+def test_a_model_that_is_not_where_the_policy_says_is_found_by_the_check(
+    capsys: pytest.CaptureFixture[str], policy: Path
+) -> None:
+    policy.write_text(policy.read_text() + "predictor: {path: nosuch}\n")
+    _, out, err = run(capsys, "policy", "check", str(policy))
+    assert "predictor.path" in out + err
+    assert "nosuch/model.json" in out + err
+
+
+def test_a_promise_that_the_shipped_predictor_cannot_back_is_found_by_the_check(
+    capsys: pytest.CaptureFixture[str], policy: Path
+) -> None:
+    content = yaml.safe_load(policy.read_text())
+    content["objective"] = {"keep_quality": 0.98, "confidence": 0.95}
+    policy.write_text(yaml.safe_dump(content))
+    _, out, err = run(capsys, "policy", "check", str(policy))
+    assert "nothing but always-baseline can be promised" in out + err
+
+
+# ── calls that brought no answer ───────────────────────────────────────────────────────────────
+def test_a_call_that_was_cancelled_before_its_answer_saved_nothing(
+    make_router: MakeRouter, provider: Provider
+) -> None:
+    router = make_router(budgets=BUDGET, rules=[PIN_NANO], streams={"on_abandon": "abort"})
+    provider.default = ok(delay=0.5)
+    cancel_once_sent(provider, lambda: router.acompletion(messages=HELLO))
+    provider.default = ok(chunk_delay=0.2)
+    router.completion(messages=HELLO, stream=True).close()  # unread
+    left = iter(router.completion(messages=HELLO, stream=True))
+    next(left)
+    left.close()  # a part was handed out
+    wait_until_settled(router, 3)
+    report = router.report()
+    assert (report.total.requests, report.failed) == (1, 2)
+    [served] = [each for each in router.ledger.log().requests() if each.served]
+    assert report.total.baseline == served.baseline
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"), [({"scopes": "ann"}, "scopes"), ({"tags": "support"}, "tags")]
+)
+def test_scopes_and_tags_of_the_wrong_kind_are_named(
+    make_router: MakeRouter, arguments: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=says):
+        make_router().completion(messages=HELLO, **arguments)
+    with pytest.raises(ConfigurationError, match="checks"):
+        make_router(checks=lambda request, answer: True)

@@ -55,6 +55,14 @@ def test_a_default_that_is_written_out_a_name_and_a_description_are_no_change() 
     assert changes(loaded(), loaded(reserve="sound", name="other", description="new")) == []
 
 
+def test_a_tier_that_is_left_out_is_gone_and_not_new() -> None:
+    fewer = ladder(URL)
+    del fewer["tiers"]["mid"]
+    found = changes(loaded(), load_policy(fewer))
+    assert found
+    assert all(each.key.startswith("tiers.mid.0.") and each.new is None for each in found)
+
+
 def test_rules_are_told_apart_by_name_and_their_order_is_a_setting() -> None:
     one = {"name": "a", "when": {"tags": ["x"]}, "tier": "nano"}
     other = {"name": "b", "when": {"tags": ["y"]}, "tier": "mini"}

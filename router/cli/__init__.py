@@ -56,3 +56,6 @@ def main(args: list[str] | None = None) -> None:
         cli.main(args=args, standalone_mode=True)
     except RouterError as error:
         sys.exit(fail(error, as_json="--json" in (sys.argv[1:] if args is None else args)))
+    except OSError as error:  # a full disk, say
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from router.cli.options import check_page, write_page
 from router.cli.output import emit, json_option, progress_console
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 )
 @click.option("--store", help="Keep budgets and log there: a URL, or a new SQLite file.")
 @click.option("--live", is_flag=True, help="Send the prompts to real models, for real money.")
-@click.option("--policy", default="default", show_default=True, help="The policy of --live.")
+@click.option("--policy", help="The policy of --live; by default the one named default.")
 @click.option("--yes", is_flag=True, help="With --live: do not ask before spending.")
 def command(
     as_json: bool,
@@ -48,7 +49,7 @@ def command(
     html: Path,
     store: str | None,
     live: bool,
-    policy: str,
+    policy: str | None,
     yes: bool,
 ) -> None:
     """Send a few hundred prompts, easy to hard, through the router under a hard budget.
@@ -60,18 +61,19 @@ def command(
     from router.demo.run import choose_prompts, simulate
     from router.ledger.url import store_url
 
-    if not html.parent.is_dir():
-        raise click.BadParameter(f"there is no folder {html.parent}", param_hint="--html")
+    check_page(html)
+    if not live and (policy is not None or yes):
+        raise click.UsageError("--policy and --yes go with --live")
     url = None if store is None else store_url(store)
     chosen = choose_prompts(requests, seed)
     if live:
-        result = _live(policy, chosen, seed=seed, store=url, yes=yes)
+        result = _live(policy or "default", chosen, seed=seed, store=url, yes=yes)
     else:
         with _progress(len(chosen), "simulated provider") as progress:
             result = simulate(chosen, seed=seed, progress=progress, store=url)
-    html.write_text(page(result), encoding="utf-8")
     facts = {**result.as_json(), "html": str(html)}
     emit(facts, as_json, lambda console: render(result, html, console))
+    write_page(html, page(result))
 
 
 def _live(

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from router.cli.options import ladder_callback
 from router.cli.output import emit, json_option, progress_console
-from router.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,15 +23,6 @@ if TYPE_CHECKING:
     from router.types import Tier
 
 SHIPPED = "shipped"
-
-
-def _ladder(ctx: click.Context, param: click.Parameter, value: str) -> dict[Tier, str]:
-    from router.replay.ladder import parse_ladder
-
-    try:
-        return parse_ladder(value)
-    except ConfigurationError as error:
-        raise click.BadParameter(str(error)) from None
 
 
 def _votes(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[Tier, Vote]:
@@ -68,7 +59,7 @@ def _plot_file(ctx: click.Context, param: click.Parameter, value: Path | None) -
 @click.option(
     "--ladder",
     required=True,
-    callback=_ladder,
+    callback=ladder_callback,
     metavar="TIER=MODEL,…",
     help="Which recorded model stands for which tier, such as nano=A,frontier=B.",
 )

@@ -7,8 +7,8 @@ from datetime import datetime
 
 import click
 
+from router.cli.options import period, since_option, until_option
 from router.cli.output import emit, json_option
-from router.cli.replay import since_option, unix, until_option
 
 
 @click.command("export")
@@ -26,9 +26,10 @@ def command(
     from router.log import open_log
     from router.replay.off_policy.export import export
 
+    days = period(since, until)
     log = open_log(store_url(store))
     try:
-        found = export(log, out, unix(since), unix(until))
+        found = export(log, out, *days)
     finally:
         log.close()
     left = {name: count for name, count in asdict(found.left_out).items() if count}

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from router.cli.options import period, since_option, until_option
 from router.cli.output import emit, json_option
-from router.cli.replay import reading, since_option, unix, until_option, usd
+from router.cli.replay import reading, usd
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,6 +56,7 @@ def diff(
     """
     from router.replay.off_policy.diff import Thresholds, policy_diff
 
+    days = period(since, until)
     thresholds = Thresholds(max_cost_increase, max_quality_loss, unless_sure)
     with reading() as progress:
         found = policy_diff(
@@ -62,8 +64,8 @@ def diff(
             new,
             log,
             now=time.time(),
-            since=unix(since),
-            until=unix(until),
+            since=days.since,
+            until=days.until,
             thresholds=thresholds,
             examples=examples,
             progress=progress,

@@ -6,12 +6,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from router.cli.options import models_of, period, since_option, until_option
 from router.cli.output import emit, json_option, progress_console
 
 if TYPE_CHECKING:
@@ -21,10 +22,6 @@ if TYPE_CHECKING:
     from router.replay.off_policy.run import Progress
 
 ESTIMATORS = ("doubly_robust", "switch", "snips", "ips", "direct")
-since_option = click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="First day (UTC).")
-until_option = click.option(
-    "--until", type=click.DateTime(["%Y-%m-%d"]), help="Day after the last (UTC)."
-)
 
 
 @click.command("replay")
@@ -73,13 +70,14 @@ def command(
     from router.replay.off_policy.replay import conclude
     from router.replay.off_policy.run import run
 
+    days = period(since, until)
     asked = ask(policies, time.time())
     with reading() as progress:
         sums = run(
             log,
             asked.question,
-            since=unix(since),
-            until=unix(until),
+            since=days.since,
+            until=days.until,
             engine=engine,
             work=work,
             progress=progress,
@@ -99,14 +97,13 @@ def _observed(outcomes: Path, policies: tuple[str, ...], ladder: str) -> dict[st
     from router.policy import load_policy
     from router.predict import load_predictor
     from router.prices import load_book
-    from router.replay.ladder import parse_ladder
     from router.replay.off_policy.ask import ladder_of
     from router.replay.off_policy.observed import replay_outcomes
     from router.replay.outcomes import read_outcomes
 
     now, book = time.time(), load_book()
     ladders = [ladder_of(load_policy(each), now) for each in policies]
-    read = read_outcomes(outcomes, parse_ladder(ladder), book=book, now=now)
+    read = read_outcomes(outcomes, models_of(ladder), book=book, now=now)
     return replay_outcomes(read, ladders, load_predictor(None), book, now)
 
 
@@ -114,11 +111,6 @@ def _plain(data: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         {**each, "against_log": {}, "support": {}} for each in [*data["policies"], *data["singles"]]
     ]
-
-
-def unix(day: datetime | None) -> float | None:
-    """The beginning of a day in UTC, in unix seconds."""
-    return None if day is None else day.replace(tzinfo=UTC).timestamp()
 
 
 @contextmanager

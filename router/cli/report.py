@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +12,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from router.cli.options import check_page, period, since_option, until_option, write_page
 from router.cli.output import console, emit, json_option
 from router.drift.watcher import all_alarms, open_alarms
-from router.errors import ConfigurationError
 from router.ledger import open_ledger
 from router.ledger.url import store_url
 from router.log.savings import Line, Savings, notes, savings
@@ -26,13 +26,12 @@ if TYPE_CHECKING:
 
     from router.drift.record import Alarm
     from router.replay.break_even import BreakEven
-    from router.replay.report_data import ReportData
 
 
 @click.command("report")
 @click.argument("store")
-@click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="First day (UTC).")
-@click.option("--until", type=click.DateTime(["%Y-%m-%d"]), help="Day after the last (UTC).")
+@since_option
+@until_option
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page too.")
 @click.option(
     "--policy",
@@ -55,13 +54,14 @@ def command(
     The page of --html is one file that needs nothing else; beside the sums it shows spend and tiers
     over time, predicted cost and quality, calibration, budgets, what changed, and drift alarms.
     """
-    if html is not None and not html.parent.is_dir():
-        raise click.BadParameter(f"there is no folder {html.parent}", param_hint="--html")
+    days = period(since, until)
+    if html is not None:
+        check_page(html)
     loaded = [load_policy(policy) for policy in policies]
     ledger = open_ledger(store_url(store), create=False)
     try:
         if html is None and not as_json and not policies:
-            report = savings(ledger.log(), _unix(since), _unix(until))
+            report = savings(ledger.log(), *days)
             render(report, console())
             render_alarms(open_alarms(ledger.log()), console())
             return
@@ -72,8 +72,8 @@ def command(
             ledger.log(),
             ledger.states(now),
             now=now,
-            since=_unix(since),
-            until=_unix(until),
+            since=days.since,
+            until=days.until,
             policies=loaded,
             alarms=kept,
         )
@@ -81,7 +81,9 @@ def command(
         ledger.close()
     alarms = [(policy, alarm) for policy, of_policy in kept for alarm in of_policy.open]
     if html is not None:
-        _write(data, html, now)
+        from router.replay.report_page import page
+
+        write_page(html, page(data, made=now))
     said = [{"policy": policy, **asdict(alarm)} for policy, alarm in alarms]
     facts = data.as_dict() | {"drift": said} | ({} if html is None else {"html": str(html)})
 
@@ -94,15 +96,6 @@ def command(
             out.print(f"Page: {html}", markup=False)
 
     emit(facts, as_json, show)
-
-
-def _write(data: ReportData, html: Path, now: float) -> None:
-    from router.replay.report_page import page
-
-    try:
-        html.write_text(page(data, made=now), encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise ConfigurationError(f"{html} cannot be written: {error.strerror or error}") from None
 
 
 def render(report: Savings, console: Console) -> None:
@@ -178,7 +171,3 @@ def _table(title: str, lines: dict[str, Line]) -> Table:
             "-" if line.bill_over_quote is None else f"{line.bill_over_quote:.2f}",
         )
     return table
-
-
-def _unix(day: datetime | None) -> float | None:
-    return None if day is None else day.replace(tzinfo=UTC).timestamp()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
+from router.cli.options import models_of
 from router.cli.output import emit, json_option
 from router.cli.train_verifier import Asked, train_verifier
 from router.cli.training_output import (
@@ -22,7 +23,6 @@ from router.cli.training_output import (
     widen,
     write_model,
 )
-from router.errors import ConfigurationError
 from router.types import TIERS, Tier
 
 if TYPE_CHECKING:
@@ -151,11 +151,10 @@ def command(
 
 def _from_outcomes(outcomes: Path, ladder: str, options: _Options) -> bool:
     from router.predict.embedder import load_embedder
-    from router.replay.ladder import parse_ladder
     from router.replay.plot import load_matplotlib
     from router.replay.train import need_learner
 
-    models = parse_ladder(ladder)
+    models = models_of(ladder)
     need_learner()  # what is missing is said before the long work
     load_matplotlib()
     embedder = None if options.embedder is None else load_embedder(options.embedder)
@@ -238,9 +237,10 @@ def _from_anchors(anchors: Path, ladder: str, base: str, options: _Options) -> b
     effort = next((each for each in EFFORTS if said.endswith(f"@{each}")), None)
     unknown = tier is None or said not in (tier, f"{tier}@{effort}")
     if tier is None or unknown or not equals or not model or "," in ladder:
-        raise ConfigurationError(
-            f"ladder: {ladder!r}: with --base it is the one new model, such as mini=MODEL, or a "
-            f"model at one of the efforts {', '.join(EFFORTS)}, such as mini@high=MODEL"
+        raise click.BadParameter(
+            f"{ladder!r}: with --base it is the one new model, such as mini=MODEL, or a "
+            f"model at one of the efforts {', '.join(EFFORTS)}, such as mini@high=MODEL",
+            param_hint="--ladder",
         )
     need_learner()
     predictor = load_predictor(None if base == SHIPPED else base, options.embedder)

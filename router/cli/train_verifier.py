@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from router.cli.options import models_of
 from router.cli.output import emit
 from router.cli.training_output import SHIPPED, progress, table, verdict, widen, write_model
 
@@ -65,12 +66,11 @@ def _from_outcomes(
 ) -> tuple[TrainedVerifier, dict[str, str]]:
     from router.predict import load_predictor
     from router.predict.embedder import load_embedder
-    from router.replay.ladder import parse_ladder
     from router.replay.outcomes import read_outcomes
     from router.replay.train import need_learner
     from router.replay.train_verifier import FOLDS, train_on_outcomes
 
-    models = parse_ladder(ladder)
+    models = models_of(ladder)
     need_learner()  # what is missing is said before the long work
     embedder = None if asked.embedder is None else load_embedder(asked.embedder)
     learner: Callable[..., Any]

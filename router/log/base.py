@@ -30,6 +30,12 @@ class LoggedRequest(RequestRow):
     label_rate: float | None = None
     looks: Mapping[str, Any] | None = None
 
+    @property
+    def served(self) -> bool:
+        """Whether the caller got an answer, or a part of a stream that it left. A call that was
+        cancelled before its answer came was abandoned as well, with an error."""
+        return self.status == "answered" or (self.status == "abandoned" and self.error is None)
+
 
 @dataclass(frozen=True, slots=True)
 class Label:

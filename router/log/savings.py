@@ -20,7 +20,6 @@ from router.log.label_weights import LabelSums, Weight
 from router.money import NANO_PER_USD, format_usd
 from router.types import TIERS, AttemptRow
 
-SERVED = ("answered", "abandoned")
 _BILLED = ("computed", "reported")  # costs that rest on what a provider said
 _PAGE = 1000  # requests
 UNACCOUNTED = "sent while the ledger was away"  # how the note of such an attempt begins
@@ -267,7 +266,7 @@ def _add(report: Savings, request: LoggedRequest, attempts: list[AttemptRow]) ->
     if request.purpose != "serve":
         _add_overhead(report, attempts)
         return
-    report.failed += request.status in ("failed", "expired")
+    report.failed += request.status in ("failed", "expired", "abandoned") and not request.served
     report.refused += request.status == "refused"
     day = f"{datetime.fromtimestamp(request.time, UTC):%Y-%m-%d}"
     shared = [report.total, report.by_day.setdefault(day, Line())]
@@ -285,7 +284,7 @@ def _add(report: Savings, request: LoggedRequest, attempts: list[AttemptRow]) ->
         if attempt.number != request.accepted:
             report.wasted += attempt.cost
 
-    if request.status not in SERVED or not attempts:
+    if not request.served or not attempts:
         return
     accepted = next((each for each in attempts if each.number == request.accepted), attempts[-1])
     lines = [*shared, *_own(report, accepted)]

@@ -62,7 +62,7 @@ def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...]
         for at, inner in enumerate(value):
             key = inner.get("name") if isinstance(inner, dict) else None
             yield from _leaves(inner, (*path, str(key if key is not None else at)))
-    else:
+    elif value != []:  # no deployments, say: what is gone has no settings
         yield path, value
 
 

@@ -86,6 +86,7 @@ def lint(policy: Policy, book: PriceBook, now: float) -> list[Finding]:
         *_flips(options, policy),
         *_baseline(options, policy),
         *_promises(policy),
+        *_models(policy),
         *_paced(options, policy),
         *_cascades(policy),
         *_conversations(options, policy),
@@ -200,9 +201,25 @@ def _promises(policy: Policy) -> Iterator[Finding]:
     if policy.objective.keep_quality is not None and policy.objective.confidence is None:
         message = (
             "without confidence, keep_quality compares predictions and promises nothing; with "
-            "confidence: 0.95 it is certified on the predictor's calibration queries"
+            "confidence: 0.95 it is certified on the predictor's calibration queries, of which the "
+            "shipped one has none"
         )
         yield Finding("note", "objective.keep_quality", message)
+    if policy.objective.confidence is not None and policy.predictor is None:
+        message = (
+            "the shipped predictor carries no calibration queries, so nothing but always-baseline "
+            "can be promised: `router train` makes one that does"
+        )
+        yield Finding("warning", "objective.confidence", message)
+
+
+def _models(policy: Policy) -> Iterator[Finding]:
+    """Models of one's own that are not where the policy says."""
+    paths = (("predictor", policy.predictor_path), ("cascade.verifier", policy.verifier_path))
+    for key, path in paths:
+        if path is not None and not (path / "model.json").is_file():
+            message = f"there is no {path / 'model.json'}; no router starts with this policy here"
+            yield Finding("warning", f"{key}.path", message)
 
 
 def _paced(options: Sequence[_Option], policy: Policy) -> Iterator[Finding]:

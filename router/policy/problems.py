@@ -66,7 +66,9 @@ def explain(details: ErrorDetails, document: Document) -> PolicyError:
         problem = details["msg"].removeprefix("Value error, ")
     elif kind == "extra_forbidden":
         known = _keys_at(path[:-1])
-        problem = f"unknown key {show(path[-1])}{similar(str(path[-1]), known)}"
+        home = _home_of(str(path[-1]), path[:-1])
+        hint = f"; it belongs in {home}" if home else similar(str(path[-1]), known)
+        problem = f"unknown key {show(path[-1])}{hint}"
         allowed = ", ".join(known)
     elif kind == "missing":
         problem = f"the key {str(path[-1])!r} is missing"
@@ -126,6 +128,22 @@ def _model_in(annotation: object) -> type[BaseModel] | None:
 def _keys_at(path: Path) -> list[str]:
     model = _model_at(path)
     return [field.alias or name for name, field in model.model_fields.items()] if model else []
+
+
+# Where keys belong that are easily written one level too high.
+_HOMES = {
+    "a deployment": ("tiers", "nano", 0),
+    "`cascade`": ("cascade",),
+    "`objective`": ("objective",),
+    "`conversations`": ("conversations",),
+}
+
+
+def _home_of(key: str, path: Path) -> str | None:
+    """Where a key at the policy's top level would be known, if anywhere."""
+    if path:
+        return None
+    return next((name for name, place in _HOMES.items() if key in _keys_at(place)), None)
 
 
 def _about(path: Path) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from router.log.base import Log, LoggedRequest
-from router.log.savings import SERVED, Line, Savings, arm_of, joined, notes, per_good
+from router.log.savings import Line, Savings, arm_of, joined, notes, per_good
 from router.money import NANO_PER_USD
 from router.prices import load_book
 from router.replay.break_even import BreakEven, TokenCounts, break_evens
@@ -261,10 +261,10 @@ class _Reader:
             self.movers.add(request, attempt)
             for price in self._prices_of(attempt):
                 price.spent += attempt.cost
-        if request.status in SERVED and attempts:
+        if request.served and attempts:
             found = [each for each in attempts if each.number == request.accepted]
             self._answered(request, (found or attempts)[-1], box)
-        elif request.status not in ("open", *SERVED):
+        elif request.status != "open" and not request.served:
             self._failed(request)
 
     def _answered(self, request: LoggedRequest, accepted: AttemptRow, box: Bin) -> None:

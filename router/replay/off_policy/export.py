@@ -144,6 +144,8 @@ def open_exported(url: str) -> Exported:
         parts = tuple(Part(str(path), int(rows)) for path, rows in manifest["files"].items())
         left_out = LeftOut(**manifest["left_out"])
     except FileNotFoundError:
+        if not system.exists(root):
+            raise LogFileError(url, "it does not exist; check the path") from None
         raise LogFileError(url, f"no {MANIFEST} is there; `router export` writes one") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise LogFileError(url, f"{MANIFEST} cannot be read: {error}") from error
