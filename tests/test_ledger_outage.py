@@ -271,6 +271,24 @@ def test_open_goes_on_counts_each_call_and_books_it_as_an_overrun(path, cut):
         reserve(ledger, "after", 100)
 
 
+def test_open_asks_the_store_again_a_moment_later_however_many_calls_come_meanwhile(
+    path, cut, monkeypatch
+):
+    moment = 1000.0
+    monkeypatch.setattr("router.ledger.outage.time.monotonic", lambda: moment)
+    ledger = outage(path, cut, [Budget("all", 500)], on_outage="open")
+    cut.touch()
+    reserve(ledger, "blip", 100)
+    cut.unlink()
+    for call in range(3):  # within the same moment
+        moment += 0.3
+        reserve(ledger, f"r{call}", 100)
+    assert ledger.unbooked() == 4
+    moment += 0.3
+    with pytest.raises(BudgetExceeded):
+        reserve(ledger, "too much", 501)
+
+
 def _go_on_open_and_die(path, cut):
     ledger = outage(path, cut, BUDGETS, on_outage="open")
     cut.touch()

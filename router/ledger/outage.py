@@ -82,15 +82,14 @@ class OutageLedger(WrappedLedger):
             return Room()
 
     def reserve(self, asked: Reservation) -> Hold:
-        try:
-            if self.opens and self.is_away():
-                raise LedgerUnavailable(self.store.name, "it was away a moment ago")
-            self.replay()
-            return self.inner.reserve(asked)
-        except LedgerUnavailable as away:
-            if not self.opens:
-                raise
-            self.went_away(away)
+        if not (self.opens and self.is_away()):  # a pause never prolongs itself
+            try:
+                self.replay()
+                return self.inner.reserve(asked)
+            except LedgerUnavailable as away:
+                if not self.opens:
+                    raise
+                self.went_away(away)
         new, _ = self.budget_ledger.new_hold(asked)
         with self._lock:
             self._write(lines.open_line(new))
