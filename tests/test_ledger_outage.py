@@ -289,6 +289,20 @@ def test_open_asks_the_store_again_a_moment_later_however_many_calls_come_meanwh
         reserve(ledger, "too much", 501)
 
 
+def test_an_open_call_is_booked_after_a_replay_that_found_the_store_still_away(path, cut):
+    ledger = outage(path, cut, BUDGETS, on_outage="open")
+    cut.touch()
+    for name, cost in (("a", 60), ("b", 50)):
+        ledger._away_until = 0.0  # a moment later
+        reserve(ledger, name, 100)
+        settle(ledger, name, cost)
+    cut.unlink()
+    ledger.expire(NOW)
+    assert counters(ledger) == {ALL: (110, 0)}
+    assert [row.cost for row in ledger.log().attempts()] == [60, 50]
+    assert journals(path) == []
+
+
 def _go_on_open_and_die(path, cut):
     ledger = outage(path, cut, BUDGETS, on_outage="open")
     cut.touch()

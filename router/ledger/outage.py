@@ -145,8 +145,9 @@ class OutageLedger(WrappedLedger):
         with self._lock:
             opened = {line[1]: line for line in self._parked if line[0] == "open"}
             while self._parked:
-                replay_line(self.store, self._parked[0], opened)
-                del self._parked[0]
+                at = 1 if self._parked[0][0] == "open" else 0  # it goes with its end, which is next
+                replay_line(self.store, self._parked[at], opened)
+                del self._parked[: at + 1]
             self._ends.clear()
             if self._journal is not None and not self._unheard:
                 self._journal.remove()
