@@ -303,6 +303,35 @@ def test_an_open_call_is_booked_after_a_replay_that_found_the_store_still_away(p
     assert journals(path) == []
 
 
+def test_samples_of_one_open_request_are_booked_in_whatever_order_they_end(path, cut):
+    ledger = outage(path, cut, BUDGETS, on_outage="open")
+    cut.touch()
+    for number in (1, 2, 3):
+        reserve(ledger, "vote", 100, number=number)
+    for number in (3, 1, 2):
+        settle(ledger, "vote", 10 * number, number=number)
+    cut.unlink()
+    ledger.expire(NOW)
+    assert counters(ledger) == {ALL: (60, 0)}
+    assert ledger.verify() == []
+
+
+def test_a_further_sample_of_an_open_request_is_held_once_the_store_is_back(path, cut):
+    ledger = outage(path, cut, BUDGETS, on_outage="open")
+    cut.touch()
+    reserve(ledger, "vote", 100)
+    cut.unlink()
+    ledger._away_until = 0.0  # a moment later
+    for number in (2, 3):
+        reserve(ledger, "vote", 100, number=number)
+    assert counters(ledger) == {ALL: (0, 200)}
+    for number in (2, 1, 3):
+        settle(ledger, "vote", 10, number=number)
+    ledger.expire(NOW)
+    assert counters(ledger) == {ALL: (30, 0)}
+    assert ledger.verify() == []
+
+
 def _go_on_open_and_die(path, cut):
     ledger = outage(path, cut, BUDGETS, on_outage="open")
     cut.touch()

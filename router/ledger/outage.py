@@ -55,6 +55,7 @@ class OutageLedger(WrappedLedger):
         self.budget_ledger, self.store = inner, inner.store
         self.journals, self.identity = journals, identity or inner.store.name
         self.opens = on_outage == "open"
+        self.rows: dict[str, RequestRow] = {}  # of requests that are not in the store yet
         self._reset()
         _LIVE.add(self)
 
@@ -69,6 +70,7 @@ class OutageLedger(WrappedLedger):
         self._ends: dict[str, int] = {}  # reservation → nano-USD, of those that are parked
         self._unheard: dict[str, tuple[NewHold, AttemptRow]] = {}  # sent without asking
         self._away_until = 0.0
+        self.rows.clear()
 
     def room(self, scopes: Scopes, now: float) -> Room:
         if self.opens and self.is_away():
@@ -85,16 +87,35 @@ class OutageLedger(WrappedLedger):
         if not (self.opens and self.is_away()):  # a pause never prolongs itself
             try:
                 self.replay()
-                return self.inner.reserve(asked)
+                return self._ask(asked)
             except LedgerUnavailable as away:
                 if not self.opens:
                     raise
                 self.went_away(away)
-        new, _ = self.budget_ledger.new_hold(asked)
+        request_id = asked.worst_case.request_id
         with self._lock:
+            asked = self._with_row(asked)
+            new, _ = self.budget_ledger.new_hold(asked)
             self._write(lines.open_line(new))
+            if asked.request is not None:
+                self.rows[request_id] = asked.request
             self._unheard[asked.reservation_id] = (new, asked.worst_case)
         return Hold(asked.reservation_id, asked.amount, asked.expires_at, asked.tokens)
+
+    def _ask(self, asked: Reservation) -> Hold:
+        request_id = asked.worst_case.request_id
+        if request_id not in self.rows:
+            return self.inner.reserve(asked)
+        with self._lock:  # of several calls one brings the row
+            hold = self.inner.reserve(self._with_row(asked))
+            self.rows.pop(request_id, None)
+        return hold
+
+    def _with_row(self, asked: Reservation) -> Reservation:
+        """A further call of a request whose first the store has not heard of brings its row."""
+        if asked.request is not None:
+            return asked
+        return replace(asked, request=self.rows.get(asked.worst_case.request_id))
 
     def settle(
         self, reservation_id: str, row: AttemptRow, end: RequestEnd | None, now: float
@@ -147,6 +168,8 @@ class OutageLedger(WrappedLedger):
             while self._parked:
                 at = 1 if self._parked[0][0] == "open" else 0  # it goes with its end, which is next
                 replay_line(self.store, self._parked[at], opened)
+                if self._parked[at][0] == "end":
+                    self.rows.pop(self._parked[at][2], None)
                 del self._parked[: at + 1]
             self._ends.clear()
             if self._journal is not None and not self._unheard:
