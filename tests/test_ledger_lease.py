@@ -330,3 +330,23 @@ def test_closing_with_calls_under_way_charges_them_in_full_until_they_are_heard_
 def test_a_store_that_no_other_process_can_reach_is_not_leased():
     with pytest.raises(ConfigurationError):
         open_ledger("sqlite://", BUDGETS, lease=True)
+
+
+@pytest.mark.parametrize("others", [900, 985])  # which leave no room without what is leased
+def test_samples_beyond_a_lease_bring_their_requests_row(place, cut, others):
+    budgets = [Budget("all", 1000)]
+    ledger, other = by_hand(place, cut, budgets), by_hand(place, cut, budgets)
+    for call in range(8):  # of the ten that a lease is for
+        reserve(ledger, f"r{call}", 1)
+        settle(ledger, f"r{call}", 1)
+    reserve(other, "big", others)
+    reserve(ledger, "vote", 1)
+    for number in (2, 3, 4):
+        reserve(ledger, "vote", 2, number=number)
+    for number in (4, 1, 3, 2):
+        settle(ledger, "vote", 1, number=number)
+    ledger.close()
+    after = direct(place, budgets)
+    assert counters(after) == {ALL: (12, others)}
+    assert after.verify() == []
+    assert [row.request_id for row in after.log().requests()].count("vote") == 1

@@ -25,7 +25,6 @@ from router.ledger.outage import OutageLedger
 from router.ledger.replay import book
 from router.ledger.store import Draw, Drawn, Ending, NewHold
 from router.log.writer import attempt_values
-from router.types import RequestRow
 
 _log = logging.getLogger("router")
 
@@ -54,7 +53,7 @@ class Holdings:
         self.leases: list[Lease] = []
         self.calls: dict[str, Call] = {}
         self.pending: dict[str, Drawn] = {}  # ended, and not in the store yet
-        self.requests: dict[str, RequestRow] = {}  # of calls that are not in the store yet
+        self.requests = outage.rows  # so that a call outside the leases brings one along
         self.journal: Journal | None = None
         self.offset = time.time() - time.monotonic()  # of the callers' clock
         self._flusher: _Flusher | None = None

@@ -89,7 +89,13 @@ class LeasedLedger(WrappedLedger):
         if hold is not None:
             return hold
         if asked.request is None and asked.worst_case.request_id in self._mine.requests:
-            self._mine.flush()  # its first attempt brings the request's row
+            with self._mine.turn:  # it brings its request's row, and no flush does meanwhile
+                self._mine.flush()
+                return self._ask(asked)
+        return self._ask(asked)
+
+    def _ask(self, asked: Reservation) -> Hold:
+        """Reserve in the store itself, for what is leased and not needed if there is no room."""
         try:
             return self.inner.reserve(asked)
         except BudgetExceeded as full:
