@@ -251,7 +251,9 @@ def test_the_command_prints_budgets_or_appends_them_to_a_policy(
     code, out, _ = run(capsys, file)
     assert (code, yaml.safe_load(out)) == (0, {"budgets": BUDGETS})
     assert json.loads(run(capsys, file, "--json")[1]) == {"budgets": BUDGETS, "out": None}
-    before = "# mine\n" + yaml.safe_dump(ladder("http://127.0.0.1:1/v1"))
+    mine = ladder("http://127.0.0.1:1/v1")
+    mine["tiers"]["frontier"][0]["model"] = "openai/gpt-pro"
+    before = "# mine\n" + yaml.safe_dump(mine)
     policy.write_text(before)
     code, out, _ = run(capsys, file, "--out", policy)
     assert (code, out) == (0, f"4 budgets written to {policy}\n")

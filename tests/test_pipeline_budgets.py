@@ -143,6 +143,16 @@ def test_a_model_s_own_budget_downgrades_from_that_model_alone(
     assert provider.models == ["t-mid"]
 
 
+@pytest.mark.parametrize("name", ["t-frontier", "openai/t-frontier"])
+def test_a_budget_of_the_scope_model_is_of_the_model_that_it_names_in_full_or_not(
+    make_router: MakeRouter, provider: Provider, name: str
+) -> None:
+    shut = {"name": "m", "limit": "0", "scope": "model", "value": name, "on_exceed": "downgrade"}
+    router = make_router(objective=BEST, budgets=[shut])
+    assert tier_of(router.completion(messages=HELLO)) == "mid"
+    assert [state.scope_value for state in router.budgets()] == ["openai/t-frontier"]
+
+
 def test_the_frontier_s_share_is_kept_by_taking_the_next_tier(
     make_router: MakeRouter, provider: Provider
 ) -> None:

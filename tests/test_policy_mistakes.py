@@ -153,6 +153,20 @@ MISTAKES = [
     ("budgets.0.window", "rolling", "budgets.0.seconds", ["go together"]),
     ("budgets.0.seconds", 60, "budgets.0.seconds", ["go together"]),
     ("budgets.0.value", "ann", "budgets.0.value", ["a global budget has no values"]),
+    ("budgets.0.when", {"tier": "frontir"}, "budgets.0.when.tier", ["did you mean 'frontier'?"]),
+    ("budgets.0.when", {"model": "nanno"}, "budgets.0.when.model", ["did you mean 'nano'?"]),
+    (
+        "budgets.0",
+        {"name": "m", "limit": "1", "scope": "model", "value": "a/frontir"},
+        "budgets.0.value",
+        ["no deployment has the model 'a/frontir'; did you mean 'a/frontier'?", "a/nano"],
+    ),
+    (
+        "budgets.0",
+        {"name": "m", "limit": "1", "scope": "tier", "value": "frontir"},
+        "budgets.0.value",
+        ["did you mean 'frontier'?"],
+    ),
     ("budgets.0.window", "fortnight", "budgets.0.window", ["hour, day, week, month, total"]),
     ("budgets.0.zone", "Europe/Berln", "budgets.0.zone", ["did you mean 'Europe/Berlin'?"]),
     ("budgets.0.zone", "../../etc/passwd", "budgets.0.zone", ["not an IANA time zone"]),
@@ -201,6 +215,17 @@ def test_a_mistake_names_its_key_and_what_is_allowed(path, value, key, words):
 
 
 # The same in text, where YAML itself can go wrong.
+def test_a_budget_of_a_model_without_its_provider_has_to_name_one_model():
+    data = changed("budgets", [{"name": "m", "limit": "1", "scope": "model", "value": "nano"}])
+    data["budgets"].append({"name": "w", "limit": "1", "when": {"model": "nano"}})
+    assert load(data).budget_list()[0].value == "a/nano"
+    data["tiers"]["nano"].append({"model": "b/nano", "price": PRICE})
+    error = error_of(data)
+    assert error.key == "budgets.0.value"
+    assert "names several models" in str(error)
+    assert "a/nano, b/nano" in str(error)
+
+
 YAML_MISTAKES = [
     ("", "", ["empty"], None),
     ("# only a comment\n", "", ["empty"], None),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
@@ -99,7 +100,12 @@ class BudgetLimit(Part):
         if self.share is not None and self.value is None:
             raise wrong("a share is one value's among all", "with scope and value", "share")
         if self.scope == "tier" and self.value is not None and self.value not in TIERS:
-            raise wrong(f"{self.value!r} is no tier", ", ".join(TIERS), "value")
+            raise wrong(f"{self.value!r} is no tier{similar(self.value, TIERS)}",
+                        ", ".join(TIERS), "value")  # fmt: skip
+        tier = self.when.get("tier", "*")
+        if tier not in (*TIERS, "*"):
+            raise wrong(f"{tier!r} is no tier{similar(tier, TIERS)}", ", ".join(TIERS),
+                        "when", "tier")  # fmt: skip
         return self
 
     @property
@@ -116,8 +122,16 @@ class BudgetLimit(Part):
             return parse_usd(self.limit)
         return self.tokens if self.tokens is not None else self.requests
 
-    def to_budget(self) -> Budget:
-        """The budget as a ledger enforces it: the limit in nano-USD, a count, or millionths."""
+    @property
+    def only_model(self) -> str | None:
+        """The one model that has this budget, as it is written."""
+        return self.value if self.scope == "model" else None
+
+    def to_budget(self, models: Collection[str] = ()) -> Budget:
+        """The budget as a ledger enforces it: the limit in nano-USD, a count, or millionths; the
+        value in full, where it is one of `models` without its provider."""
+        only = self.only_model
+        value = self.value if only is None else next(iter(called(only, models)), only)
         return Budget(
             name=self.name,
             limit=self.amount,
@@ -126,8 +140,36 @@ class BudgetLimit(Part):
             scope=self.scope,
             on_exceed=self.on_exceed,
             meter=self.meter,
-            value=self.value,
+            value=value,
             seconds=self.seconds,
             purpose=self.purpose,
             when=tuple(self.when.items()),
         )
+
+
+def check_models(budgets: Sequence[BudgetLimit], models: Collection[str]) -> None:
+    """Raise for a budget of a model that is not among these: it would limit nothing."""
+    for at, budget in enumerate(budgets):
+        only, when = budget.only_model, budget.when.get("model")
+        if only is not None and len(_known(only, models, "budgets", at, "value")) > 1:
+            raise wrong(f"{only!r} names several models, and each has counters of its own",
+                        f"one of {', '.join(called(only, models))}, or `when: {{model: {only}}}` "
+                        "for all of them together", "budgets", at, "value")  # fmt: skip
+        if when is not None and when != "*":
+            _known(when, models, "budgets", at, "when", "model")
+
+
+def _known(name: str, models: Collection[str], *key: str | int) -> list[str]:
+    found = called(name, models)
+    if not found:
+        near = similar(name, [*models, *(model.rpartition("/")[2] for model in models)])
+        raise wrong(f"no deployment has the model {name!r}{near}",
+                    ", ".join(dict.fromkeys(models)), *key)  # fmt: skip
+    return found
+
+
+def called(name: str, models: Collection[str]) -> list[str]:
+    """The models that a name in a policy means: in full, or without the provider."""
+    if name in models:
+        return [name]
+    return [model for model in dict.fromkeys(models) if model.endswith(f"/{name}")]

@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from router.policy.arms import arms_of, without_later
-from router.policy.budgets import BudgetLimit
+from router.policy.budgets import BudgetLimit, check_models
 from router.policy.calling import Limits, Retry, Streams, Timeout
 from router.policy.capacity import BreakerOptions, check_limits
 from router.policy.cascade import Cascade
@@ -263,6 +263,7 @@ class Policy(Part):
             for at, name in enumerate(names):
                 if name in names[:at]:
                     raise wrong(f"{name!r} is used twice", "each name once", key, at, "name")
+        check_models(self.budgets, [arm.model for arm in self.arms()])
         self._check_bounds()
         self._check_pacing()
         self._check_judge()
@@ -365,8 +366,9 @@ class Policy(Part):
         )
 
     def budget_list(self) -> tuple[Budget, ...]:
-        """The budgets, with limits in nano-USD."""
-        return tuple(budget.to_budget() for budget in self.budgets)
+        """The budgets, with limits in nano-USD and models in full."""
+        models = [arm.model for arm in self.arms()]
+        return tuple(budget.to_budget(models) for budget in self.budgets)
 
     @property
     def limited(self) -> bool:
