@@ -294,6 +294,26 @@ def test_a_summary_that_fails_costs_the_caller_no_answer(
     assert provider.models[-1] == "t-frontier"
 
 
+def test_a_budget_of_another_tiers_model_is_none_of_a_summarys(
+    make_router: MakeRouter, provider: Provider
+) -> None:
+    day: dict[str, Any] = {"limit": "1", "window": "day", "purpose": "any"}
+    router = make_router(
+        **SUMMARY,
+        budgets=[{"name": "frontier", "scope": "model", "value": "t-frontier", **day},
+                 {"name": "nano", "scope": "model", "value": "t-nano", **day},
+                 {"name": "mid", "when": {"model": "t-mid"}, **day}],
+    )  # fmt: skip
+    provider.script("t-nano", ok(text="Bookings B-0000 to B-0019 were looked up."))
+    router.completion(messages=errands(20), conversation_id="c")
+    assert provider.models == ["t-nano", "t-frontier"]
+    used = {state.budget.name: (state.budget.value, state.settled) for state in router.budgets()}
+    assert set(used) == {"frontier", "nano", "mid"}
+    assert used["frontier"][0] == "openai/t-frontier"
+    assert used["nano"][1] > 0
+    assert used["mid"] == (None, 0)
+
+
 def test_a_summary_dearer_than_its_ceiling_is_not_asked_for(
     make_router: MakeRouter, provider: Provider
 ) -> None:

@@ -243,12 +243,13 @@ def summary_policy(policy: Policy, tier: Tier) -> Policy:
     on every call. No rule, pacing, lease or compaction: these are for callers' requests."""
     options = policy.compaction
     assert options is not None
-    kept = ("name", "description", "retry", "timeout", "streams", "log", "version", "budgets")
+    kept = ("name", "description", "retry", "timeout", "streams", "log", "version")
     return Policy(
         **{name: getattr(policy, name) for name in kept},
         baseline=tier,
         objective=Objective(max_cost_per_request=options.max_cost),
         tiers=Tiers.model_validate({tier: policy.tiers.of(tier)}),
+        budgets=policy.budgets_of(policy.tiers.of(tier)),
         limits=Limits(max_output_tokens=options.summary_tokens, max_request_bytes=_LARGEST),
         ledger=LedgerOptions(journal=policy.ledger.journal),
     )

@@ -123,7 +123,7 @@ def _derived(
         baseline=tier,
         objective=Objective(cost_weight=0.0),
         tiers=Tiers.model_validate({tier: tuple(deployments)}),
-        budgets=(*policy.budgets, account.budget()),
+        budgets=(*policy.budgets_of(deployments), account.budget()),
         limits=Limits(max_output_tokens=longest, max_request_bytes=_LARGEST),
         ledger=LedgerOptions(journal=policy.ledger.journal),
     )

@@ -127,11 +127,19 @@ class BudgetLimit(Part):
         """The one model that has this budget, as it is written."""
         return self.value if self.scope == "model" else None
 
-    def to_budget(self, models: Collection[str] = ()) -> Budget:
-        """The budget as a ledger enforces it: the limit in nano-USD, a count, or millionths; the
-        value in full, where it is one of `models` without its provider."""
-        only = self.only_model
-        value = self.value if only is None else next(iter(called(only, models)), only)
+    def in_full(self, models: Collection[str]) -> BudgetLimit:
+        """Itself, its value in full where it is one of `models` without its provider."""
+        found = called(self.only_model, models) if self.only_model else []
+        return self.model_copy(update={"value": found[0]}) if found else self
+
+    def concerns(self, models: Collection[str]) -> bool:
+        """Whether calls of any of these models count."""
+        when = self.when.get("model", "*")
+        named = [name for name in (self.only_model, when) if name is not None and name != "*"]
+        return all(called(name, models) for name in named)
+
+    def to_budget(self) -> Budget:
+        """The budget as a ledger enforces it: the limit in nano-USD, a count, or millionths."""
         return Budget(
             name=self.name,
             limit=self.amount,
@@ -140,7 +148,7 @@ class BudgetLimit(Part):
             scope=self.scope,
             on_exceed=self.on_exceed,
             meter=self.meter,
-            value=value,
+            value=self.value,
             seconds=self.seconds,
             purpose=self.purpose,
             when=tuple(self.when.items()),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -368,7 +369,14 @@ class Policy(Part):
     def budget_list(self) -> tuple[Budget, ...]:
         """The budgets, with limits in nano-USD and models in full."""
         models = [arm.model for arm in self.arms()]
-        return tuple(budget.to_budget(models) for budget in self.budgets)
+        return tuple(budget.in_full(models).to_budget() for budget in self.budgets)
+
+    def budgets_of(self, deployments: Sequence[Deployment]) -> tuple[BudgetLimit, ...]:
+        """The budgets that calls of these deployments count for, for a policy of them alone."""
+        mine = [arm.model for arm in self.arms()]
+        theirs = [deployment.model for deployment in deployments]
+        full = (budget.in_full(mine) for budget in self.budgets)
+        return tuple(budget for budget in full if budget.concerns(theirs))
 
     @property
     def limited(self) -> bool:
