@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 TESTS, ALARMS = "drift/tests/", "drift/alarms/"  # names of memos begin with these
 _SLACK = 10.0  # seconds by which rows may come late, out of a lease or by another machine's clock
-_MOST_COUNTED = 20_000  # requests that are told apart by their ids
+_LONGEST = 3600.0  # seconds after which a request that is under way is no longer waited for
 _HISTORY = 200  # alarms and acceptances that are kept, the latest
 
 
@@ -121,8 +121,14 @@ class Watch:
     ) -> int:
         """Take in requests of the log, from `since` on in order of time; return how many counted.
 
+        Nothing is taken in from the first request on that is still under way: long answers end
+        late, and later ones that ended before them would make the order depend on the values, which
+        the tests take to be in no order. A request that takes more than an hour never counts, which
+        depends on itself alone; so one that never ends holds up the others for that long and no
+        longer, and one whose process died until its reservation expires.
+
         Parameters: `ended_by`, unix seconds: a request that is open, or ended later (a chain may
-        have another call under way), is read another time; `skip`, quantities that have an alarm.
+        have another call under way), is under way; `skip`, quantities that have an alarm.
         """
         index = {name: at for at, name in enumerate(self.names) if name not in skip}
         count, again, latest = 0, math.inf, self.since
@@ -131,14 +137,16 @@ class Watch:
             latest = max(latest, request.time)
             if request.policy != self.stamp or request.purpose != "serve":
                 continue
-            if request.ended is None or request.ended > ended_by:
-                again = min(again, request.time)
-                continue
-            seen.append((request.time, request.request_id))
-            if request.request_id in self.counted:
-                continue
             # A later turn is like the one before it, and what an alarm decided says nothing new.
             if request.features.get("turn") or request.features.get("drift"):
+                continue
+            ended = math.inf if request.ended is None else request.ended
+            given_up = request.time + _LONGEST
+            if min(ended, given_up) > ended_by:
+                again = request.time
+                break
+            seen.append((request.time, request.request_id))
+            if request.request_id in self.counted or ended > given_up:
                 continue
             values = values_of(request, attempts)
             known = [name for name in values if name in index]
@@ -152,8 +160,6 @@ class Watch:
                 )
             count += 1
         self.since = max(self.since, min(again, latest - _SLACK))
-        if len(seen) > _MOST_COUNTED:  # one that stays open must not hold up so many
-            self.since = max(self.since, seen[-_MOST_COUNTED][0])
         self.counted = {name for time, name in seen if time >= self.since}
         return count
 
