@@ -226,6 +226,17 @@ def test_a_verifier_is_saved_loaded_and_checked(tmp_path: Path) -> None:
         load_verifier(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["weights", "intercept", "good", "same"])
+def test_a_verifier_of_numbers_that_no_answer_could_be_judged_with_is_refused(
+    tmp_path: Path, name: str
+) -> None:
+    saved(tmp_path, **{name: np.full_like(verifier_arrays()[name], 1e308, dtype=np.float64)})
+    with pytest.raises(
+        ModelFileError, match=rf"{name} holds 1e\+308; allowed: from -10000 to 10000"
+    ):
+        load_verifier(tmp_path)
+
+
 def test_agreement_moves_a_verifiers_word_and_one_row_is_as_many() -> None:
     model = ModelFile("verifier", "0" * 64, {"inputs": list(NAMES)}, verifier_arrays())
     verifier, tier = Verifier(model), np.array([0, 1, 3])

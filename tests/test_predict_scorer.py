@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from router.errors import ModelFileError
@@ -16,8 +18,8 @@ from router.predict.design import Design, text_matrix
 from router.predict.features import DENSE_NAMES, FeatureBatch
 from router.predict.hashing import BUCKETS
 from router.predict.learners import Learners, Penalties, learn, neighbours_of
-from router.predict.model_file import ModelFile
-from router.predict.scorer import ARRAY_SHAPES, DENSE_LIMIT, HEADS
+from router.predict.model_file import MOST, ModelFile, load_model
+from router.predict.scorer import _ALLOWED, _DEFAULT_MODEL, ARRAY_SHAPES, DENSE_LIMIT, HEADS
 from router.predict.training import fit, fit_tokens, inner_folds
 from router.types import TIERS, Features, Request
 from tests.conftest import plain_model
@@ -344,13 +346,21 @@ def test_a_model_with_an_array_of_another_shape_is_refused(name: str) -> None:
         (_terms(-1, 3), "rising"),
         (_terms(3, BUCKETS), "rising"),
         (_terms(3.0, 5.0, dtype=np.float32), "integers"),
-        (_arrays(dense_scale=np.zeros(len(DENSE_NAMES))), "dense_scale must be positive"),
-        (_arrays(quality_noise=-np.ones(4)), "quality_noise must not be negative"),
-        (_arrays(prototype_counts=-np.ones((1, 4))), "prototype_counts must not"),
-        (_arrays(mix=np.array([1.0, -0.1, 0.1])), "mix must not be negative"),
+        (
+            _arrays(dense_scale=np.zeros(len(DENSE_NAMES))),
+            "dense_scale holds 0; allowed: from 1e-09 to 10000",
+        ),
+        (_arrays(quality_noise=-np.ones(4)), "quality_noise holds -1; allowed: from 0"),
+        (
+            _arrays(prototype_counts=-np.ones((1, 4))),
+            "prototype_counts holds -1; allowed: from 0 to 1e",
+        ),
+        (_arrays(mix=np.array([1.0, -0.1, 0.1])), "mix holds -0.1; allowed: from 0"),
         (_arrays(step=np.array([0.3, 0.1, 0.0])), "missing: .*step_regrets"),
         (_stepping(0.0, 0.0), "positive width"),
         (_stepping(0.1, 1.5), "share from 0 to 1"),
+        (_stepping(1e-320, 0.5), "positive width"),
+        (_arrays(ability=np.full((4, 2), -0.1)), "ability holds the deviation -0.1; allowed: 0"),
         (_facts(dense_names=["other"]), "other features"),
         (_facts(dense_names=None), "other features"),
         (_facts(tiers=[]), "tiers"),
@@ -362,7 +372,7 @@ def test_a_model_with_an_array_of_another_shape_is_refused(name: str) -> None:
         *[
             (_facts(**{name: value}), f"{name} must be a positive number")
             for name in ("temperature", "prior_rows")
-            for value in (0, -1.0, None, True, "1", float("nan"), float("inf"))
+            for value in (0, 1e-320, 9e-4, 1e6, -1.0, None, True, "1", float("nan"), float("inf"))
         ],
         (_facts(effort_tokens=None), "effort_tokens.none"),
         (_facts(effort_tokens={"none": {"factor": 1}}), "effort_tokens.minimal"),
@@ -386,5 +396,54 @@ def test_a_negative_document_frequency_is_refused() -> None:
     model = plain_model()
     _terms(3)(model)
     _arrays(idf=-np.ones(1))(model)
-    with pytest.raises(ModelFileError, match="idf must not be negative"):
+    with pytest.raises(ModelFileError, match="idf holds -1; allowed: from 0"):
         Predictor(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "allowed"),
+    [
+        ("text_weights", 3e38, "from -10000 to 10000"),
+        ("dense_mean", -3e38, "from -10000 to 10000"),
+        ("intercept", 1e38, "from -10000 to 10000"),
+        ("prototypes", 1e10, "from -10000 to 10000"),
+        ("prototypes", 1.0, "1 or less"),
+        ("ability", 1e30, "from -10000 to 10000"),
+        ("token_residuals", 10.5, "from -10 to 10"),
+        ("dense_scale", 1e-20, "from 1e-09 to 10000"),
+        ("novelty", 9000.0, "1 or less"),
+    ],
+)
+def test_a_number_that_no_request_could_be_scored_with_is_refused(
+    name: str, number: float, allowed: str
+) -> None:
+    """The shipped model but for one array, which would make a quality NaN or a cost infinite."""
+    shipped = load_model(_DEFAULT_MODEL)
+    array = np.full_like(shipped.arrays[name], number)
+    with pytest.raises(ModelFileError, match=rf"{name} .*allowed: {allowed}"):
+        Predictor(replace(shipped, arrays={**shipped.arrays, name: array}), "here")
+
+
+@given(st.data())
+@settings(max_examples=30, deadline=None)
+def test_whatever_numbers_are_allowed_each_request_has_a_score_and_a_cost(
+    data: st.DataObject,
+) -> None:
+    shipped = load_model(_DEFAULT_MODEL)
+    arrays = dict(shipped.arrays)
+    for name in data.draw(st.sets(st.sampled_from(sorted(arrays.keys() - {"vocabulary"})))):
+        least, most = _ALLOWED.get(name, (-MOST, MOST))
+        size = data.draw(st.sampled_from([least, most, (least + most) / 2]))
+        arrays[name] = np.full(arrays[name].shape, size)
+    arrays["prototypes"] = shipped.arrays["prototypes"]
+    arrays["ability"] = np.abs(arrays["ability"])
+    arrays["novelty"] = np.minimum(arrays["novelty"], 1.0)
+    arrays["step"] = shipped.arrays["step"]
+    number = st.sampled_from([1e-3, 1.0, 9e5])
+    facts = {name: data.draw(number) for name in ("temperature", "prior_rows")}
+    model = replace(shipped, arrays=arrays, facts={**shipped.facts, **facts})
+    with np.errstate(over="ignore"):
+        found = Predictor(model)(features("Prove that the square root of two is irrational."))
+    for each in (found.quality, found.quality_std, found.output_tokens, found.output_tokens_p95):
+        assert np.isfinite(each).all()
+    assert (found.output_tokens <= 1e10).all()

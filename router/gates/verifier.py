@@ -19,7 +19,7 @@ from router.errors import ModelFileError
 from router.gates.agreement import likeness_of
 from router.gates.answer import Answer
 from router.gates.reading import KINDS, SHAPE_NAMES, Read, read
-from router.predict.model_file import ModelFile, load_model
+from router.predict.model_file import ModelFile, check_numbers, load_model
 from router.types import TIERS
 
 if TYPE_CHECKING:
@@ -201,4 +201,5 @@ def load_verifier(path: str | Path, sha256: str | None = None) -> Verifier:
     model = load_model(path)
     if sha256 is not None and model.hash != sha256:
         raise ModelFileError(str(path), f"its sha256 is {model.hash}, the policy asks {sha256}")
+    check_numbers(model, str(path), {})
     return Verifier(model, str(path))

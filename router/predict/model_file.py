@@ -25,6 +25,7 @@ from router.errors import ModelFileError
 SCHEMA = 1
 MAX_TOTAL_BYTES = 64 * 1024 * 1024
 MAX_JSON_BYTES = 256 * 1024
+MOST = 1e4  # the largest number of an array that nothing else is said of, far beyond what is learnt
 _JSON_NAME = "model.json"
 _ARRAY_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _DTYPES = frozenset({"<f4", "<f8", "<i4"})
@@ -114,6 +115,23 @@ def load_model(path: str | Path) -> ModelFile:
         room -= entry["bytes"]
         arrays[array_name] = array
     return ModelFile(name, hashlib.sha256(data).hexdigest(), document, arrays)
+
+
+def check_numbers(model: ModelFile, path: str, allowed: Mapping[str, tuple[float, float]]) -> None:
+    """Refuse numbers with which a score would be no number, or a cost without end.
+
+    Parameters: `allowed`, by array its least and its largest number, where not -`MOST` and `MOST`.
+    Raises `ModelFileError`, which names the array, its worst number and what is allowed.
+    """
+    for name, array in model.arrays.items():
+        if array.dtype.kind == "f" and array.size:
+            least, most = allowed.get(name, (-MOST, MOST))
+            smallest, largest = float(array.min()), float(array.max())
+            if not least <= smallest <= largest <= most:
+                worst = smallest if smallest < least else largest
+                raise ModelFileError(
+                    path, f"{name} holds {worst:g}; allowed: from {least:g} to {most:g}"
+                )
 
 
 def _read(path: Path, limit: int) -> bytes:

@@ -16,7 +16,7 @@ from router.predict.effort import efforts_of
 from router.predict.embedder import OURS, load_embedder
 from router.predict.features import DENSE_NAMES, FeatureBatch
 from router.predict.hashing import BUCKETS
-from router.predict.model_file import ModelFile, load_model
+from router.predict.model_file import MOST, ModelFile, check_numbers, load_model
 from router.predict.step import STEP_SHAPES, Step
 from router.predict.vocabulary import Vocabulary
 from router.types import TIERS, Features, Prediction
@@ -76,6 +76,20 @@ CALIBRATION_SHAPES: Mapping[str, tuple[int | str, ...]] = {
     "calibration_input_tokens": ("M",),
     "calibration_score": ("M", _T),
 }
+# From where to where an array's numbers may go, where what they are says so: some are divided by,
+# residuals are logarithms, counts grow with the rows.
+_ALLOWED: Mapping[str, tuple[float, float]] = {
+    "dense_scale": (1e-9, MOST),
+    "idf": (0.0, MOST),
+    "mix": (0.0, MOST),
+    "quality_noise": (0.0, MOST),
+    "prototype_counts": (0.0, 1e9),
+    "token_residuals": (-10.0, 10.0),
+    "calibration_tokens": (0.0, 1e9),
+    "calibration_input_tokens": (0.0, 1e9),
+}
+_LEAST = 1e-3  # temperature and prior rows
+_MOST_LIKENESS = 1.001  # prototypes have length 1, rounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,21 +375,32 @@ def _check(model: ModelFile, path: str) -> None:
     buckets = arrays["vocabulary"]
     if buckets.size and (buckets[0] < 0 or buckets[-1] >= BUCKETS or (np.diff(buckets) <= 0).any()):
         raise ModelFileError(path, f"vocabulary must be rising, from 0 to below {BUCKETS}")
-    if not (arrays["dense_scale"] > 0).all():
-        raise ModelFileError(path, "dense_scale must be positive")
-    for name in ("idf", "quality_noise", "prototype_counts", "mix"):
-        if (arrays[name] < 0).any():
-            raise ModelFileError(path, f"{name} must not be negative")
+    check_numbers(model, path, _ALLOWED)
+    for name, most in (
+        ("the length of prototypes", np.linalg.norm(arrays["prototypes"], axis=1).max(initial=0.0)),
+        ("the likeness of novelty", arrays["novelty"][1]),
+    ):
+        if not most <= _MOST_LIKENESS:
+            raise ModelFileError(path, f"{name} is {most:g}; allowed: 1 or less")
+    if (least := arrays["ability"][:, 1].min()) < 0:
+        raise ModelFileError(path, f"ability holds the deviation {least:g}; allowed: 0 or more")
     if "step" in arrays:
         _, width, kept = arrays["step"]
-        if not (width > 0 and 0 <= kept <= 1):
-            raise ModelFileError(path, "step must have a positive width and a share from 0 to 1")
+        if not (width >= 1e-9 and 0 <= kept <= 1):
+            raise ModelFileError(
+                path,
+                f"step must have a positive width and a share from 0 to 1, not {width:g}, {kept:g}",
+            )
         if model.facts.get("tiers") != list(TIERS):
             raise ModelFileError(path, "step needs all tiers")
     for name in ("temperature", "prior_rows"):
         value = model.facts.get(name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e6:
-            raise ModelFileError(path, f"{name} must be a positive number, not {value!r}")
+        number = value if isinstance(value, int | float) and type(value) is not bool else 0
+        if not _LEAST <= number < 1e6:
+            raise ModelFileError(
+                path,
+                f"{name} must be a positive number, from {_LEAST:g} to 1e6, not {value!r:.40}",
+            )
     tiers = model.facts.get("tiers")
     if not isinstance(tiers, list) or not tiers or tiers != [t for t in TIERS if t in tiers]:
         raise ModelFileError(path, f"tiers must be a list of {', '.join(TIERS)}, in this order")
