@@ -88,6 +88,27 @@ def test_a_gain_lies_between_what_is_usual_and_what_is_observed(
     assert 0 < std < spread
 
 
+@pytest.mark.parametrize(
+    ("effort", "usual"), [("none", "high"), ("low", "medium"), ("high", "low")]
+)
+@pytest.mark.parametrize("answers", [20, 1000])
+def test_answers_that_are_as_was_assumed_of_an_effort_leave_its_gain_as_it_was(
+    answers: int, effort: str, usual: str
+) -> None:
+    assumed = efforts_of(load_predictor().model.facts, "m").gain("mini", effort, usual)
+    odds = np.log(0.7 / 0.3) + assumed[0]
+    label = np.full(answers, 1 / (1 + np.exp(-odds)))
+    gain, std = gain_of(np.full(answers, 0.7), label, effort, usual)
+    assert gain == pytest.approx(assumed[0], abs=0.05)
+    assert 0 < std < max(assumed[1], 0.1)
+
+
+def test_answers_move_the_gain_between_two_efforts_that_are_usually_alike() -> None:
+    label = (np.arange(1000) < 700).astype(float)
+    gain, _ = gain_of(np.full(1000, 0.5), label, "xhigh", "high")
+    assert gain > 0.4
+
+
 def test_a_log_of_two_efforts_teaches_the_tier_and_the_gain_apart(
     make_router: MakeRouter, provider: Provider
 ) -> None:
@@ -116,3 +137,28 @@ def test_a_log_of_two_efforts_teaches_the_tier_and_the_gain_apart(
     assert found.tiers["mini"].observed == 0.0
     gain, _ = efforts_of(found.model.facts, "m").gain("mini", "high", "none")
     assert gain > EFFORT_GAIN["high"]
+
+
+def test_a_log_teaches_what_an_effort_below_the_usual_one_takes_away(
+    make_router: MakeRouter, provider: Provider
+) -> None:
+    """Real requests, whose usual effort is high: two in five are good, with and without it."""
+    policy = one_tier(provider.url, efforts=["high", "none"])
+    shipped, store = load_predictor(), ""
+    for cost_weight in (0, 1e6):
+        objective = {"cost_weight": cost_weight}
+        router = make_router(predictor=shipped, **{**policy, "objective": objective})
+        store = router.store
+        for n in range(30):
+            answer = router.completion(messages=[{"role": "user", "content": f"Question {n}?"}])
+            router.feedback(answer, float(n % 5 < 2))
+        router.close()
+    efforts = [body["reasoning_effort"] for _, _, body in provider.wire]
+    assert efforts == ["high"] * 30 + ["none"] * 30
+    with closing(open_log(store)) as log:
+        rows = read_log(log, shipped)
+    assert set(rows.usual) == {"high"}
+    gain, _ = efforts_of(correct(rows, shipped, draws=50).model.facts, "m").gain(
+        "mini", "none", "high"
+    )
+    assert EFFORT_GAIN["none"] - EFFORT_GAIN["high"] < gain < -0.2

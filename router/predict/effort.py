@@ -70,13 +70,13 @@ class Efforts:
         if own is not None:
             (less, _) = self.gains.get((tier, base or "none"), (0.0, 0.0))
             return own[0] - less, own[1]
-        more = EFFORT_GAIN[effort or "none"] - EFFORT_GAIN[base or "none"]
-        return more, abs(more) * _GAIN_STD / _GAIN
+        return usual_gain(effort or "none", base or "none")
 
 
-def usual_gain(effort: str) -> tuple[float, float]:
-    """What an effort usually adds to the log odds over none, and its deviation over models."""
-    return EFFORT_GAIN[effort], EFFORT_GAIN[effort] * _GAIN_STD / _GAIN
+def usual_gain(effort: str, base: str = "none") -> tuple[float, float]:
+    """What an effort usually adds to the log odds over `base`, and its deviation over models."""
+    more = EFFORT_GAIN[effort] - EFFORT_GAIN[base]
+    return more, abs(more) * _GAIN_STD / _GAIN
 
 
 def efforts_of(facts: Mapping[str, Any], path: str) -> Efforts:

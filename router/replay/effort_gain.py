@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from router.types import Floats
 
 LEAST_ANSWERS = 20
+_LEAST_SPREAD = 0.1  # in log odds
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +102,14 @@ def measure_effort(
     )
 
 
-def gain_of(before: Floats, label: Floats, effort: str) -> tuple[float, float]:
-    """What answers at an effort (labels (N,)) say of its gain over P(good) `before` (N,), as
-    posterior mean and standard deviation: normal, the prior being the usual gain over none."""
+def gain_of(before: Floats, label: Floats, effort: str, usual: str = "none") -> tuple[float, float]:
+    """What answers at an effort (labels (N,)) say of its gain over P(good) `before` (N,), which is
+    at the effort `usual`, as posterior mean and standard deviation: normal, the prior being what is
+    assumed of the two without any answer."""
     offset, error = offset_of(before, label)
-    prior, spread = usual_gain(effort)
-    if spread == 0:
-        spread = 0.3  # none: where thinking is the tier's usual way
+    prior, spread = usual_gain(effort, usual)
+    # Of two efforts alike little is assumed: they may be further apart than what is usual of both.
+    spread = max(spread, _LEAST_SPREAD) if spread else 0.3  # the same: thinking is the tier's way
     precision = 1 / error**2 + 1 / spread**2
     mean = (offset / error**2 + prior / spread**2) / precision
     return mean, precision**-0.5

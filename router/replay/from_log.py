@@ -7,6 +7,7 @@ what can be learnt is by how much each tier's predicted quality is off.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -45,7 +46,8 @@ class LoggedRows:
 
     `quality` (N, 4) is what the shipped model predicts of them: the logged prediction where this
     very model made it, since without the prompt's text it cannot be made again as well.
-    `effort` (N,) names the answer's reasoning effort where it is not its tier's usual one, else "".
+    `effort` (N,) names the answer's reasoning effort where it is not its tier's usual one, else "";
+    `usual` (N,) is that one.
     `with_text` counts rows whose policy kept the prompt, `unusable` labelled ones without an
     accepted answer or with the features of another version.
     """
@@ -53,6 +55,7 @@ class LoggedRows:
     examples: Examples
     quality: Floats
     effort: NDArray[np.str_]
+    usual: NDArray[np.str_]
     with_text: int
     unusable: int
 
@@ -146,23 +149,21 @@ def read_log(log: Log, shipped: Predictor) -> LoggedRows:
     logged: list[dict[str, float]] = []
     group, task, with_text = [], [], 0
     score, tokens, input_tokens = [], [], []
-    effort = []
+    efforts = []
     for request_id, row in labelled.items():
         attempt, features = accepted.get(request_id), _features(row)
         if attempt is None or attempt.tier not in TIERS or features is None:
             continue
         column = TIERS.index(attempt.tier)
-        effort_asked, other = _effort_of(row, attempt)
-        effort.append(effort_asked if other else "")
+        effort, usual = _efforts_of(row, attempt)
+        efforts.append(("" if effort == usual else effort, usual))
         text = asked(row)
         with_text += text is not None
         batches.append(features)
         group.append(question_key(text) if text else request_id)
         task.append(row.tags[0] if row.tags else "")
         score.append(_only(column, row.label))
-        tokens.append(
-            _only(column, without_effort(attempt.output_tokens, effort_asked, shipped.efforts))
-        )
+        tokens.append(_only(column, without_effort(attempt.output_tokens, effort, shipped.efforts)))
         input_tokens.append(float(row.features.get("input_tokens") or np.nan))
         logged.append(logged_quality(row) if row.predictor == shipped.name else {})
     if len(batches) < LEAST_LABELLED:
@@ -182,7 +183,8 @@ def read_log(log: Log, shipped: Predictor) -> LoggedRows:
     for at, known in enumerate(logged):
         for tier, value in known.items():
             quality[at, TIERS.index(tier)] = value
-    return LoggedRows(examples, quality, np.array(effort), with_text, len(labelled) - len(batches))
+    others, usuals = np.array(efforts).T
+    return LoggedRows(examples, quality, others, usuals, with_text, len(labelled) - len(batches))
 
 
 def _features(row: LoggedRequest) -> FeatureBatch | None:
@@ -206,12 +208,12 @@ def asked(row: LoggedRequest) -> str | None:
     return text_of(turns[-1].get("content")) if turns else None
 
 
-def _effort_of(row: LoggedRequest, attempt: AttemptRow) -> tuple[str | None, bool]:
-    """The reasoning effort of an answer, and whether its tier's usual one is another."""
+def _efforts_of(row: LoggedRequest, attempt: AttemptRow) -> tuple[str, str]:
+    """The reasoning effort of an answer, and its tier's usual one."""
     mine = arm_named(attempt.arm, cast("Tier", attempt.tier))
     arms = [arm_named(v["arm"], v["tier"]) for v in row.decision if v.get("tier") == attempt.tier]
     usual = next((arm.effort for arm in arms if arm.deployment == mine.deployment), mine.effort)
-    return mine.effort, mine.effort != usual
+    return mine.effort or "none", usual or "none"
 
 
 def logged_quality(row: LoggedRequest) -> dict[str, float]:
@@ -313,5 +315,8 @@ def _gains(
             mine = (rows.effort == effort) & np.isfinite(label) & np.isfinite(before)
             if mine.sum() >= LEAST_LABELLED:
                 offset = tiers[tier].offset if tier in tiers else 0.0
-                found[tier, effort] = gain_of(moved(before[mine], offset), label[mine], effort)
+                usual = Counter(rows.usual[mine].tolist()).most_common(1)[0][0]
+                found[tier, effort] = gain_of(
+                    moved(before[mine], offset), label[mine], effort, usual
+                )
     return found
