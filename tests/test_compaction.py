@@ -314,6 +314,39 @@ def test_a_budget_of_another_tiers_model_is_none_of_a_summarys(
     assert used["mid"] == (None, 0)
 
 
+@pytest.mark.parametrize("target", [0.9, 0.4])  # where extraction pays, and where it does not
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        ok(text="cut", finish_reason="length"),
+        ok(text=""),
+        ok(text="too long. " * 20_000),
+        status(400),
+    ],
+    ids=["cut", "empty", "longer", "refused"],
+)
+def test_a_summary_asked_for_in_vain_is_asked_for_again_once_there_is_twice_as_much(
+    make_router: MakeRouter, provider: Provider, trouble: Any, target: float
+) -> None:
+    router = make_router(**{**SUMMARY, "compaction": {**SUMMARY["compaction"], "target": target}})
+    provider.script("t-nano", *[trouble] * 20)
+    history = errands(20)
+    for _ in range(4):
+        answer = router.completion(messages=history, conversation_id="c")
+        history += [reply_to(answer), said("user", "Thanks.")]
+    assert provider.models.count("t-nano") == 1
+    router.completion(messages=errands(45), conversation_id="c")
+    assert provider.models.count("t-nano") == 2
+
+
+def test_a_summary_is_told_how_long_it_may_be(make_router: MakeRouter, provider: Provider) -> None:
+    router = make_router(**SUMMARY)
+    router.completion(messages=errands(20), conversation_id="c")
+    _, _, sent = provider.wire[0]
+    assert sent["max_tokens"] == 600
+    assert "at most 360 words" in sent["messages"][0]["content"]
+
+
 def test_a_summary_dearer_than_its_ceiling_is_not_asked_for(
     make_router: MakeRouter, provider: Provider
 ) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from router.conversations.compaction import (
     Summariser,
+    Tried,
     applied,
     made,
     offer,
@@ -64,7 +65,7 @@ class Conversations:
         self._compacted: OrderedDict[Key, Compaction] = OrderedDict()
         self._size = 0
         self._whole: OrderedDict[Key, None] = OrderedDict()  # whose compaction was undone
-        self._left: OrderedDict[Key, float] = OrderedDict()  # by the latest extraction, its share
+        self._tried: OrderedDict[Key, Tried] = OrderedDict()
         self._summariser: Summariser | None = None
         self._lock = threading.Lock()
 
@@ -104,14 +105,17 @@ class Conversations:
         key, price = _key(request), self._price(turn.arm, request.now)
         if price is None or key in self._whole:
             return found
-        best = offer(request, turn, options, price, self._left.get(key, options.target))
+        tried = self._tried.get(key) or Tried(options.target)
+        best = offer(request, turn, options, price, tried)
         if best is None:
             return found
-        self._expect(key, best.share)
+        self._expect(key, replace(tried, share=best.share))
         kept = None
-        if options.summary is not None:
+        if options.summary is not None and best.asks:
             summariser = self._summaries(options.summary)
-            kept = yield from summariser.better(request, turn, best, price)
+            kept, in_vain = yield from summariser.better(request, turn, best, price)
+            if in_vain:
+                self._expect(key, Tried(best.share, wasted=best.sizes.old))
         if kept is None and best.pays:
             kept = made(request, best, "extractive", best.messages)
         if kept is None:
@@ -185,14 +189,15 @@ class Conversations:
             if key in self._kept:
                 self._kept[key] = shifted(self._kept[key], gone)
 
-    def _expect(self, key: Key, share: float) -> None:
-        """The next extraction of a conversation is expected to leave what this one did: else each
-        turn would do the work of one that does not pay."""
+    def _expect(self, key: Key, tried: Tried) -> None:
+        """The next try of a conversation is expected to come out as this one did: else each turn
+        would do the work of an extraction that does not pay, or buy a summary that comes to
+        nothing."""
         with self._lock:
-            self._left[key] = share
-            self._left.move_to_end(key)
-            while len(self._left) > max(self._most, 1):
-                self._left.popitem(last=False)
+            self._tried[key] = tried
+            self._tried.move_to_end(key)
+            while len(self._tried) > max(self._most, 1):
+                self._tried.popitem(last=False)
 
     def _summaries(self, tier: str) -> Summariser:
         with self._lock:
