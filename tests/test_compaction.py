@@ -359,3 +359,13 @@ def test_a_summary_dearer_than_its_ceiling_is_not_asked_for(
 def test_what_is_summarised_names_who_spoke_and_what_was_called() -> None:
     text = transcript([said("user", "hi"), calling("1"), result("1", "yes")])
     assert text == "user: hi\ncalls find({})\ntool: yes"
+
+
+def test_what_is_summarised_names_calls_and_results_that_are_parts_of_a_content_too() -> None:
+    use = {"type": "tool_use", "id": "t", "name": "find", "input": {"booking": "Köln-77"}}
+    answer = {"type": "tool_result", "tool_use_id": "t", "content": [{"text": "seat 12A"}]}
+    text = transcript([
+        {"role": "assistant", "content": [{"type": "text", "text": "Looking."}, use]},
+        {"role": "user", "content": [answer, {"type": "text", "text": "And?"}]},
+    ])  # fmt: skip
+    assert text == 'assistant: Looking.\ncalls find({"booking": "Köln-77"})\nuser: seat 12A\nAnd?'

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from router.conversations.shorten import Message, Parts, is_turn, parts_of, shorten
+from router.conversations.shorten import Message, Parts, is_turn, parts_of, readable, shorten
 from router.conversations.state import digests
 from router.conversations.worth import Worth, pays, worth
 from router.errors import MalformedReply, ProviderTimeout, RequestRejected, RouterError
@@ -245,13 +245,18 @@ def transcript(old: Sequence[Message]) -> str:
     """Old turns as text to be summarised: who said what, calls and their results."""
     lines = []
     for message in old:
-        text = text_of(message.get("content"))
+        content = message.get("content")
+        text = text_of(readable(content))
         if text:
             lines.append(f"{message.get('role')}: {text}")
         for call in message.get("tool_calls") or ():
             function = call.get("function") if isinstance(call, Mapping) else None
             if isinstance(function, Mapping):
                 lines.append(f"calls {function.get('name')}({function.get('arguments')})")
+        for part in content if isinstance(content, list | tuple) else ():
+            if isinstance(part, Mapping) and part.get("type") == "tool_use":
+                given = json.dumps(part.get("input"), ensure_ascii=False, default=repr)
+                lines.append(f"calls {part.get('name')}({given})")
     return "\n".join(lines)
 
 

@@ -137,14 +137,14 @@ def _lines(old: Sequence[Message]) -> list[_Line]:
     """The lines that may go, in order."""
     lines = []
     for at, message in enumerate(old):
-        text = text_of(_readable(message.get("content")))
+        text = text_of(readable(message.get("content")))
         if is_turn(message) and len(text) <= LONGEST_WORDS:
             continue
         lines += [_Line(at, piece) for piece in _pieces(text)]
     return lines
 
 
-def _readable(content: Any) -> Any:
+def readable(content: Any) -> Any:
     """Content with the text of tools' results in reach."""
     if not isinstance(content, list | tuple):
         return content
@@ -183,7 +183,7 @@ def _score(lines: Sequence[_Line], last: Sequence[Message], messages: int) -> No
     wanted = {
         word
         for message in last
-        for word in _WORD.findall(text_of(_readable(message.get("content"))).lower())
+        for word in _WORD.findall(text_of(readable(message.get("content"))).lower())
     }
     once = math.log(1 + len(lines))
     rare = {word: (math.log(1 + len(lines) / n) / once) ** 3 for word, n in found_in.items()}
