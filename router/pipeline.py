@@ -106,14 +106,20 @@ class Router(Doors, Deferrals):
         self.capacity = Capacity(self.policy)
         self._cascades = Cascades(self.policy, gates)
         self._explorer = Explorer(self.policy.explore, self._cascades.longest)
-        bound: Any = {"predictor": self.predictor, "prices": self.prices, "clock": clock}
-        own = partial(Router, store=self.store, **bound)
+        own = partial(self._of_its_own, clock)
         log: Callable[[], Any] = lambda: self.ledger.log()  # noqa: E731
         self.conversations = Conversations(self.policy, self.prices, own, log)
         self.checks = Checks(checks or {}, log, self._clock)
         known = (ladder, self.predictor, self.prices.hash[:12])
         self.drift = Drift(self.policy, *known, log, self._clock)
         self._opening, self._next_sweep = threading.Lock(), 0.0
+
+    def _of_its_own(self, clock: Callable[[], float] | None, policy: Policy) -> Router:
+        """A router for calls that this one makes of its own accord, with its store and capacity."""
+        bound: Any = {"predictor": self.predictor, "prices": self.prices, "clock": clock}
+        made = Router(policy, store=self.store, **bound)
+        made.capacity = self.capacity.under(policy)
+        return made
 
     def close(self) -> None:
         """Close the store. The router opens it again when it is used again."""

@@ -14,7 +14,7 @@ from router.conversations.compaction import transcript
 from router.conversations.shorten import GAP, is_turn, parts_of, shorten, units
 from router.conversations.worth import MOST_TURNS, pays, turns_left, worth
 from router.prices import PriceEntry, to_price
-from tests.conftest import MakeRouter, usd
+from tests.conftest import MakeRouter, ladder, usd
 from tests.provider import Provider, ok, status
 from tests.test_conversations import Clock, reply_to, said
 
@@ -337,6 +337,19 @@ def test_a_summary_asked_for_in_vain_is_asked_for_again_once_there_is_twice_as_m
     assert provider.models.count("t-nano") == 1
     router.completion(messages=errands(45), conversation_id="c")
     assert provider.models.count("t-nano") == 2
+
+
+def test_summaries_count_for_a_deployment_s_limits_and_are_not_waited_for(
+    make_router: MakeRouter, provider: Provider
+) -> None:
+    tiers = ladder(provider.url)["tiers"]
+    tiers["nano"][0]["limits"] = {"requests_per_minute": 4, "burst_seconds": 15}  # one at once
+    router = make_router(**SUMMARY, tiers=tiers)
+    provider.script("t-nano", ok(text="Bookings B-0000 to B-0019 were looked up."))
+    router.completion(messages=errands(20), conversation_id="c")
+    assert list(router.capacity.obstacles(10, [10.0] * len(router.capacity.arms))) == [0]
+    router.completion(messages=errands(20), conversation_id="another")
+    assert provider.models == ["t-nano", "t-frontier", "t-frontier"]
 
 
 def test_a_summary_is_told_how_long_it_may_be(make_router: MakeRouter, provider: Provider) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from router.capacity.endpoint import Clock, Endpoint, Ticket
 from router.capacity.health import Poller
 from router.decide.obstacles import Obstacle
-from router.policy.capacity import endpoint_key
+from router.policy.capacity import EndpointKey, endpoint_key
 
 if TYPE_CHECKING:
     from router.policy import Policy
@@ -24,24 +24,39 @@ class Capacity:
     ones. Deployments of the same model, address, key and service tier are one endpoint.
 
     Parameters: `policy`; `clock`, seconds that never go back, by default monotonic time, which a
-    correction of the wall clock cannot move.
+    correction of the wall clock cannot move; `known`, endpoints that another router of the process
+    counts already.
     """
 
-    def __init__(self, policy: Policy, clock: Clock = time.monotonic):
-        found: dict[object, Endpoint] = {}
+    def __init__(
+        self,
+        policy: Policy,
+        clock: Clock = time.monotonic,
+        known: Mapping[EndpointKey, Endpoint] | None = None,
+    ):
+        found: dict[EndpointKey, Endpoint] = {}
+        known = known or {}
         longest = policy.timeout.total + policy.streams.drain_seconds + _MARGIN
         self.arms: list[Endpoint] = []
         self._pollers: list[Poller] = []
         for arm in policy.arms():
             deployment = policy.deployment(arm)
             key = endpoint_key(deployment)
-            if key not in found:
+            if key in known:
+                found[key] = known[key]
+            elif key not in found:
                 found[key] = Endpoint(clock, deployment.limits, policy.breaker, longest)
                 if deployment.health is not None:
                     poller = Poller(found[key], deployment.health, deployment.api_base)
                     self._pollers.append(poller)
             self.arms.append(found[key])
         self.endpoints = tuple(found.values())
+        self._found = found
+
+    def under(self, policy: Policy) -> Capacity:
+        """The capacity of a router that calls the same deployments under another policy: what
+        either sends counts for both, under the limits and the breaker of this one."""
+        return Capacity(policy, known=self._found)
 
     def obstacles(self, input_tokens: int, output_tokens: Sequence[float]) -> dict[int, Obstacle]:
         """What is in the way of each arm, by its index; empty where nothing is.

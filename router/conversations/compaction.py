@@ -181,7 +181,7 @@ class Summariser:
         asked = self._request(request, parts)
         after = sizes.instead(options.summary_tokens)
         cost = self._cost(asked)
-        if cost is None:
+        if cost is None or self._full(asked):
             return None, False
         hoped = _worth(price, turn, request, sizes, after, cost)
         if not pays(hoped, sizes.now, after) or (found.pays and hoped.net <= found.worth.net):
@@ -236,6 +236,12 @@ class Summariser:
             now=asked.now,
         )
         return quoted.expected
+
+    def _full(self, asked: Request) -> bool:
+        """Whether the whole tier cannot be called just now: the caller does not wait for that."""
+        capacity = self._router.capacity
+        expected = [self._options.summary_tokens] * len(capacity.arms)
+        return len(capacity.obstacles(_tokens(asked.messages), expected)) == len(capacity.arms)
 
     def close(self) -> None:
         self._router.close()
