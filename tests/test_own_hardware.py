@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,8 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from router.capacity import Endpoint
 from router.capacity.health import (
     Health,
+    Poller,
     Queue,
     Unwell,
     fetch,
@@ -366,6 +370,31 @@ def test_an_unhealthy_or_crowded_server_is_spilled_around_and_comes_back(
     asked = server.asked
     time.sleep(0.3)
     assert server.asked == asked
+
+
+def test_first_calls_at_once_begin_one_asking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is held at its first look at the process, until all of them have come so far, or some
+    time has passed: they are one after another."""
+    begun: list[object] = []
+    together = threading.Barrier(4)
+    process = os.getpid()
+
+    def getpid() -> int:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            together.wait(0.1)
+        return process
+
+    monkeypatch.setattr(Poller, "_run", lambda self, stop: begun.append(stop))
+    poller = Poller(Endpoint(time.monotonic), check("ollama"), "http://127.0.0.1:9")
+    with monkeypatch.context() as slowly:
+        slowly.setattr(os, "getpid", getpid)
+        calls = [threading.Thread(target=poller.start) for _ in range(4)]
+        for call in calls:
+            call.start()
+        for call in calls:
+            call.join()
+    wait_until(lambda: bool(begun))
+    assert len(begun) == 1
 
 
 def test_a_server_that_hangs_holds_no_request_up(

@@ -146,19 +146,22 @@ class Poller:
         self._queue = Queue(check)
         self._stop = threading.Event()
         self._pid = 0
+        self._lock = threading.Lock()  # of `_stop` and `_pid`: several first calls come at once
 
     def start(self) -> None:
         """Begin to ask, where this process does not do so yet: a fork has no threads."""
-        if self._pid == os.getpid() and not self._stop.is_set():
-            return
-        self._pid, self._stop = os.getpid(), threading.Event()
-        threading.Thread(
-            target=self._run, args=(self._stop,), name="router-health", daemon=True
-        ).start()
+        with self._lock:
+            if self._pid == os.getpid() and not self._stop.is_set():
+                return
+            self._pid, self._stop = os.getpid(), threading.Event()
+            threading.Thread(
+                target=self._run, args=(self._stop,), name="router-health", daemon=True
+            ).start()
 
     def stop(self) -> None:
-        """Ask no more."""
-        self._stop.set()
+        """Ask no more. What is being asked just now is not reported any more either."""
+        with self._lock:
+            self._stop.set()
 
     def _run(self, stop: threading.Event) -> None:
         while not stop.is_set():
@@ -166,8 +169,9 @@ class Poller:
             endpoint = self._endpoint()
             if endpoint is None:
                 return
-            if not stop.is_set():
-                endpoint.report(found)
+            with self._lock:
+                if not stop.is_set():
+                    endpoint.report(found)
             del endpoint
             stop.wait(float(self._check.every_seconds))
 
