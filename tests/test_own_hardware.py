@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from router.capacity import Endpoint
+from router.capacity import Capacity, Endpoint, Ticket
 from router.capacity.health import (
     Health,
     Poller,
@@ -395,6 +395,41 @@ def test_first_calls_at_once_begin_one_asking(monkeypatch: pytest.MonkeyPatch) -
             call.join()
     wait_until(lambda: bool(begun))
     assert len(begun) == 1
+
+
+@pytest.fixture
+def alone(provider: Provider, server: Server) -> Iterator[Capacity]:
+    """The capacity of a policy whose only deployment is a server that was found to be ill."""
+    server.answers = {"/api/ps": (503, "")}
+    [mini] = ladder(provider.url)["tiers"]["mini"]
+    mini["health"] = {"server": "ollama", "url": server.url, "every_seconds": 0.05}
+    found = Capacity(load_policy(ladder(provider.url, tiers={"mini": [mini]}, baseline="mini")))
+    assert isinstance(found.enter(0, 10, 10.0), Ticket)
+    wait_until(lambda: bool(found.obstacles(10, [10.0])))
+    yield found
+    found.close()
+
+
+def test_what_an_ill_server_said_is_forgotten_when_nobody_asks_it_any_more(
+    alone: Capacity,
+) -> None:
+    alone.close()
+    assert not alone.obstacles(10, [10.0])
+    assert isinstance(alone.enter(0, 10, 10.0), Ticket)  # from here on it is asked again
+    wait_until(lambda: bool(alone.obstacles(10, [10.0])))
+
+
+def test_a_fork_asks_an_ill_server_itself_though_no_call_may_go_there(
+    alone: Capacity, server: Server
+) -> None:
+    child = os.fork()
+    if child == 0:
+        until = time.monotonic() + 10
+        while alone.obstacles(10, [10.0]) and time.monotonic() < until:
+            time.sleep(0.02)
+        os._exit(bool(alone.obstacles(10, [10.0])))
+    server.answers = {"/api/ps": (200, "")}
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_server_that_hangs_holds_no_request_up(

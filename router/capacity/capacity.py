@@ -38,7 +38,7 @@ class Capacity:
         known = known or {}
         longest = policy.timeout.total + policy.streams.drain_seconds + _MARGIN
         self.arms: list[Endpoint] = []
-        self._pollers: list[Poller] = []
+        self._pollers: dict[Endpoint, Poller] = {}
         for arm in policy.arms():
             deployment = policy.deployment(arm)
             key = endpoint_key(deployment)
@@ -48,7 +48,7 @@ class Capacity:
                 found[key] = Endpoint(clock, deployment.limits, policy.breaker, longest)
                 if deployment.health is not None:
                     poller = Poller(found[key], deployment.health, deployment.api_base)
-                    self._pollers.append(poller)
+                    self._pollers[found[key]] = poller
             self.arms.append(found[key])
         self.endpoints = tuple(found.values())
         self._found = found
@@ -69,6 +69,10 @@ class Capacity:
                 break
         else:
             return _NOTHING
+        # Where no call may go, none would begin the asking: in a fork, say, while a server is ill.
+        for endpoint, poller in self._pollers.items():
+            if endpoint.unwell:
+                poller.start()
         return {
             index: obstacle
             for index, endpoint in enumerate(self.arms)
@@ -79,14 +83,16 @@ class Capacity:
     def enter(self, arm: int, input_tokens: int, output_tokens: float) -> Ticket | Obstacle:
         """Count in a call of an arm, by its index, or say what is in its way by now. The first call
         begins the asking of servers that are to be asked for their health."""
-        for poller in self._pollers:
+        for poller in self._pollers.values():
             poller.start()
         return self.arms[arm].enter(needed(input_tokens, output_tokens))
 
     def close(self) -> None:
-        """Ask no server for its health any more, until there is a call again."""
-        for poller in self._pollers:
+        """Ask no server for its health any more, until there is a call again; what they said is
+        forgotten, as nobody would know when it is over."""
+        for endpoint, poller in self._pollers.items():
             poller.stop()
+            endpoint.report(None)
 
 
 def needed(input_tokens: int, output_tokens: float) -> int:

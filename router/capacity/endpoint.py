@@ -94,6 +94,11 @@ class Endpoint:
             self._unwell = unwell
             self._settle_down(self._clock())
 
+    @property
+    def unwell(self) -> bool:
+        """Whether its health check found something that is in the way of every call."""
+        return self._unwell is not None
+
     def _obstacle(self, tokens: int, now: float) -> Obstacle | None:
         if self._breaker and (found := self._breaker.obstacle(now)):
             return found
