@@ -322,6 +322,18 @@ def test_the_wait_is_the_queue_over_the_pace() -> None:
     assert queue.obstacle(Health(6, 3), 30.0) is None  # started anew: nothing is known again
 
 
+def test_the_pace_is_that_of_a_server_with_a_queue_not_of_quiet_minutes() -> None:
+    queue = Queue(check(max_wait_seconds=5))
+    for at in range(12):
+        assert queue.obstacle(Health(0, 1000), 5.0 * at) is None
+    # It was busy for a part of the time since the last look: there is no telling how fast.
+    assert queue.obstacle(Health(6, 1040), 60.0) is None
+    assert queue.expected_wait(Health(6, 1090), 65.0) == pytest.approx(0.6)  # ten a second leave
+    assert queue.expected_wait(Health(0, 1100), 70.0) == 0
+    assert queue.expected_wait(Health(6, 1101), 75.0) is None
+    assert queue.obstacle(Health(6, 1102), 80.0) is not None  # now it is slow
+
+
 @pytest.mark.parametrize(
     ("base", "root"),
     [

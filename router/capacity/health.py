@@ -96,7 +96,8 @@ class Queue:
     """How long a server's queue is and takes, from one look to the next.
 
     By Little's law (1961) the wait is the queue's length over the pace at which requests leave,
-    which is measured over the last looks.
+    which is measured over the last looks, as far back as there was a queue at each: that of a
+    server with too little to do says nothing of what it can do.
     """
 
     def __init__(self, check: HealthCheck):
@@ -125,11 +126,13 @@ class Queue:
             return None
         if self._seen and health.finished < self._seen[-1][1]:
             self._seen.clear()  # it was started anew
+        waiting = health.waiting
+        if not waiting:
+            self._seen.clear()
+            return None if waiting is None else 0.0
         self._seen.append((now, health.finished))
-        (since, before), waiting = self._seen[0], health.waiting
-        if waiting == 0:
-            return 0.0
-        if waiting is None or now <= since:
+        since, before = self._seen[0]
+        if now <= since:
             return None
         return waiting * (now - since) / max(1, health.finished - before)
 
