@@ -176,6 +176,17 @@ def test_tokens_are_counted_as_estimated_and_corrected_by_the_bill() -> None:
     assert endpoint.obstacle(501) is not None
 
 
+def test_tokens_that_were_refilled_during_a_call_are_not_given_back_as_well() -> None:
+    now = [0.0]
+    endpoint = Endpoint(lambda: now[0], CapacityLimits(tokens_per_minute=600))
+    first = endpoint.enter(600)
+    now[0] = 60.0
+    assert isinstance(first, Ticket)
+    assert isinstance(endpoint.enter(600), Ticket)
+    first.answered(None, tokens=5)
+    assert endpoint.obstacle(10) is not None
+
+
 def test_efforts_of_one_endpoint_share_its_capacity(provider: Provider) -> None:
     own = tiers(provider, mid={"t-x": {"limits": SMALL, "effort": "low"}},
                 frontier={"t-x": {"limits": SMALL, "effort": "high"}})  # fmt: skip

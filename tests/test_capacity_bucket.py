@@ -5,12 +5,12 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from router.capacity.allowance import Allowance
 from router.capacity.breaker import Breaker
-from router.capacity.bucket import Bucket
+from router.capacity.bucket import Bucket, Taken
 from router.capacity.headers import LONGEST, Said, Word, read_headers
 from router.policy.capacity import BreakerOptions
 
@@ -93,10 +93,64 @@ def test_more_than_the_bucket_holds_passes_when_it_is_full_and_delays_what_follo
 
 def test_what_was_counted_too_much_is_given_back() -> None:
     bucket = Bucket(60, burst=10)
-    bucket.take(10, 0)
-    bucket.correct(-8)
+    bucket.correct(-8, bucket.take(10, 0), 0)
     assert bucket.wait(8, 0) == 0
     assert bucket.wait(9, 0) == SECOND
+
+
+def test_what_was_refilled_in_the_meantime_is_not_given_back_as_well() -> None:
+    bucket = Bucket(60, burst=10)
+    taken = bucket.take(10, 0)
+    bucket.take(10, 10 * SECOND)  # it was full again
+    bucket.correct(-8, taken, 10 * SECOND)
+    assert bucket.wait(1, 10 * SECOND) == SECOND
+
+
+def test_all_is_given_back_while_a_bucket_has_more_to_make_up_for_than_that() -> None:
+    bucket = Bucket(60, burst=60)
+    bucket.take(40, 0)
+    taken = bucket.take(20, 0)
+    bucket.correct(-15, taken, 30 * SECOND)  # 30 of 60 are left
+    assert bucket.wait(45, 30 * SECOND) == 0
+    assert bucket.wait(46, 30 * SECOND) == SECOND
+
+
+SECONDS = st.integers(0, 12).map(lambda seconds: seconds * SECOND)
+CALLS = st.lists(
+    st.tuples(SECONDS, st.integers(1, 20), st.sampled_from([0.0, 0.5, 1.0]), SECONDS),
+    min_size=3, max_size=20,
+)  # fmt: skip
+
+
+@settings(max_examples=200)
+@given(st.integers(1, 120), st.integers(5, 20), CALLS)
+@example(60, 10, [(0, 10, 0.0, 11 * SECOND), (10 * SECOND, 10, 1.0, 0), (SECOND, 10, 1.0, 0)])
+@example(60, 14, [(0, 14, 0.5, 5 * SECOND), (2 * SECOND, 1, 0.5, 9 * SECOND),
+                  (8 * SECOND, 11, 1.0, 0), (4 * SECOND, 8, 1.0, 0)])  # fmt: skip
+def test_of_what_truly_passed_no_more_than_burst_and_rate_in_any_interval(
+    rate: int, burst: int, calls: list[tuple[int, int, float, int]]
+) -> None:
+    """Each call is predicted to be so many units, is a share of that, and lasts so long."""
+    bucket, now = Bucket(rate, burst), 0
+    passed: list[tuple[int, int]] = []
+    ends: list[tuple[int, int, Taken]] = []
+    for pause, predicted, share, lasts in calls:
+        now += pause
+        for end in sorted(ends, key=lambda each: each[0]):
+            if end[0] <= now:
+                ends.remove(end)
+                bucket.correct(end[1], end[2], end[0])
+        predicted = min(predicted, bucket.burst)
+        true = int(predicted * share)
+        if bucket.wait(predicted, now) == 0:
+            ends.append((now + lasts, true - predicted, bucket.take(predicted, now)))
+            passed.append((now, true))
+    for first in range(len(passed)):
+        total = 0
+        for time, units in passed[first:]:
+            total += units
+            minutes = Fraction(time - passed[first][0], 60 * SECOND)
+            assert total <= bucket.burst + rate * minutes
 
 
 # ── headers ────────────────────────────────────────────────────────────────────────────────────

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from router.capacity.allowance import Allowance
 from router.capacity.breaker import Breaker
-from router.capacity.bucket import Bucket
+from router.capacity.bucket import Bucket, Taken
 from router.capacity.headers import LONGEST, read_headers
 from router.decide.obstacles import Obstacle
 from router.decide.options import Bar
@@ -80,13 +80,13 @@ class Endpoint:
             obstacle = self._obstacle(tokens, now)
             if obstacle is not None:
                 return obstacle
-            for limit in self._limits:
-                limit.bucket.take(limit.units(tokens), _nanoseconds(now))
+            at = _nanoseconds(now)
+            taken = tuple(limit.bucket.take(limit.units(tokens), at) for limit in self._limits)
             for kind, allowance in self._left.items():
                 allowance.take(1 if kind == "requests" else tokens)
             self._in_flight += 1
             probe = self._breaker.enter(now) if self._breaker else 0
-            return Ticket(self, tokens, probe)
+            return Ticket(self, tokens, probe, taken)
 
     def report(self, unwell: Obstacle | None) -> None:
         """What its health check says: what is in the way of every call, None where nothing is."""
@@ -167,10 +167,11 @@ class Endpoint:
 class Ticket:
     """A call that was counted in. It ends once, however it ends; further reports are ignored."""
 
-    __slots__ = ("_ended", "_endpoint", "_tokens", "probe")
+    __slots__ = ("_ended", "_endpoint", "_taken", "_tokens", "probe")
 
-    def __init__(self, endpoint: Endpoint, tokens: int, probe: int):
+    def __init__(self, endpoint: Endpoint, tokens: int, probe: int, taken: tuple[Taken, ...]):
         self._endpoint, self._tokens, self.probe = endpoint, tokens, probe
+        self._taken = taken  # of each limit
         self._ended = False
 
     def opened(self, headers: Mapping[str, Any] | None) -> None:
@@ -203,9 +204,7 @@ class Ticket:
         endpoint = self._endpoint
         with endpoint._lock:
             if self._end(0):
-                for limit in endpoint._limits:
-                    if limit.kind == "requests":
-                        limit.bucket.correct(-1)
+                self._correct("requests", -1)
                 if endpoint._breaker:
                     endpoint._breaker.forget(self.probe)
 
@@ -214,10 +213,15 @@ class Ticket:
             return False
         self._ended = True
         self._endpoint._in_flight -= 1
-        for limit in self._endpoint._limits:
-            if limit.kind == "tokens" and tokens is not None:
-                limit.bucket.correct(tokens - self._tokens)
+        if tokens is not None:
+            self._correct("tokens", tokens - self._tokens)
         return True
+
+    def _correct(self, kind: Kind, units: int) -> None:
+        now = _nanoseconds(self._endpoint._clock())
+        for limit, taken in zip(self._endpoint._limits, self._taken, strict=True):
+            if limit.kind == kind:
+                limit.bucket.correct(units, taken, now)
 
 
 class Uncounted(Ticket):
