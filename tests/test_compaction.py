@@ -207,6 +207,24 @@ def test_a_compaction_can_be_undone_and_then_stays_so(
     assert provider.wire[1][2]["messages"] == history
 
 
+def test_after_a_restart_a_compacted_conversation_is_in_no_cache(
+    make_router: MakeRouter, provider: Provider
+) -> None:
+    before = make_router(**POLICY)
+    before.completion(messages=errands(20), conversation_id="c")
+    history = [*errands(20), said("assistant", "They are all right."), said("user", "Sure?")]
+    known = before.conversations.recall(before.read(history, {"conversation_id": "c"})).turn
+    assert known is not None
+    assert known.warm
+    before.close()
+    router = make_router(**{**POLICY, "compaction": None})
+    router.completion(messages=history, conversation_id="c")
+    assert provider.wire[1][2]["messages"] == history  # whole: nothing of it is where the other was
+    row = list(router.ledger.log().requests())[-1]
+    assert row.features["turn"] == 1
+    assert not row.features["cached_tokens"]
+
+
 def test_an_edited_history_goes_out_whole_and_is_compacted_anew(
     make_router: MakeRouter, provider: Provider
 ) -> None:

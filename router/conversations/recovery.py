@@ -32,7 +32,7 @@ def recovered(
     Parameters: `now`, unix seconds; `seconds` and `fills_itself`, of an arm by name, how long its
     cache lives and whether it fills without being asked to.
     What is read back has no digest, so a history is taken to go on as it was; turns and floors
-    count from what was read.
+    count from what was read. A compaction is not read back: no cache has what goes out next.
     """
     attempts: dict[str, list[tuple[int, Answer]]] = {}
     for row in islice(log.attempts(now - SECONDS, now), MOST_ROWS):
@@ -62,7 +62,8 @@ def recovered(
         key = key_of(request.conversation_id, request.scopes)
         for number, answer in attempts.get(request.request_id, ()):
             if number == request.accepted:
-                tokens = int(request.features.get("input_tokens") or 0)
+                compacted = bool(request.features.get("compacted"))
+                tokens = 0 if compacted else int(request.features.get("input_tokens") or 0)
                 messages = int(request.features.get("messages") or 0)
                 full = replace(answer, tokens=tokens, messages=messages)
                 known[key] = after(known.pop(key, None), full, sticky_turns)
