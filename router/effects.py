@@ -33,9 +33,11 @@ class Look(Store):
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """One wire attempt."""
+    """One wire attempt. `request_id` says whose: a walk may send for requests of the router's own,
+    such as a summary, before its own."""
 
     call: Call
+    request_id: str
 
 
 @dataclass(frozen=True, slots=True)

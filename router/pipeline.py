@@ -246,7 +246,7 @@ class Router(Doors, Deferrals):
                 reserved = attempts.prepare(plan, decision)
                 yield Store(reserved.reserve)
                 try:
-                    reply = yield Send(reserved.call)
+                    reply = yield Send(reserved.call, attempts.request.request_id)
                 except BaseException as error:
                     yield Store(partial(reserved.settle_failure, error))
                     raise

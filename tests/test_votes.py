@@ -13,8 +13,10 @@ from router import Router
 from router.errors import BudgetExceeded, PolicyError, ProviderUnavailable
 from router.log.savings import savings
 from router.policy.loader import load_policy
+from router.replay.off_policy.looks import seconds_of
 from router.replay.off_policy.table import LeftOut, rows_of
 from tests.conftest import MakeRouter, ladder, steady_predictor, usd
+from tests.ledger_kit import attempt_row
 from tests.pipeline_kit import BUDGET, assert_books_agree, rows
 from tests.provider import Provider, ok, status
 
@@ -325,6 +327,46 @@ def test_the_log_of_a_vote_can_be_reported_and_replayed(
         "nano/0:openai/t-nano*5+sure1"
     }
     assert [row["propensity"] for row in replayed] == [[0.0, 1.0]] * 3
+
+
+def test_a_vote_was_bought_by_all_its_samples_and_took_as_long_as_the_slowest(
+    make_voting: Any, provider: Provider
+) -> None:
+    provider.default = ok(text="The answer is 16.", delay=0.2)
+    router = make_voting()
+    router.completion(messages=QUESTION)
+    samples = rows(router)
+    assert len(samples) == 3
+    report = savings(router.ledger.log())
+    [request] = router.ledger.log().requests()
+    [quoted] = [view["expected"] for view in request.decision if view["arm"] == request.chosen]
+    assert report.wasted == 0
+    assert report.total.bill_over_quote == sum(row.cost for row in samples) / quoted
+    [replayed] = rows_of(router.ledger.log(), None, None, LeftOut())
+    each = [row.latency for row in samples]
+    assert max(each) <= replayed["latency"] < sum(each) - 0.2
+
+
+def test_a_sample_that_failed_is_wasted_and_its_vote_has_no_bill_to_hold_against_the_quote(
+    make_voting: Any, provider: Provider
+) -> None:
+    provider.script("t-nano", ok(cut=True), RIGHT, RIGHT, RIGHT)
+    router = make_voting()
+    router.completion(messages=QUESTION)
+    [failed] = [row for row in rows(router) if row.status == "failed"]
+    report = savings(router.ledger.log())
+    assert report.wasted == failed.cost > 0
+    assert report.total.bill_over_quote is None
+
+
+def test_steps_of_a_chain_take_their_time_one_after_another() -> None:
+    vote = [
+        attempt_row("r", number, cost=1, step=1, arm="mini/0:m*3", time=at, latency=latency)
+        for number, at, latency in ((2, 10.0, 2.0), (3, 10.5, 3.0), (4, 11.0, 0.5))
+    ]
+    first = attempt_row("r", cost=1, arm="nano/0:n", time=5.0, latency=4.0)
+    assert seconds_of(vote) == 3.5
+    assert seconds_of([first, *vote]) == 7.5
 
 
 def test_too_little_for_one_sample_is_refused_and_nothing_is_sent(

@@ -66,9 +66,12 @@ def answer_of(text: str, request_id: str | None) -> Any:
     return response
 
 
-def in_hand(walk: Walk[T], keep: Callable[[Any], None], most_waits: float) -> Walk[T]:
-    """A walk in a worker's hand: each reply is kept before it is settled, so that who dies between
-    the two has the answer; and a walk that waits for long gives its place to others.
+def in_hand(
+    walk: Walk[T], request_id: str, keep: Callable[[Any], None], most_waits: float
+) -> Walk[T]:
+    """A request's walk in a worker's hand: each reply to it is kept before it is settled, so that
+    who dies between the two has the answer; and a walk that waits for long gives its place to
+    others. A reply to another request on its way, such as a summary, is no answer to this one.
 
     Raises `RateLimited` with the wait as `retry_after` where it would wait for more than
     `most_waits` seconds in all.
@@ -89,7 +92,7 @@ def in_hand(walk: Walk[T], keep: Callable[[Any], None], most_waits: float) -> Wa
                         request_written=False,
                     )  # fmt: skip
             result = yield effect
-            if isinstance(effect, Send):
+            if isinstance(effect, Send) and effect.request_id == request_id:
                 yield Store(partial(keep, result.response))
         except BaseException as error:
             step = partial(walk.throw, error)

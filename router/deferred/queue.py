@@ -208,12 +208,13 @@ class Queue:
         error: tuple[str, str] | None = None,
         gather_for: str | None = None,
     ) -> None:
-        """Give a ticket back until `due`; `error` is why it could not be sent."""
+        """Give a ticket back until `due`; `error` is why it could not be sent. A reply that was
+        kept is dropped: the call went on, and came to nothing."""
         kind, why = error or (None, None)
         with self._write() as connection:
             connection.execute(
-                "UPDATE deferred_ticket SET state = 'waiting', due = ?, kind = ?, why = ?,"
-                " gather_for = ?, worker = NULL, lease = 0 WHERE id = ? AND worker = ?",
+                "UPDATE deferred_ticket SET state = 'waiting', answer = NULL, due = ?, kind = ?,"
+                " why = ?, gather_for = ?, worker = NULL, lease = 0 WHERE id = ? AND worker = ?",
                 (due, kind, why, gather_for, ticket, worker),
             )
 

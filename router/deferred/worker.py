@@ -193,7 +193,10 @@ class Worker:
             return  # it was cancelled, or another has it
         keep = partial(self.queue.keep, ticket.id, self.name)
         walk = in_hand(
-            self.router.walk(request), lambda reply: keep(answer_text(reply)), _MOST_WAITS
+            self.router.walk(request),
+            request.request_id,
+            lambda reply: keep(answer_text(reply)),
+            _MOST_WAITS,
         )
         try:
             answer = run(walk)

@@ -13,12 +13,13 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 from router.log.base import Log, LoggedRequest
 from router.log.label_weights import LabelSums, Weight
 from router.money import NANO_PER_USD, format_usd
-from router.types import TIERS, AttemptRow
+from router.policy.arms import arm_named
+from router.types import TIERS, AttemptRow, Tier
 
 _BILLED = ("computed", "reported")  # costs that rest on what a provider said
 _PAGE = 1000  # requests
@@ -39,7 +40,7 @@ class Line:
     baseline: int = 0
     labels: int = 0
     quality: float | None = None
-    predicted: int = 0  # expected cost of the accepted attempts, as quoted before the call
+    predicted: int = 0  # expected cost of the accepted answers, as quoted before the call
     billed: int = 0  # their real cost
     judged: LabelSums = field(default_factory=LabelSums)
 
@@ -54,7 +55,7 @@ class Line:
 
     @property
     def bill_over_quote(self) -> float | None:
-        """Real cost of the accepted attempts over their quotes: 1 is a perfect forecast."""
+        """Real cost of the accepted answers over their quotes: 1 is a perfect forecast."""
         return self.billed / self.predicted if self.predicted else None
 
     def as_dict(self) -> dict[str, Any]:
@@ -272,6 +273,9 @@ def _add(report: Savings, request: LoggedRequest, attempts: list[AttemptRow]) ->
     shared = [report.total, report.by_day.setdefault(day, Line())]
     shared += [report.by_tag.setdefault(tag, Line()) for tag in dict.fromkeys(request.tags)]
 
+    answer = next((each for each in attempts if each.number == request.accepted), None)
+    # A sample that was hung up on is part of how its vote ended; one that failed told nothing.
+    bought = {each.number for each in _bought(answer, attempts) if each.status != "failed"}
     for attempt in attempts:
         lines = [*shared, *_own(report, attempt)]
         _count(lines, attempts=1)
@@ -281,12 +285,12 @@ def _add(report: Savings, request: LoggedRequest, attempts: list[AttemptRow]) ->
             report.unknown_cost += 1
             continue
         _count(lines, spent=attempt.cost)
-        if attempt.number != request.accepted:
+        if attempt.number not in bought:
             report.wasted += attempt.cost
 
     if not request.served or not attempts:
         return
-    accepted = next((each for each in attempts if each.number == request.accepted), attempts[-1])
+    accepted = answer or attempts[-1]
     lines = [*shared, *_own(report, accepted)]
     _count(lines, requests=1)
     if request.baseline is None:
@@ -301,8 +305,19 @@ def _add(report: Savings, request: LoggedRequest, attempts: list[AttemptRow]) ->
             line.judged.add(arm, request.label_rate, request.label)
     _add_explored(report, request)
     quoted = _quoted(request.decision, accepted.arm)
-    if quoted is not None and accepted.cost is not None and accepted.cost_source in _BILLED:
-        _count(lines, predicted=quoted, billed=accepted.cost)
+    whole = _bought(accepted, attempts)
+    known = all(each.cost is not None and each.cost_source in _BILLED for each in whole)
+    if quoted is not None and known:
+        _count(lines, predicted=quoted, billed=sum(each.cost or 0 for each in whole))
+
+
+def _bought(answer: AttemptRow | None, attempts: list[AttemptRow]) -> list[AttemptRow]:
+    """What an answer was bought by, and quoted for: all samples of its vote, else it alone."""
+    if answer is None:
+        return []
+    if arm_named(answer.arm, cast(Tier, answer.tier)).samples == 1:
+        return [answer]
+    return [each for each in attempts if (each.step, each.arm) == (answer.step, answer.arm)]
 
 
 def arm_of(attempt: AttemptRow) -> Hashable:

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from router.errors import LogFileError
 from router.looks import STOP
+from router.policy.arms import arm_named
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from router.types import AttemptRow, Floats, Ints
+    from router.types import AttemptRow, Floats, Ints, Tier
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +152,7 @@ def row_of(
             {
                 **look,
                 "cost": sum(each.cost or 0 for each in after) if known else None,
-                "latency": sum(each.latency for each in after),
+                "latency": seconds_of(after),
             }
         )
     return {
@@ -161,6 +162,25 @@ def row_of(
         "compared": kept.get("compared", False),  # older logs did not
         "gate": kept["gate"],
     }
+
+
+def seconds_of(attempts: Sequence[AttemptRow]) -> float:
+    """How long a request's attempts, or those of one step, took.
+
+    Calls come one after another; but samples of a vote may run side by side, so a vote took from
+    its first sample's beginning to its last one's end.
+    """
+    votes: dict[tuple[int, str], list[AttemptRow]] = {}
+    single = 0.0
+    for each in attempts:
+        if arm_named(each.arm, cast("Tier", each.tier)).samples > 1:
+            votes.setdefault((each.step, each.arm), []).append(each)
+        else:
+            single += each.latency
+    return single + sum(
+        max(each.time + each.latency for each in samples) - min(each.time for each in samples)
+        for samples in votes.values()
+    )
 
 
 def columns(pa: Any) -> list[tuple[str, Any]]:
