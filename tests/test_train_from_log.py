@@ -115,10 +115,12 @@ def test_without_text_the_logged_prediction_of_the_very_model_is_what_is_correct
 
 
 def write_log(path: Path, answers: Sequence[tuple[int, str, float]], *, content: bool) -> None:
-    """A store with one labelled request for each (question, tier, label)."""
+    """A store with one labelled request for each (question, tier, label); a tier such as
+    "nano*4+best" is one that a vote answered for."""
     dense = {"input_tokens": 12}
     ledger = open_ledger(url(path), [], durability="normal")
-    for number, (question, tier, label) in enumerate(answers):
+    for number, (question, asked, label) in enumerate(answers):
+        tier, star, vote = asked.partition("*")
         name, messages = f"r{number}", [{"role": "user", "content": prompt_of(question)}]
         batch = extract_many([Request("", messages, {}, now=0.0)])
         from router.predict.features import DENSE_NAMES
@@ -127,7 +129,7 @@ def write_log(path: Path, answers: Sequence[tuple[int, str, float]], *, content:
         row = request_row(
             name, features=dense | values, content=json.dumps(messages) if content else None
         )
-        worst = attempt_row(name, cost=0, tier=tier)
+        worst = attempt_row(name, cost=0, tier=tier, arm=f"{tier}/0:m{star}{vote}")
         ledger.reserve(
             Reservation(
                 f"{name}/1",
@@ -179,6 +181,26 @@ def test_labels_as_the_shipped_model_predicts_them_promote_nothing(
     log.close()
     assert merged(found) is None
     assert not correct(found, shipped).promoted
+
+
+def test_the_label_of_a_vote_is_not_learnt_as_one_of_its_tiers_single_answers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    votes = [(n, "nano*4+best", 1.0) for n in range(30)]
+    single = [(n, "nano", float(n % 4 == 0)) for n in range(20)]
+    write_log(tmp_path / "r.db", votes + single, content=False)
+    log = open_log(url(tmp_path / "r.db"))
+    found = read_log(log, load_predictor())
+    log.close()
+    assert found.examples.score[:, 0].tolist() == [label for _, _, label in single]
+    assert (found.voted, found.unusable) == (30, 30)
+    arguments = ["--from-log", str(tmp_path / "r.db"), "--out", str(tmp_path / "m")]
+    _, said, _ = run(capsys, *arguments)
+    assert "30 more could not be used (30 of them answered by votes)" in said
+    write_log(tmp_path / "votes.db", votes, content=False)
+    code, _, error = run(capsys, "--from-log", str(tmp_path / "votes.db"), *arguments[2:])
+    assert code == 1
+    assert "needed (beside the 30 that votes answered); found 0" in error
 
 
 # ── what is wrong is said in one line ──────────────────────────────────────────────────────────

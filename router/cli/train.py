@@ -317,6 +317,7 @@ def _render_log(data: Mapping[str, Any], console: Console) -> None:
     widen(console)
     text = f"the prompts of {data['with_text']:,} were kept"
     left = f"; {data['unusable']:,} more could not be used" if data["unusable"] else ""
+    left += f" ({data['voted']:,} of them answered by votes)" if data["voted"] else ""
     console.print(f"[bold]{data['rows']:,} labelled requests[/], {text}{left}")
     rows = table("tier", "labels", "predicted good", "judged good", "correction in log odds")
     for tier, one in data["tiers"].items():

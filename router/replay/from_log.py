@@ -49,7 +49,8 @@ class LoggedRows:
     `effort` (N,) names the answer's reasoning effort where it is not its tier's usual one, else "";
     `usual` (N,) is that one.
     `with_text` counts rows whose policy kept the prompt, `unusable` labelled ones without an
-    accepted answer or with the features of another version.
+    accepted answer, with that of a vote or with the features of another version; `voted`, how many
+    of them a vote answered, which is better than the one answer that a tier's quality is of.
     """
 
     examples: Examples
@@ -58,6 +59,7 @@ class LoggedRows:
     usual: NDArray[np.str_]
     with_text: int
     unusable: int
+    voted: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ class Corrected:
     rows: int
     with_text: int
     unusable: int
+    voted: int  # of the unusable
     tiers: dict[str, TierCorrection]
     log_loss: tuple[float, float]  # new, shipped
     brier: tuple[float, float]
@@ -116,6 +119,7 @@ class Corrected:
             "rows": self.rows,
             "with_text": self.with_text,
             "unusable": self.unusable,
+            "voted": self.voted,
             "tiers": {
                 tier: {name: getattr(one, name) for name in TierCorrection.__slots__}
                 for tier, one in self.tiers.items()
@@ -147,12 +151,15 @@ def read_log(log: Log, shipped: Predictor) -> LoggedRows:
     }
     batches: list[FeatureBatch] = []
     logged: list[dict[str, float]] = []
-    group, task, with_text = [], [], 0
+    group, task, with_text, voted = [], [], 0, 0
     score, tokens, input_tokens = [], [], []
     efforts = []
     for request_id, row in labelled.items():
         attempt, features = accepted.get(request_id), _features(row)
         if attempt is None or attempt.tier not in TIERS or features is None:
+            continue
+        if arm_named(attempt.arm, attempt.tier).samples > 1:
+            voted += 1  # the ladder adds what a vote gains to what is learnt of a single answer
             continue
         column = TIERS.index(attempt.tier)
         effort, usual = _efforts_of(row, attempt)
@@ -167,8 +174,9 @@ def read_log(log: Log, shipped: Predictor) -> LoggedRows:
         input_tokens.append(float(row.features.get("input_tokens") or np.nan))
         logged.append(logged_quality(row) if row.predictor == shipped.name else {})
     if len(batches) < LEAST_LABELLED:
+        but = f" (beside the {voted:,} that votes answered)" if voted else ""
         raise TrainingError(
-            f"at least {LEAST_LABELLED} labelled, answered requests are needed", len(batches)
+            f"at least {LEAST_LABELLED} labelled, answered requests are needed{but}", len(batches)
         )
     examples = Examples(
         join(batches),
@@ -184,7 +192,8 @@ def read_log(log: Log, shipped: Predictor) -> LoggedRows:
         for tier, value in known.items():
             quality[at, TIERS.index(tier)] = value
     others, usuals = np.array(efforts).T
-    return LoggedRows(examples, quality, others, usuals, with_text, len(labelled) - len(batches))
+    unusable = len(labelled) - len(batches)
+    return LoggedRows(examples, quality, others, usuals, with_text, unusable, voted)
 
 
 def _features(row: LoggedRequest) -> FeatureBatch | None:
@@ -297,6 +306,7 @@ def correct(
         rows=len(label),
         with_text=rows.with_text,
         unusable=rows.unusable,
+        voted=rows.voted,
         tiers=tiers,
         log_loss=(float(new.mean()), float(old.mean())),
         brier=(float(((after - label) ** 2).mean()), float(((before - label) ** 2).mean())),
