@@ -22,7 +22,7 @@ from router.log import open_log
 from router.replay.answers import Answers, answers_like, read_answers
 from router.replay.by_form import ByForm
 from router.replay.train_verifier import train_on_outcomes
-from router.replay.verifier_from_log import along, train_on_log
+from router.replay.verifier_from_log import along, kept_chains, train_on_log
 from router.replay.verifier_training import as_verifier, train_verifier
 from tests.conftest import MakeRouter, ladder, steady_predictor
 from tests.provider import Behaviour, Provider, ok
@@ -360,3 +360,28 @@ def test_a_chain_of_a_log_is_read_in_the_order_of_its_calls(tmp_path: Path) -> N
     assert chains.came((0,)).sum() == 30
     assert chains.came((2, 0)).sum() == 30
     assert not chains.came((0, 2)).any()
+
+
+def test_the_answer_that_was_labelled_is_the_one_that_was_handed_out(
+    provider: Provider, tmp_path: Path
+) -> None:
+    store = tmp_path / "r.db"
+    policy = ladder(provider.url, objective={"cost_weight": 60}, cascade={"max_steps": 2})
+    policy["tiers"] = {tier: policy["tiers"][tier] for tier in ("nano", "frontier")}
+    policy["tiers"]["nano"][0]["vote"] = {
+        "samples": 3, "pick": "best", "sure": 1, "concentration": 5,
+    }  # fmt: skip
+    policy["log"] = {"durability": "normal", "content": True}
+    passes = {"tests": lambda request, response: "works" in response.choices[0].message.content}
+    with Router(
+        policy, store=f"sqlite:///{store}", predictor=steady_predictor(), gates=passes
+    ) as router:
+        for texts in (["it works", "it fails", "no"], ["no", "it fails", "it works"]):
+            provider.script("t-nano", *[ok(text=text) for text in texts])
+            answer = router.completion(messages=[{"role": "user", "content": f"Not {texts[0]}."}])
+            assert answer.choices[0].message.content == "it works"
+            router.feedback(answer, 1.0)
+    with closing(open_log(f"sqlite:///{store}")) as log:
+        labelled = {row.request_id: row for row in log.requests()}
+        chains = kept_chains(log, labelled)
+    assert [chain.answers[0].text for chain in chains] == ["it works"] * 2

@@ -50,7 +50,7 @@ def train_on_log(log: Log, *, seed: int = 0, draws: int = DRAWS) -> TrainedVerif
     Raises `TrainingError` where too few labelled requests have their answers kept.
     """
     labelled = {row.request_id: row for row in log.requests() if row.label is not None}
-    chains = _kept(log, labelled)
+    chains = kept_chains(log, labelled)
     if len(chains) < LEAST_LABELLED:
         raise TrainingError(
             f"at least {LEAST_LABELLED} labelled requests whose answers were kept are needed "
@@ -112,7 +112,7 @@ def along(judge: Judge, quality: Floats, answers: Answers) -> Floats:
 
 
 @dataclass(frozen=True, slots=True)
-class _Chain:
+class Chain:
     """A labelled request: its answers by tier, in the order of their calls, and whose was handed
     out."""
 
@@ -121,7 +121,7 @@ class _Chain:
     accepted: int
 
 
-def _kept(log: Log, labelled: Mapping[str, LoggedRequest]) -> list[_Chain]:
+def kept_chains(log: Log, labelled: Mapping[str, LoggedRequest]) -> list[Chain]:
     """The labelled requests whose answers can all be read."""
     found: dict[str, dict[int, Answer]] = {}
     accepted: dict[str, int] = {}
@@ -136,18 +136,20 @@ def _kept(log: Log, labelled: Mapping[str, LoggedRequest]) -> list[_Chain]:
             broken.add(name)
             continue
         tier, answers = TIERS.index(attempt.tier), found.setdefault(name, {})
+        if accepted.get(name) == tier:
+            continue  # the label is of the answer handed out, not of a vote's later samples
         answers.pop(tier, None)  # one that was cut and asked for once more: its last word counts
         answers[tier] = read
         if attempt.number == labelled[name].accepted:
             accepted[name] = tier
     return [
-        _Chain(row, found[name], accepted[name])
+        Chain(row, found[name], accepted[name])
         for name, row in labelled.items()
         if name in accepted and name not in broken and TIERS[accepted[name]] in logged_quality(row)
     ]
 
 
-def _read(chains: Sequence[_Chain]) -> Answers:
+def _read(chains: Sequence[Chain]) -> Answers:
     given = {row: chain.answers for row, chain in enumerate(chains)}
     texts = [asked(chain.row) or "" for chain in chains]
     comparable = [can_be_compared(None, ({"role": "user", "content": text},)) for text in texts]
