@@ -161,6 +161,18 @@ def test_the_names_before_the_present_ones_are_read(tmp_path: Path) -> None:
     assert call.usage["prompt_tokens"] == 7
 
 
+@pytest.mark.parametrize(
+    ("system", "prefix"), [("OpenAI", "openai"), ("Anthropic", "anthropic"), ("AWS", "bedrock"),
+                           ("MistralAI", "mistral"), ("TogetherAI", "together_ai")],
+)  # fmt: skip
+def test_a_provider_is_known_in_whatever_case_it_is_written(
+    tmp_path: Path, system: str, prefix: str
+) -> None:
+    named = span(gen_ai__provider__name=None, gen_ai__system=system)
+    call = only(calls("otel-genai", lines(tmp_path / "a.jsonl", [exported(named)])))
+    assert call.model == f"{prefix}/gpt-5.4-mini"
+
+
 def test_an_evaluation_is_a_label(tmp_path: Path) -> None:
     both = [evaluation("right", 0.5), evaluation("kind", 4.0)]
     file = lines(tmp_path / "a.jsonl", [exported(span(events=both))])

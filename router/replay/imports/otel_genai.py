@@ -25,13 +25,14 @@ from router.replay.imports.record import Found, ImportedCall, LeftOut, Reading, 
 from router.replay.imports.row import Row, loads
 
 _CHAT = ("chat", "generate_content", "text_completion")
-# The conventions' names of providers that litellm calls otherwise.
+# Names of providers that litellm calls otherwise, the conventions' and OpenLLMetry's, which writes
+# some with capitals.
 _PROVIDERS = {
-    "aws.bedrock": "bedrock", "az.ai.inference": "azure_ai", "az.ai.openai": "azure",
-    "azure.ai.inference": "azure_ai", "azure.ai.openai": "azure", "gcp.gemini": "gemini",
-    "gcp.gen_ai": "gemini", "gcp.vertex_ai": "vertex_ai", "gemini": "gemini",
-    "ibm.watsonx.ai": "watsonx", "mistral_ai": "mistral", "moonshot_ai": "moonshot",
-    "vertex_ai": "vertex_ai", "x_ai": "xai", "xai": "xai",
+    "aws": "bedrock", "aws.bedrock": "bedrock", "az.ai.inference": "azure_ai",
+    "az.ai.openai": "azure", "azure.ai.inference": "azure_ai", "azure.ai.openai": "azure",
+    "fireworks": "fireworks_ai", "gcp.gemini": "gemini", "gcp.gen_ai": "gemini",
+    "gcp.vertex_ai": "vertex_ai", "ibm.watsonx.ai": "watsonx", "mistral_ai": "mistral",
+    "mistralai": "mistral", "moonshot_ai": "moonshot", "togetherai": "together_ai", "x_ai": "xai",
 }  # fmt: skip
 _EVALUATION = "gen_ai.evaluation.result"
 _ERROR = (2, "STATUS_CODE_ERROR")
@@ -89,7 +90,7 @@ def _call(row: Row, wanted: str | None) -> Found:
         raise row.problem("startTimeUnixNano", "is missing", "a span has to say when it began")
     status = row.row("status")
     failed = status.values.get("code") in _ERROR or said.has("error.type")
-    provider = said.text("gen_ai.provider.name") or said.text("gen_ai.system")
+    provider = (said.text("gen_ai.provider.name") or said.text("gen_ai.system") or "").lower()
     label, notes = _label(row, wanted)
     asked = {name: said.values.get(f"gen_ai.request.{name}") for name in ("max_tokens",)}
     asked["n"] = said.values.get("gen_ai.request.choice.count")
@@ -97,7 +98,7 @@ def _call(row: Row, wanted: str | None) -> Found:
     return ImportedCall(
         id=f"{trace}/{span}",
         time=start,
-        model=with_provider(_PROVIDERS.get(provider, provider) if provider else None, model),
+        model=with_provider(_PROVIDERS.get(provider, provider), model),
         messages=_prompt(said),
         answer=messages_of(said.json("gen_ai.output.messages")),
         params=stops_short(params_of(Row(row.file, row.line, asked, "attributes."))),
