@@ -41,6 +41,20 @@ def test_observations_are_the_same_from_blob_storage_and_from_the_page(tmp_path:
     assert only(calls("langfuse", tmp_path / "d.json")) == GENERATED
 
 
+@pytest.mark.parametrize("nested", [False, True], ids=["the interface", "the page"])
+def test_observations_of_a_trace_have_its_session_user_and_tags(
+    tmp_path: Path, nested: bool
+) -> None:
+    trace = {"id": "t1", "sessionId": "s1", "userId": "ann", "tags": ["nightly"]}
+    bare = {"session_id": None, "user_id": None, "tags": []}
+    turns = [observation(**bare), observation(id="o2", **{**bare, "user_id": "bob"})]
+    document = {**({"trace": trace} if nested else trace), "observations": turns, "scores": []}
+    (tmp_path / "a.json").write_text(json.dumps(document, indent=1))
+    first, second = calls("langfuse", tmp_path / "a.json")
+    assert first == GENERATED
+    assert (second.conversation_id, second.scopes) == ("s1", {"user": "bob"})
+
+
 @pytest.mark.parametrize(
     ("scores", "wanted", "label", "note"),
     [

@@ -16,6 +16,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any, TypeAlias
 from urllib.parse import quote
 
@@ -191,7 +192,14 @@ def _lines(name: str, stream: IO[bytes], lists: Lists, zone: Any) -> Rows:
             yield from _objects(name, number, value, lists, zone)
 
 
-def _objects(name: str, line: int | None, value: Any, lists: Lists, zone: Any) -> Rows:
+def _objects(
+    name: str,
+    line: int | None,
+    value: Any,
+    lists: Lists,
+    zone: Any,
+    within: Mapping[str, Any] = MappingProxyType({}),
+) -> Rows:
     """The rows of one JSON value: itself, or those of the lists that it wraps."""
     if not isinstance(value, Mapping):
         yield ImportFileError(name, line, "", "is not an object", todo="each row must be one")
@@ -201,9 +209,9 @@ def _objects(name: str, line: int | None, value: Any, lists: Lists, zone: Any) -
             for key in group:
                 wrapped = value.get(key)
                 for item in wrapped if isinstance(wrapped, list) else ():
-                    yield from _objects(name, line, item, (), zone)
+                    yield from _objects(name, line, item, (), zone, value)
             return
-    yield Row(name, line, value, zone=zone)
+    yield Row(name, line, value, zone=zone, within=within)
 
 
 def _array(name: str, stream: IO[bytes], zone: Any) -> Rows:

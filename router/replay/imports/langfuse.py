@@ -13,6 +13,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Mapping
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC
 from functools import partial
 from typing import Any
@@ -31,6 +32,7 @@ from router.replay.imports.record import (
 from router.replay.imports.row import Row
 
 _LISTS = (("observations", "scores"), ("data",))
+_OF_TRACE = ("session_id", "user_id", "tags")
 SEVERAL = "several scores: name the one that is the label with --score"
 OUTSIDE = "a score outside 0 to 1 is no label"
 OF_TRACE = "a score of a whole trace, which says nothing of one call"
@@ -98,7 +100,7 @@ def _is_of_trace(row: Row) -> bool:
 def _call(scores: _Scores, wanted: str | None, row: Row) -> Found:
     if _is_score(row):
         return LeftOut(OF_TRACE)
-    row = _named(row)
+    row = _with_trace(_named(row))
     kind = row.text("type")
     if kind != "GENERATION":
         return LeftOut(f"not a call of a chat model: {(kind or 'no type').lower()}")
@@ -136,7 +138,21 @@ def _call(scores: _Scores, wanted: str | None, row: Row) -> Found:
 
 def _named(row: Row) -> Row:
     """The row with its names in snake_case."""
-    return Row(row.file, row.line, {_snake(k): v for k, v in row.values.items()}, zone=row.zone)
+    return replace(row, values={_snake(k): v for k, v in row.values.items()}, prefix="")
+
+
+def _with_trace(row: Row) -> Row:
+    """An observation with its trace's session, user and tags: a trace that was downloaded whole
+    says them once, and not in each of its observations."""
+    whole = Row(row.file, row.line, row.within, zone=row.zone)
+    places = (_named(whole), _named(whole.row("trace")), row)
+    said = {
+        name: place.values[name]
+        for place in places  # what the observation says itself comes last, and counts
+        for name in _OF_TRACE
+        if place.has(name) and place.values[name] != []
+    }
+    return replace(row, values={**row.values, **said})
 
 
 def _snake(name: str) -> str:

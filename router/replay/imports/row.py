@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 from typing import Any
@@ -26,7 +26,8 @@ class Row:
 
     Every method takes a field's name and returns None where it is absent, null or empty, and raises
     `ImportFileError` with file, line, field and value where it is something else than it must be.
-    `zone`: what a time without a zone is in; None where that must not be guessed.
+    `zone`: what a time without a zone is in; None where that must not be guessed. `within`: the
+    object in whose list it stood.
     """
 
     file: str
@@ -34,6 +35,7 @@ class Row:
     values: Mapping[str, Any]
     prefix: str = ""
     zone: Any = UTC
+    within: Mapping[str, Any] = field(default_factory=dict)
 
     def problem(self, field: str, problem: str, todo: str = "") -> ImportFileError:
         """The error for a field, to be raised."""
