@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -12,9 +13,11 @@ from pydantic import BaseModel
 
 from router import Router, wrap
 from router.errors import ConfigurationError, InvalidRequest
+from router.gates.answer import answers_of
+from router.gates.structural import faults
 from tests.conftest import HELLO, MakeRouter, ladder
 from tests.pipeline_kit import NANO_BILL, PIN_NANO, rows
-from tests.provider import Provider, ok, status
+from tests.provider import USAGE, Provider, ok, status
 
 
 @pytest.fixture
@@ -112,6 +115,21 @@ def test_parse_gives_the_parsed_model_back(
     assert reply.choices[0].message.parsed == Colour(name="red", hex="#ff0000")
     sent = provider.wire[0][2]["response_format"]
     assert sent["json_schema"]["name"] == "Colour"
+
+
+def test_a_refusal_is_given_back_as_openai_gives_it(
+    client: OpenAI, router: Router, provider: Provider
+) -> None:
+    message = {"role": "assistant", "content": None, "refusal": "I will not."}
+    choices = [{"index": 0, "finish_reason": "stop", "message": message}]
+    body = {"id": "x", "object": "chat.completion", "created": 1, "model": "t-nano"}
+    provider.default = ok(body=json.dumps({**body, "choices": choices, "usage": USAGE}).encode())
+    wrapped = wrap(client, router)
+    reply = wrapped.chat.completions.create(model="auto", messages=HELLO)
+    assert reply.choices[0].message.refusal == "I will not."
+    parsed = wrapped.chat.completions.parse(model="auto", messages=HELLO, response_format=Colour)
+    assert parsed.choices[0].message.refusal == "I will not."
+    assert faults({}, answers_of(reply)[0]) == ("refusal",)
 
 
 def test_the_stream_helper_works(client: OpenAI, router: Router) -> None:

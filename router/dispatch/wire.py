@@ -77,7 +77,7 @@ def send(call: Call) -> Reply:
     with _Mapped(call):
         response = litellm.completion(**arguments_of(call))
         if not call.stream:
-            return Reply(response)
+            return Reply(_with_refusals(response))
         return Reply(response, _first(call, next(response, _END)))
 
 
@@ -87,8 +87,18 @@ async def asend(call: Call) -> Reply:
     with _Mapped(call):
         response = await litellm.acompletion(**arguments_of(call))
         if not call.stream:
-            return Reply(response)
+            return Reply(_with_refusals(response))
         return Reply(response, _first(call, await anext(response, _END)))
+
+
+def _with_refusals(response: Any) -> Any:
+    """The response, in which a refusal stands where OpenAI has it: litellm puts it aside."""
+    for choice in response.choices:
+        message = choice.message
+        aside = getattr(message, "provider_specific_fields", None) or {}
+        if aside.get("refusal") and getattr(message, "refusal", None) is None:
+            message.refusal = aside["refusal"]
+    return response
 
 
 class _Mapped:
