@@ -62,8 +62,8 @@ from router.replay.off_policy.facts import Facts
 from router.replay.off_policy.looks import STOP, Looks, nothing
 from router.replay.off_policy.path import Path as Path_
 from router.replay.off_policy.path import add_policy, path_of
-from router.replay.off_policy.replay import refusals, spread_of
 from router.replay.off_policy.sums import LOGGED, PolicySums, Tally, add_logged, rows_of
+from router.replay.off_policy.support import refusals, spread_of
 from router.replay.off_policy.target import of_policy
 from router.replay.verifier_training import train_verifier
 from router.types import TIERS

@@ -21,8 +21,9 @@ from router.replay.off_policy.looks import Looks, joined, nothing
 from router.replay.off_policy.measure import Question, measure
 from router.replay.off_policy.paired import Moves, pair
 from router.replay.off_policy.path import Path, add_policy, as_logged, path_of
-from router.replay.off_policy.replay import conclude, refusals
+from router.replay.off_policy.replay import conclude
 from router.replay.off_policy.sums import LOGGED, PolicySums, Tally, add_logged, rows_of
+from router.replay.off_policy.support import refusals
 from router.replay.off_policy.table import LeftOut, to_table
 from router.replay.off_policy.table import rows_of as table_rows
 from router.replay.off_policy.target import Named, of_policy

@@ -12,7 +12,8 @@ from router.errors import ReplayError
 from router.replay.off_policy.estimate import estimate
 from router.replay.off_policy.measure import AS_LOGGED, Question, measure, merged
 from router.replay.off_policy.paired import Moves, pair
-from router.replay.off_policy.replay import Replay, conclude, question_of, spread_of
+from router.replay.off_policy.replay import Replay, conclude, question_of
+from router.replay.off_policy.support import spread_of
 from router.replay.off_policy.target import Named
 from tests.off_policy_kit import estimated, log
 

@@ -20,14 +20,14 @@ from router.replay.off_policy.batch import LogBatch
 from router.replay.off_policy.estimate import Estimates, Replicates, estimate
 from router.replay.off_policy.measure import Sums
 from router.replay.off_policy.path import Path, onward_of, path_of
-from router.replay.off_policy.replay import (
+from router.replay.off_policy.replay import shown
+from router.replay.off_policy.support import (
     BEST,
     MOST_UNSUPPORTED,
     few_calls,
     no_quality,
     refusals,
     refuse_log,
-    shown,
 )
 from router.replay.off_policy.target import known_costs
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from router.errors import ConfigurationError, PolicyError, ReplayError
 from router.replay.off_policy.paired import Paired
-from router.replay.off_policy.replay import LEAST_EFFECTIVE, MOST_UNSUPPORTED
+from router.replay.off_policy.support import LEAST_EFFECTIVE, MOST_UNSUPPORTED
 from router.replay.tuning.space import Base, Settings, Space
 from router.replay.tuning.stretch import Stretch
 

@@ -19,8 +19,8 @@ from router.replay.off_policy.looks import joined as joined_looks
 from router.replay.off_policy.measure import Question, Sums, measure
 from router.replay.off_policy.paired import Moves, Paired, difference
 from router.replay.off_policy.path import Path, add_policy, path_of
-from router.replay.off_policy.replay import refuse_log
 from router.replay.off_policy.sums import PolicySums, rows_of
+from router.replay.off_policy.support import refuse_log
 
 if TYPE_CHECKING:
     from router.replay.off_policy.target import Target
