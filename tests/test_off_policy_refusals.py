@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 
+from router.decide import Bar
 from router.errors import ReplayError
 from router.replay.off_policy.estimate import estimate
 from router.replay.off_policy.measure import AS_LOGGED, Question, measure, merged
@@ -242,7 +243,69 @@ def test_requests_that_a_policy_refuses_are_counted_and_in_no_figure():
     found = conclude(measure([batch], question), "mid").policies[0]
     assert found.support["refused_requests"] == 100
     assert found.support["rows"] == 1900
-    assert "refused 100 requests" in found.warnings[0]
+    assert "refused 100 of the 2,000 requests" in found.warnings[0]
+
+
+def refusing(batch, *, arm):
+    """An arm for the cheaper half of the requests, and none for the others, the dear ones."""
+    most = batch.upper[:, 2]
+    return np.where(most <= np.median(most), arm, -1)
+
+
+def test_a_policy_that_refuses_many_requests_saves_nothing_by_that():
+    batch = log(6000)
+    named = Named("ceiling", partial(refusing, arm=2))
+    found = conclude(measure([batch], question_of([named], ["nano", "mini", "mid"], None)), "mid")
+    [it] = found.policies
+    served = np.flatnonzero(refusing(batch, arm=2) == 2)
+    of_served = 0.8 * np.exp(0.02) * batch.expected[served, 2].mean() / 1e9
+    assert it.figures["cost"]["doubly_robust"]["value"] == pytest.approx(of_served, rel=0.05)
+    assert (it.saved_usd, it.over_random_mix, it.against_log) == (None, None, {})
+    [said] = [each for each in it.warnings if "refused" in each]
+    assert "refused 3,000 of the 6,000 requests" in said
+    assert "no difference to the log, to a mix of tiers or to always-baseline" in said
+    assert found.baseline["saved_usd"] is not None  # what the log itself saved is known as ever
+
+
+def test_a_few_refused_requests_are_left_out_of_what_is_saved():
+    batch = log(6000)
+
+    def few(batch):
+        return np.where(np.arange(len(batch)) < 50, -1, 0)
+
+    asked = question_of([Named("few", few)], ["nano", "mid"], None)
+    sums = measure([batch], asked)
+    [it] = conclude(sums, "mid").policies
+    cost = {
+        name: estimate(sums.logged, sums.policies[name]).by_outcome["cost"]["doubly_robust"]
+        for name in ("few", "always mid")
+    }
+    a_request = float(cost["always mid"].minus(cost["few"]).values[0]) / 1e9
+    assert it.saved_usd["value"] == pytest.approx(5950 * a_request)
+    assert set(it.against_log) == {"quality", "cost", "latency"}
+
+
+def test_a_baseline_tier_that_cannot_take_every_request_is_no_baseline():
+    batch = log(6000)
+    barred = batch.barred.copy()
+    barred[:200, 2] = Bar.NO_VISION
+    asked = question_of([Named("it", lambda b: np.zeros(len(b), int))], ["nano", "mid"], None)
+    found = conclude(measure([replace(batch, barred=barred)], asked), "mid")
+    assert (found.baseline["honest_usd"], found.baseline["saved_usd"]) == (None, None)
+    assert "refused 200 of the 6,000 requests" in found.baseline["why_not_honest"]
+    [it] = found.policies
+    assert it.saved_usd is None
+    assert it.over_random_mix is None  # one tier alone is no mix
+    assert it.against_log
+
+
+def test_a_difference_over_the_log_is_of_the_requests_that_are_served():
+    batch = log(6000)
+    policies = [Named(name, partial(refusing, arm=arm)) for name, arm in (("old", 2), ("new", 0))]
+    moves = Moves("old", "new")
+    found = pair(measure([batch], Question(tuple(policies)), moves.watch), "old", "new", moves)
+    assert found.refused == ()  # of both the same requests are refused
+    assert found.over_log["value"] == pytest.approx(3000 * found.cost["value"])
 
 
 def test_a_call_after_which_the_log_went_on_says_nothing_of_one_that_stops():

@@ -115,7 +115,11 @@ def _figures(data: dict[str, Any], console: Console) -> None:
         f"Cost of 1,000 requests: {usd(was)} → {usd(now)}, {_dollars(per_thousand)}"
         + (said if percent else "")
     )
-    console.print(f"Over the {data['log']['rows']:,} requests of the log: {_dollars(whole)}")
+    refused = support["new"]["refused_requests"]
+    served = " that are served" if refused else ""
+    console.print(
+        f"Over the {data['log']['rows'] - refused:,} requests of the log{served}: {_dollars(whole)}"
+    )
     if quality := difference["quality"]:
         console.print(
             f"Quality: {support['old']['quality']:.4f} → {support['new']['quality']:.4f}, "

@@ -87,7 +87,9 @@ def command(
     data["notes"] = [*asked.notes]
     for each in data["policies"]:
         budgets, cost = asked.budgets.get(each["name"], ()), each["best"].get("cost")
-        data["notes"] += about_budgets(each["name"], budgets, cost, sums.facts)
+        served = each["support"]["rows"] / sums.facts.rows  # what it refuses spends nothing
+        spent = None if cost is None else {key: value * served for key, value in cost.items()}
+        data["notes"] += about_budgets(each["name"], budgets, spent, sums.facts)
     emit(data, as_json, lambda console: _render(data, console))
     if any(each["refused"] for each in data["policies"]):
         sys.exit(1)

@@ -181,9 +181,14 @@ class Paired:
     warnings: tuple[str, ...]
 
     @property
+    def served(self) -> int:
+        """How many requests of the log NEW does not refuse; OLD's are the same but for a few."""
+        return self.rows - int(self.new["refused_requests"])
+
+    @property
     def over_log(self) -> dict[str, float] | None:
-        """The difference in US dollars over all requests of the log."""
-        return None if self.cost is None else {k: v * self.rows for k, v in self.cost.items()}
+        """The difference in US dollars over all requests of the log that are served."""
+        return None if self.cost is None else {k: v * self.served for k, v in self.cost.items()}
 
 
 def pair(sums: Sums, old: str, new: str, moves: Moves) -> Paired:

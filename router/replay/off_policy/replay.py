@@ -19,10 +19,11 @@ from router.replay.off_policy.measure import AS_LOGGED, Question, Sums
 from router.replay.off_policy.sums import OUTCOMES
 from router.replay.off_policy.support import (
     BEST,
-    LEAST_HELD_OUT,
     MOST_UNSUPPORTED,
     few_calls,
+    no_baseline,
     no_quality,
+    other_requests,
     refusals,
     refuse_log,
     spread_of,
@@ -39,9 +40,10 @@ class PolicyResult:
     """One policy: estimates, how they came about, and why they are missing where they are.
 
     `figures`: outcome → estimator → value and 95% interval; cost in US dollars a request, quality a
-    share of good answers, latency in seconds. `against_log`: the difference to the log's own
-    choices. `saved_usd`: against always-baseline, over the whole log. `over_random_mix`: quality
-    beyond the best random mix of single tiers at the same cost.
+    share of good answers, latency in seconds, all of the requests that it serves. `against_log`:
+    the difference to the log's own choices. `saved_usd`: against always-baseline, over the whole
+    log. `over_random_mix`: quality beyond the best random mix of single tiers at the same cost.
+    These three are missing where it refuses more than a few requests: the others' are of all.
     """
 
     name: str
@@ -108,7 +110,7 @@ def conclude(sums: Sums, baseline: Tier, *, model_only: bool = False) -> Replay:
             (each.by_outcome["cost"][BEST], each.by_outcome["quality"][BEST])
             for name, each in found.items()
             if name.startswith(_ALWAYS) and each.rows and not refusals(each, facts)
-            and not no_quality(each, facts)
+            and not no_quality(each, facts) and not other_requests(each, facts)
             and "cost" in each.known
         ]
     )  # fmt: skip
@@ -157,7 +159,13 @@ def _result(
     if "quality" in outcomes and (why := no_quality(found, facts)):
         outcomes.remove("quality")
         warnings.append(why)
-    if policy.refused:
+    apart = other_requests(found, facts) if found.rows else None
+    if apart:
+        warnings.append(
+            f"{apart}: its figures are of the others alone, so there is no difference to the log, "
+            "to a mix of tiers or to always-baseline"
+        )
+    elif policy.refused:
         warnings.append(f"it would have refused {policy.refused:,} requests; they are in no figure")
     if 0 < found.unsupported <= MOST_UNSUPPORTED and outcomes:
         warnings.append(
@@ -178,17 +186,19 @@ def _result(
             if key in found.by_outcome[outcome]
         }
         figures[outcome] = {**each, BEST: each[best]}
+        if apart:
+            continue
         own = logged.by_outcome[outcome]["ips" if outcome == "cost" else "snips"]
         difference[outcome] = shown(
             found.by_outcome[outcome][best].minus(own), scale, spread, (-math.inf, math.inf)
         )
     saved = None
-    if "cost" in outcomes and against is not None and not refusals(against, facts, LEAST_HELD_OUT):
+    if "cost" in outcomes and not apart and against is not None and not no_baseline(against, facts):
         change = against.by_outcome["cost"][BEST].minus(found.by_outcome["cost"][best])
         spread = spread_of("cost", found) + spread_of("cost", against)
-        saved = shown(change, NANO_PER_USD / facts.rows, spread, (-math.inf, math.inf))
+        saved = shown(change, NANO_PER_USD / found.rows, spread, (-math.inf, math.inf))
     over_mix = None
-    if mix is not None and "quality" in outcomes and not name.startswith(_ALWAYS):
+    if mix is not None and "quality" in outcomes and not apart and not name.startswith(_ALWAYS):
         cost, quality = _costs_and_quality(name, found, best)
         over_mix = shown(quality.minus(mix(cost)), 1, 0.0, (-math.inf, math.inf))
     support = {
@@ -281,14 +291,12 @@ def _baseline(
     naive = facts.naive / NANO_PER_USD if facts.naive_rows else None
     reasons = [f"no arm of tier {tier} is in the log"]
     if against is not None:
-        reasons = refusals(against, facts, LEAST_HELD_OUT)
-    if against is not None and "cost" not in against.known:
-        reasons.append("no request of the log has a known cost")
+        reasons = no_baseline(against, facts)
     honest = None
     if against is not None and not reasons:
         spread = spread_of("cost", against)
         cost = against.by_outcome["cost"][BEST]
-        honest = shown(cost, NANO_PER_USD / facts.rows, spread, (0.0, math.inf))
+        honest = shown(cost, NANO_PER_USD / against.rows, spread, (0.0, math.inf))
     return {
         "tier": tier,
         "spent_usd": spent,

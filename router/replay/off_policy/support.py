@@ -65,6 +65,25 @@ def refusals(found: Estimates, facts: Facts, least: int = LEAST_EFFECTIVE) -> li
     return reasons
 
 
+def other_requests(found: Estimates, facts: Facts) -> str | None:
+    """Why a policy's figures are not of the requests that the log's are: it refuses too many of
+    them. None where they are."""
+    refused = facts.rows - found.rows
+    if refused <= MOST_UNSUPPORTED * facts.rows:
+        return None
+    return f"it would have refused {refused:,} of the {facts.rows:,} requests"
+
+
+def no_baseline(found: Estimates, facts: Facts) -> list[str]:
+    """Why the log cannot say what always taking the baseline tier would have cost."""
+    reasons = refusals(found, facts, LEAST_HELD_OUT)
+    if found.rows and (why := other_requests(found, facts)):
+        reasons.append(f"that tier cannot take every request: {why}")
+    if "cost" not in found.known:
+        reasons.append("no request of the log has a known cost")
+    return reasons
+
+
 def no_quality(found: Estimates, facts: Facts) -> str | None:
     """Why the quality of a policy is not estimated; None where it is."""
     if facts.labelled < LEAST_LABELS:
