@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from router.decide import UNKNOWN
+from router.replay.off_policy.diff import Thresholds
 from router.replay.off_policy.estimate import (
     FOLDS,
     Replicates,
@@ -18,7 +21,8 @@ from router.replay.off_policy.estimate import (
     unskewed,
 )
 from router.replay.off_policy.measure import Question, measure, merged
-from router.replay.off_policy.replay import conclude
+from router.replay.off_policy.paired import Moves, pair
+from router.replay.off_policy.replay import conclude, question_of
 from router.replay.off_policy.sums import GROUPS
 from router.replay.off_policy.target import Named
 from tests.off_policy_kit import estimated, log, truth
@@ -191,3 +195,71 @@ def test_a_policy_that_does_what_the_log_did_costs_what_the_log_cost():
     assert found.figures["cost"]["doubly_robust"]["value"] * 1e9 == pytest.approx(batch.cost.mean())
     assert found.figures["quality"]["snips"]["value"] == pytest.approx(batch.label.mean())
     assert found.against_log["cost"]["value"] == pytest.approx(0, abs=1e-12)
+
+
+def always(batch, arm):
+    """What always taking one arm would have come to."""
+    named = Named("it", lambda b: np.full(len(b), arm))
+    return conclude(measure([batch], Question((named,))), "mid").policies[0]
+
+
+def without_a_price(batch, arm, share=1.0):
+    """The same log, had no price of an arm been known, to decide by or to bill by."""
+    expected, some = batch.expected.copy(), np.random.default_rng(0).random(len(batch)) < share
+    expected[some, arm] = UNKNOWN
+    cost = np.where((batch.chosen == arm) & some, np.nan, batch.cost)
+    return replace(batch, expected=expected, cost=cost)
+
+
+def test_an_arm_without_a_price_is_not_free():
+    batch = without_a_price(log(4000), 1)
+    policies = [Named(name, lambda b, arm=arm: np.full(len(b), arm)) for name, arm in
+                (("mini", 1), ("mid", 2))]  # fmt: skip
+    tiers = ["nano", "mini", "mid"]
+    moves = Moves("mid", "mini")
+    sums = measure([batch], question_of(policies, tiers, None), moves.watch)
+    found = conclude(sums, "mid")
+    mini, mid = found.policies
+    for it in (mini, found.singles[1]):
+        assert set(it.figures) == {"quality", "latency"}
+        assert (it.saved_usd, it.over_random_mix) == (None, None)
+        assert any("mini:m-mini would be called" in each for each in it.warnings)
+    # The log's own calls were of that arm too, so there is nothing to hold the other against.
+    assert mid.figures["cost"]
+    assert set(mid.against_log) == {"quality", "latency"}
+    assert mid.saved_usd["value"] == 0
+    assert found.log["cost_per_request_usd"] is None
+    assert (found.baseline["saved_usd"], found.log["over_random_mix"]) == (None, None)
+    assert "mini:m-mini would be called" in found.baseline["why_not_saved"]
+    assert any(each.startswith("as logged: cost is not") for each in found.warnings)
+    between = pair(sums, "mid", "mini", moves)
+    assert (between.cost, between.cost_pct, between.value, between.over_log) == (None,) * 4
+    assert between.quality is not None
+    assert between.new["cost_per_request_usd"] is None
+    assert between.why_no_cost.startswith("mini: cost is not estimated: mini:m-mini would be")
+    assert Thresholds(cost=5).broken(between) == [
+        f"cost is held to a threshold: {between.why_no_cost}"
+    ]
+
+
+def test_an_arm_whose_bills_are_known_needs_no_predicted_price():
+    batch = log(4000)
+    full = always(batch, arm=1).figures["cost"]["doubly_robust"]["value"]
+    for share in (0.5, 1.0):
+        unpredicted = replace(batch, expected=without_a_price(batch, 1, share).expected)
+        found = always(unpredicted, arm=1).figures["cost"]["doubly_robust"]["value"]
+        assert found == pytest.approx(full, rel=0.15)
+
+
+@pytest.mark.parametrize(("share", "known"), [(0.5, False), (0.005, True)])
+def test_an_arm_may_be_without_a_price_for_a_few_calls_alone(share, known):
+    found = always(without_a_price(log(4000), 1, share), arm=1)
+    assert ("cost" in found.figures) is known
+
+
+def test_a_free_arm_is_free():
+    batch = log(4000)
+    expected, cost = batch.expected.copy(), np.where(batch.chosen == 0, 0.0, batch.cost)
+    expected[:, 0] = 0
+    found = always(replace(batch, expected=expected, cost=cost), arm=0)
+    assert found.figures["cost"]["doubly_robust"]["value"] == 0

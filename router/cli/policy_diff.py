@@ -105,7 +105,18 @@ def _plain(value: Any) -> str:
 
 
 def _figures(data: dict[str, Any], console: Console) -> None:
-    """The difference in one line for each outcome."""
+    """The difference in one line for each outcome that is known."""
+    difference, support = data["difference"], data["support"]
+    if difference["cost_per_1000_usd"]:
+        _costs(data, console)
+    if quality := difference["quality"]:
+        console.print(
+            f"Quality: {support['old']['quality']:.4f} → {support['new']['quality']:.4f}, "
+            f"{quality['value']:+.4f} ({quality['low']:+.4f} to {quality['high']:+.4f})"
+        )
+
+
+def _costs(data: dict[str, Any], console: Console) -> None:
     difference, support = data["difference"], data["support"]
     per_thousand, whole = difference["cost_per_1000_usd"], difference["cost_over_log_usd"]
     percent = difference["cost_pct"]
@@ -120,11 +131,6 @@ def _figures(data: dict[str, Any], console: Console) -> None:
     console.print(
         f"Over the {data['log']['rows'] - refused:,} requests of the log{served}: {_dollars(whole)}"
     )
-    if quality := difference["quality"]:
-        console.print(
-            f"Quality: {support['old']['quality']:.4f} → {support['new']['quality']:.4f}, "
-            f"{quality['value']:+.4f} ({quality['low']:+.4f} to {quality['high']:+.4f})"
-        )
 
 
 def _dollars(figure: dict[str, float]) -> str:

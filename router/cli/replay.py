@@ -228,7 +228,7 @@ def _savings(baseline: dict[str, Any]) -> list[str]:
     else:
         said.append(
             f"Saved against always-{tier}: {usd(baseline['predicted_saved_usd'])} by prediction "
-            f"alone. The log cannot check it: {baseline['why_not_honest']}."
+            f"alone. The log cannot check it: {baseline['why_not_saved']}."
         )
     if baseline["naive_saved_usd"] is not None:
         said.append(

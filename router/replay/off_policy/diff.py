@@ -42,7 +42,9 @@ class Thresholds:
         said = []
         low, high = ("low", "high") if self.unless_sure else ("high", "low")
         if self.cost is not None:
-            if found.cost_pct is None:
+            if found.why_no_cost:
+                said.append(f"cost is held to a threshold: {found.why_no_cost}")
+            elif found.cost_pct is None:
                 said.append("the cost of OLD is 0: no increase can be given in percent of it")
             elif found.cost_pct[high] > self.cost:
                 said.append(
@@ -90,11 +92,12 @@ class PolicyDiff:
             "settings": [asdict(each) for each in self.settings],
             "log": self.log,
             "difference": None
-            if found is None or found.cost is None
+            if found is None or found.refused
             else {
-                "cost_per_1000_usd": {k: 1000 * v for k, v in found.cost.items()},
+                "cost_per_1000_usd": found.cost and {k: 1000 * v for k, v in found.cost.items()},
                 "cost_over_log_usd": found.over_log,
                 "cost_pct": found.cost_pct,
+                "why_no_cost": found.why_no_cost,
                 "quality": found.quality,
                 "why_no_quality": found.why_no_quality,
             },
@@ -146,8 +149,7 @@ def policy_diff(
         return PolicyDiff(*stamps, settings, None, None, None, (str(error),), (), (), said)
     broken = [] if found.refused else (thresholds or Thresholds()).broken(found)
     warnings = [*warnings_of(sums.facts, sums.logged), *found.warnings]
-    if found.why_no_quality:
-        warnings.append(found.why_no_quality)
+    warnings += filter(None, (found.why_no_cost, found.why_no_quality))
     if left := [each.key for each in settings if not _followed(each.key)]:
         warnings.append(f"the figures leave out what these would do: {', '.join(left)}")
     return PolicyDiff(

@@ -44,6 +44,7 @@ FOLDS = 5
 # The effective number of an arm's calls below which what they cost is not known from the log: bills
 # are skewed, and of so few the dear ones may well be missing.
 LEAST_CALLS = 10
+MOST_UNPRICED = 0.01  # of an arm's calls, whose cost may be unknown before the policy's is
 ESTIMATORS = ("direct", "ips", "snips", "doubly_robust", "switch")
 # The recalibration leans on the logged prediction as if so many more rows had agreed with it.
 _PRIOR_LEVEL, _PRIOR_SLOPE = 0.5, 2.0
@@ -138,11 +139,11 @@ class Estimates:
     `unsupported_cost`: the shares of requests and of predicted cost where the log had no chance of
     doing what the policy does; `thin_cost`: the share of predicted cost that is of calls of the
     arms `thin`, of which such a log shows too few (`LEAST_CALLS`); `blind`: arms that it uses and
-    of which no label is known; `went_on`: agreeing rows after whose answer the log made another
-    call without keeping what the look found, so that what came of them is not what comes of a
-    single call; `unseen`: rows whose answers it would look at, and the log did not; `groups` of
-    conversations, from which intervals
-    come; `known`: outcomes that the log has of any request.
+    of which no label is known; `unpriced`: arms that it calls where no cost is predicted, and of
+    which the log has no bill either; `went_on`: agreeing rows after whose answer the log made
+    another call without keeping what the look found, so that what came of them is not what comes of
+    a single call; `unseen`: rows whose answers it would look at, and the log did not; `groups` of
+    conversations, from which intervals come; `known`: outcomes that the log has of any request.
     """
 
     by_outcome: Mapping[str, Mapping[str, Replicates]]
@@ -156,6 +157,7 @@ class Estimates:
     largest_weight: float
     cut: float | None
     blind: tuple[str, ...]
+    unpriced: tuple[str, ...]
     went_on: int
     unseen: int
     groups: int
@@ -186,6 +188,9 @@ def estimate(logged: Tally, sums: PolicySums) -> Estimates:
         for at, key in enumerate(keys)
         if total[at, _D["handed"]] and not whole[at, _L["quality.m"]]
     ]
+    # What is neither predicted nor billed counts as 0: of an arm with other bills, a few may.
+    some = np.where(whole[:, _L["cost.m"]] > 0, MOST_UNPRICED * total[:, _D["calls"]], 0.0)
+    unpriced = (total[:, _D["unpriced"]] > some) & (whole[:, _L["billed"]] == 0)
     calls, varies = total[:, _D["supported"]], total[:, _D["supported.v"]]
     few = calls**2 < LEAST_CALLS * varies
     n, weights = total[:, _D["requests"]].sum(), matched[:, _A["w"]].sum()
@@ -202,6 +207,7 @@ def estimate(logged: Tally, sums: PolicySums) -> Estimates:
         largest_weight=sums.largest_weight,
         cut=cut,
         blind=tuple(blind),
+        unpriced=tuple(f"{key[0]}:{key[1]}" for at, key in enumerate(keys) if unpriced[at]),
         went_on=sums.went_on,
         unseen=sums.unseen,
         groups=len(used),
@@ -298,8 +304,8 @@ def _model(name: str, seen: Floats) -> tuple[Floats, Floats]:
         overall = y.sum(axis=2, keepdims=True) / np.maximum(m.sum(axis=2, keepdims=True), 1)
         return np.where(m > 0, y / np.maximum(m, 1), overall), np.zeros_like(m)
     if name == "cost":
-        usual = x / np.maximum(m, 1)
-        return np.zeros_like(m), np.where(x > 0, (y + usual) / np.maximum(x + usual, 1e-300), 1.0)
+        usual, some = x / np.maximum(m, 1), x > 0
+        return np.zeros_like(m), np.where(some, (y + usual) / np.where(some, x + usual, 1.0), 1.0)
     n, ss, dy, dxy = m + _PRIOR_LEVEL, xx + _PRIOR_SLOPE, y - x, xy - xx
     determinant = n * ss - x * x
     return (ss * dy - x * dxy) / determinant, 1 + (n * dxy - x * dy) / determinant

@@ -25,6 +25,7 @@ from router.replay.off_policy.support import (
     BEST,
     MOST_UNSUPPORTED,
     few_calls,
+    no_cost,
     no_quality,
     refusals,
     refuse_log,
@@ -165,8 +166,8 @@ class Paired:
     """NEW - OLD, each figure with its 95% interval as {value, low, high, error}.
 
     `cost`: US dollars a request; `cost_pct`: the same in percent of what OLD costs; `quality`: a
-    share of good answers; None where it cannot be said, `why_no_quality` then says why. `old`,
-    `new`: cost and quality of each. `refused`: why nothing is estimated at all.
+    share of good answers; None where it cannot be said, `why_no_quality` and `why_no_cost` then say
+    why. `old`, `new`: cost and quality of each. `refused`: why nothing is estimated at all.
     """
 
     rows: int
@@ -179,6 +180,12 @@ class Paired:
     new: dict[str, Any]
     refused: tuple[str, ...]
     warnings: tuple[str, ...]
+    why_no_cost: str | None = None
+
+    @property
+    def why_not(self) -> str | None:
+        """Why it is not known of one of cost and quality; None where both are."""
+        return "; ".join(filter(None, (self.why_no_cost, self.why_no_quality))) or None
 
     @property
     def served(self) -> int:
@@ -224,7 +231,9 @@ def difference(
         for name in (old, new)
         if (count := sums.policies[name].refused)
     ]
-    warnings += [f"{name}: {few_calls(found[name])}" for name in (old, new) if found[name].thin]
+    unpriced = _both((name, why) for name in (old, new) if (why := no_cost(found[name])))
+    if not unpriced:
+        warnings += [f"{name}: {few_calls(found[name])}" for name in (old, new) if found[name].thin]
     if moves.refusals > MOST_UNSUPPORTED * moves.rows:
         refused.append(
             f"{moves.refusals:,} requests are refused by one policy alone: the figures of the two "
@@ -239,22 +248,26 @@ def difference(
     lost, lost_cost = moves.lost / moves.rows, moves.lost_cost / moves.rows
     # Of calls of which there are too few, both may have the same.
     lost_cost += abs(_thin(after) - _thin(before))
-    cost = _minus(after, before, "cost")
+    dearer = _minus(after, before, "cost")
     was = before.by_outcome["cost"][BEST].values
-    share = Replicates(100 * cost.values / np.where(was == 0, np.nan, was))
-    quality = value = None
+    cost = cost_pct = quality = value = None
+    if not unpriced:
+        cost = shown(dearer, NANO_PER_USD, lost_cost, _ANYTHING)
+        share = Replicates(100 * dearer.values / np.where(was == 0, np.nan, was))
+        if was[0]:
+            cost_pct = shown(share, 1, 100 * lost_cost / float(was[0]), _ANYTHING)
     blind = _both((name, why) for name in (old, new) if (why := no_quality(found[name], facts)))
     if not blind:
         better = _minus(after, before, "quality")
         quality = shown(better, 1, lost, _ANYTHING)
-        if cost_weight is not None:
+        if cost_weight is not None and not unpriced:
             weight = cost_weight / NANO_PER_USD
-            worth = Replicates(better.values - weight * cost.values)
+            worth = Replicates(better.values - weight * dearer.values)
             value = shown(worth, 1, lost + weight * lost_cost, _ANYTHING)
     return Paired(
         rows=facts.rows,
-        cost=shown(cost, NANO_PER_USD, lost_cost, _ANYTHING),
-        cost_pct=shown(share, 1, 100 * lost_cost / float(was[0]), _ANYTHING) if was[0] else None,
+        cost=cost,
+        cost_pct=cost_pct,
         quality=quality,
         value=value,
         why_no_quality="; ".join(blind) or None,
@@ -262,6 +275,7 @@ def difference(
         new=sides[new],
         refused=(),
         warnings=tuple(warnings),
+        why_no_cost="; ".join(unpriced) or None,
     )
 
 
@@ -286,7 +300,7 @@ def _side(sums: Sums, name: str, found: Estimates) -> dict[str, Any]:
     cost, quality = (found.by_outcome[outcome][BEST] for outcome in ("cost", "quality"))
     values: Floats = np.array([cost.values[0], quality.values[0]])
     return {
-        "cost_per_request_usd": float(values[0]) / NANO_PER_USD,
+        "cost_per_request_usd": None if no_cost(found) else float(values[0]) / NANO_PER_USD,
         "quality": float(values[1]),
         "agreed": found.agreed,
         "effective": found.effective,

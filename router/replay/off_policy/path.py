@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from router.decide import UNKNOWN
 from router.looks import STOP
 from router.replay.off_policy.batch import LogBatch
 from router.replay.off_policy.sums import CUTS, Calls, PolicySums, Rows, calls_of
@@ -172,6 +173,9 @@ class _Walk:
             "quality.x": before * step.hoped,
             "cost.x": call * (cost + step.later),
         }
+        unpriced = self._batch.expected[at, arm] == UNKNOWN
+        if unpriced.any():
+            columns["unpriced"] = call * unpriced
         if step.first:
             columns["requests"] = None
         self._sums.decided.add(self._batch.arms, rows.group[at], arm, columns)

@@ -22,6 +22,7 @@ from router.replay.off_policy.support import (
     MOST_UNSUPPORTED,
     few_calls,
     no_baseline,
+    no_cost,
     no_quality,
     other_requests,
     refusals,
@@ -104,6 +105,8 @@ def conclude(sums: Sums, baseline: Tier, *, model_only: bool = False) -> Replay:
     warnings = warnings_of(facts, sums.logged)
     found = {name: estimate(sums.logged, each) for name, each in sums.policies.items()}
     logged = found[AS_LOGGED]
+    if why := no_cost(logged):
+        warnings.append(f"{AS_LOGGED}: {why}")
     against = found.get(f"{_ALWAYS}{baseline}")
     mix = random_mix(
         [
@@ -111,7 +114,7 @@ def conclude(sums: Sums, baseline: Tier, *, model_only: bool = False) -> Replay:
             for name, each in found.items()
             if name.startswith(_ALWAYS) and each.rows and not refusals(each, facts)
             and not no_quality(each, facts) and not other_requests(each, facts)
-            and "cost" in each.known
+            and not no_cost(each)
         ]
     )  # fmt: skip
     results = [
@@ -124,7 +127,7 @@ def conclude(sums: Sums, baseline: Tier, *, model_only: bool = False) -> Replay:
     return Replay(
         log={**as_dict(facts), **_of_log(own)},
         policies=tuple(each for each in results if each is not own and each not in singles),
-        baseline=_baseline(facts, own, against, baseline),
+        baseline=_baseline(facts, own, logged, against, baseline),
         singles=singles,
         warnings=tuple(warnings),
         sums=sums,
@@ -154,8 +157,9 @@ def _result(
         estimators = ("direct",)
     seen = {*found.known, "quality"}  # of which `no_quality` says more
     outcomes = [] if refused else [each for each in OUTCOMES if each in seen]
-    if not refused and "cost" not in found.known:
-        warnings.append("cost is not estimated: no request of the log has a known one")
+    if not refused and (why := no_cost(found)):
+        outcomes = [each for each in outcomes if each != "cost"]
+        warnings.append(why)
     if "quality" in outcomes and (why := no_quality(found, facts)):
         outcomes.remove("quality")
         warnings.append(why)
@@ -186,7 +190,7 @@ def _result(
             if key in found.by_outcome[outcome]
         }
         figures[outcome] = {**each, BEST: each[best]}
-        if apart:
+        if apart or (outcome == "cost" and no_cost(logged)):
             continue
         own = logged.by_outcome[outcome]["ips" if outcome == "cost" else "snips"]
         difference[outcome] = shown(
@@ -198,7 +202,8 @@ def _result(
         spread = spread_of("cost", found) + spread_of("cost", against)
         saved = shown(change, NANO_PER_USD / found.rows, spread, (-math.inf, math.inf))
     over_mix = None
-    if mix is not None and "quality" in outcomes and not apart and not name.startswith(_ALWAYS):
+    both = {"cost", "quality"} <= set(outcomes)
+    if mix is not None and both and not apart and not name.startswith(_ALWAYS):
         cost, quality = _costs_and_quality(name, found, best)
         over_mix = shown(quality.minus(mix(cost)), 1, 0.0, (-math.inf, math.inf))
     support = {
@@ -282,6 +287,7 @@ def _of_log(own: PolicyResult) -> dict[str, Any]:
 def _baseline(
     facts: Facts,
     own: PolicyResult,
+    logged: Estimates,
     against: Estimates | None,
     tier: Tier,
 ) -> dict[str, Any]:
@@ -307,4 +313,6 @@ def _baseline(
         "naive_usd": naive,
         "naive_saved_usd": None if naive is None else naive - spent,
         "why_not_honest": "; ".join(reasons) or None,
+        "why_not_saved": "; ".join(dict.fromkeys([*reasons, *filter(None, [no_cost(logged)])]))
+        or None,
     }

@@ -31,12 +31,14 @@ CUTS = (5.0, 20.0, 100.0)
 # Of an arm's answers that were handed out (n) and of its calls (calls), and for each outcome how
 # many have it known (m), with the sums of its prediction x, of its value y, and of their products.
 # Quality is of answers, cost and latency are of calls.
+# `billed`: calls of which no cost was predicted and one is known.
 # `told.m`: labels that nobody drew; `sampled.*`: labels that were drawn by a known rate, with the
 # sum of its inverse (m) and what that sum varies by (v).
 LOGGED = (
     "n",
     "calls",
     *(f"{o}.{c}" for o in OUTCOMES for c in ("m", "x", "y", "xx", "xy")),
+    "billed",
     "told.m",
     "sampled.n",
     "sampled.m",
@@ -44,8 +46,8 @@ LOGGED = (
 )
 # Of what a policy decides: requests; decisions (n), those to call an arm (calls), those that the
 # log had no chance of, those calls that it had one of (supported), what the sum of their weights
-# varies by (v) and their predicted cost, answers that would be handed out; and the sums of
-# predictions.
+# varies by (v) and their predicted cost, those calls of which no cost is predicted (unpriced),
+# answers that would be handed out; and the sums of predictions, where unpriced calls are 0.
 DECIDED = (
     "requests",
     "n",
@@ -56,6 +58,7 @@ DECIDED = (
     "supported",
     "supported.v",
     "supported.cost",
+    "unpriced",
     *(f"{o}.x" for o in OUTCOMES),
 )
 # What is weighted: each outcome, and of quality the labels that nobody drew and those that were
@@ -222,6 +225,9 @@ def _add_calls(tally: Tally, batch: LogBatch, rows: Rows, call: Calls) -> None:
         x = rows.predicted[name][call.at, call.arm]
         columns |= {f"{name}.m": known, f"{name}.x": x * known, f"{name}.y": y}
         columns |= {f"{name}.xx": x * x * known, f"{name}.xy": x * y}
+    unpriced = batch.expected[call.at, call.arm] == UNKNOWN
+    if unpriced.any():
+        columns["billed"] = (unpriced & np.isfinite(call.cost)).astype(np.float64)
     tally.add(batch.arms, rows.group[call.at], call.arm, columns)
 
 

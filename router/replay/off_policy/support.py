@@ -79,9 +79,21 @@ def no_baseline(found: Estimates, facts: Facts) -> list[str]:
     reasons = refusals(found, facts, LEAST_HELD_OUT)
     if found.rows and (why := other_requests(found, facts)):
         reasons.append(f"that tier cannot take every request: {why}")
-    if "cost" not in found.known:
-        reasons.append("no request of the log has a known cost")
+    if why := no_cost(found):
+        reasons.append(why)
     return reasons
+
+
+def no_cost(found: Estimates) -> str | None:
+    """Why the cost of a policy is not estimated; None where it is."""
+    if "cost" not in found.known:
+        return "cost is not estimated: no request of the log has a known one"
+    if found.unpriced:
+        return (
+            f"cost is not estimated: {', '.join(found.unpriced)} would be called where no price "
+            "of it is known, and the log has no bill of such a call"
+        )
+    return None
 
 
 def no_quality(found: Estimates, facts: Facts) -> str | None:

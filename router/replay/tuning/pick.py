@@ -76,7 +76,10 @@ class Rule:
         if found.refused:
             return False, f"the held-out days cannot tell: {'; '.join(found.refused)}"
         if found.quality is None or found.cost is None or found.cost_pct is None:
-            return False, f"the held-out days cannot tell: {found.why_no_quality}"
+            return (
+                False,
+                f"the held-out days cannot tell: {found.why_not or 'the base costs nothing'}",
+            )
         if self.goal == "value":
             assert found.value is not None
             sure = found.value["low"] > 0

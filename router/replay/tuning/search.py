@@ -71,7 +71,7 @@ class Trials:
         except (PolicyError, ReplayError) as error:
             return Tried(settings, None, (), str(error))
         found = self._training.compare(decided)
-        why_not = "; ".join(found.refused) or found.why_no_quality
+        why_not = "; ".join(found.refused) or found.why_not
         return Tried(settings, found, decided, why_not)
 
     def front(self) -> list[Tried]:

@@ -79,7 +79,7 @@ def find(
     rule, target = options.rule, base.target(base.policy)
     days = Stretch(training, target, rule.cost_weight)
     own = days.base
-    if why := "; ".join(own.refused) or own.why_no_quality:
+    if why := "; ".join(own.refused) or own.why_not:
         raise ReplayError(f"the training days say nothing of the base policy: {why}")
     space, trials = Space.of(base, training), Trials(base, days)
     search(
