@@ -48,6 +48,7 @@ def _row(number: int, **changes: object) -> DemoRow:
 def _result(*rows: DemoRow, live: bool = False, held: int = 0) -> DemoResult:
     spent, baseline = sum(row.cost for row in rows), sum(row.baseline for row in rows)
     total = Line(requests=len(rows), attempts=len(rows), spent=spent, baseline=baseline)
+    total.comparable, total.compared = len(rows), spent
     if rows and not live:
         total.labels = len(rows)
         total.quality = sum(row.good is True for row in rows) / len(rows)

@@ -232,6 +232,20 @@ def test_what_no_request_has_is_not_estimated_and_never_zero():
     assert found.baseline["predicted_usd"] == 0  # of no request: nothing known was spent
 
 
+def test_a_request_without_a_known_baseline_is_no_loss_by_prediction():
+    batch = log(2000)
+    known = np.arange(2000) < 500
+    asked = question_of([], ["mid"], None)
+    some, none = (
+        conclude(measure([replace(batch, baseline=np.where(which, batch.baseline, np.nan))], asked),
+                 "mid").baseline
+        for which in (known, np.zeros(2000, bool))
+    )  # fmt: skip
+    saved = (batch.baseline - batch.cost)[known].sum() / 1e9
+    assert some["predicted_saved_usd"] == pytest.approx(saved)
+    assert none["predicted_saved_usd"] is None
+
+
 def test_an_empty_log_is_refused():
     with pytest.raises(ReplayError, match="no decision"):
         ask()

@@ -141,6 +141,25 @@ def test_an_unknown_price_is_unknown_and_never_zero(ledger: Ledger) -> None:
     assert (data.curve.requests, data.curve.left_out) == (1, 1)
 
 
+def test_what_is_not_known_whole_is_compared_with_nothing(ledger: Ledger) -> None:
+    for at in range(10):
+        log_request(ledger, f"r{at}", MONDAY, CENT, baseline=2 * CENT if at < 2 else None)
+    log_request(ledger, "retried", MONDAY, None, CENT, tier="mid")
+    log_request(ledger, "failed", MONDAY, CENT // 2, status="failed")
+    data = of(ledger)
+    total, mini = data.savings.total, data.savings.by_tier["mini"]
+    assert (total.spent, total.requests) == (11.5 * CENT, 11)
+    assert (total.comparable, total.compared, total.baseline) == (2, 2.5 * CENT, 4 * CENT)
+    assert (total.saved, total.saved_share) == (1.5 * CENT, 0.375)
+    assert (mini.saved, data.savings.by_tier["mid"].saved_share) == (1.5 * CENT, None)
+    assert data.net_saved == data.savings.net_saved == 1.5 * CENT
+    assert [each.baseline for each in data.bins] == [total.baseline]
+    said = data.as_dict()
+    assert (said["comparable_requests"], said["compared_usd"]) == (2, 0.025)
+    assert (said["savings_usd"], said["savings_pct"]) == (0.015, 37.5)
+    assert any(note.startswith("$0.0900 of the spend is of requests") for note in data.notes)
+
+
 def test_a_price_per_answer_counts_failed_attempts_and_per_good_answer_the_labels(
     ledger: Ledger,
 ) -> None:

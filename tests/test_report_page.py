@@ -184,6 +184,48 @@ def test_a_part_that_is_unknown_is_said_beside_the_headline(tmp_path: Path) -> N
     assert "1 answer had no known baseline" in html
 
 
+def test_page_and_terminal_say_what_they_compare(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = opened(tmp_path)
+    for at in range(10):
+        log_request(ledger, f"r{at}", NOW, CENT, baseline=2 * CENT if at < 2 else None)
+    html = page_of(ledger)
+    assert headline(html) == "$0.0200 saved (50.0%)"
+    assert "<b>$0.0400</b> for 2 of them. 8 answers had no known baseline, and are not" in html
+    assert "What is saved is of $0.0200 of the spend." in html
+    assert "and $0.0400 for the baseline" in html  # in the chart
+    said = " ".join(run(capsys, "report", str(tmp_path / "report.db"))[1].split())
+    assert "would have cost $0.0400 for 2 of them. Saved $0.0200 (50.0%)" in said
+    assert "$0.0800 of the spend is of requests whose baseline or cost is not known" in said
+
+
+def test_without_any_baseline_what_was_saved_is_unknown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = opened(tmp_path)
+    log_request(ledger, "a", NOW, CENT, baseline=None)
+    assert headline(page_of(ledger)) == "Savings unknown: no answer can be compared"
+    said = " ".join(run(capsys, "report", str(tmp_path / "report.db"))[1].split())
+    assert "$0.0100 spent on 1 answered requests; of none of them both a baseline" in said
+    assert "What was saved is not known" in said
+
+
+def test_own_calls_alone_are_spend_on_the_page_as_json_and_in_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = opened(tmp_path)
+    log_request(ledger, "judged", NOW, 5 * CENT, purpose="judge")
+    html = page_of(ledger)
+    assert headline(html) == "$0.0500 spent on own calls alone"
+    assert "but calls of the router’s own" in html
+    assert "less $0.0500 of own calls" in html
+    store = str(tmp_path / "report.db")
+    assert json.loads(run(capsys, "report", store, "--json")[1])["overhead_usd"] == 0.05
+    said = " ".join(run(capsys, "report", store)[1].split())
+    assert "the router spent $0.0500 on calls of its own" in said
+
+
 def test_without_labels_the_page_says_that_nothing_is_known_of_quality(tmp_path: Path) -> None:
     ledger = opened(tmp_path)
     log_request(ledger, "a", NOW, CENT)

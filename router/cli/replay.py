@@ -225,10 +225,15 @@ def _savings(baseline: dict[str, Any]) -> list[str]:
             f"Saved against always-{tier}: [bold]{usd(saved['value'])}[/] "
             f"({usd(saved['low'])} to {usd(saved['high'])}) of {usd(honest['value'])}."
         )
+    elif (predicted := baseline["predicted_saved_usd"]) is None:
+        said.append(
+            f"Saved against always-{tier}: not known, and not predicted either: "
+            f"{baseline['why_not_saved']}."
+        )
     else:
         said.append(
-            f"Saved against always-{tier}: {usd(baseline['predicted_saved_usd'])} by prediction "
-            f"alone. The log cannot check it: {baseline['why_not_saved']}."
+            f"Saved against always-{tier}: {usd(predicted)} by prediction alone. The log cannot "
+            f"check it: {baseline['why_not_saved']}."
         )
     if baseline["naive_saved_usd"] is not None:
         said.append(

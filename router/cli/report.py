@@ -22,7 +22,7 @@ from router.money import format_usd
 from router.policy import load_policy
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from router.drift.record import Alarm
     from router.replay.break_even import BreakEven
@@ -102,18 +102,15 @@ def render(report: Savings, console: Console) -> None:
     """Print a savings report for the person who pays the bill."""
     total = report.total
     if not total.attempts and not report.refused:
-        console.print("Nothing is logged in this period.")
+        own = f"the router spent {format_usd(report.overhead)} on calls of its own."
+        console.print(
+            f"No request is logged in this period; {own}"
+            if report.overhead
+            else "Nothing is logged in this period."
+        )
         return
-    console.print(
-        f"[bold]{format_usd(total.spent)}[/] spent on {total.requests:,} answered requests; "
-        f"always the baseline tier would have cost [bold]{format_usd(total.baseline)}[/]."
-    )
-    share = "" if total.saved_share is None else f" ({total.saved_share:.1%})"
-    verb = "Saved" if report.net_saved >= 0 else "Lost"
-    console.print(
-        f"{verb} [bold]{format_usd(abs(report.net_saved))}[/]{share}, net of "
-        f"{format_usd(report.overhead)} that the router spent on calls of its own."
-    )
+    for line in _lead(report):
+        console.print(line)
     if report.per_answer is not None:
         said = f"[bold]{format_usd(round(report.per_answer))}[/] an accepted answer"
         if report.per_good_answer is not None:
@@ -129,6 +126,25 @@ def render(report: Savings, console: Console) -> None:
             console.print(_table(title, lines))
     for note in notes(report):
         console.print(f"[dim]{note}[/]")
+
+
+def _lead(report: Savings) -> Iterator[str]:
+    """What was spent, and what was saved as far as it can be told."""
+    total = report.total
+    spent = f"[bold]{format_usd(total.spent)}[/] spent on {total.requests:,} answered requests"
+    own = f"{format_usd(report.overhead)} that the router spent on calls of its own."
+    if total.requests and not total.comparable:
+        yield f"{spent}; of none of them both a baseline and the costs are known."
+        yield f"What was saved is not known; not in it are {own}"
+        return
+    of_them = "" if total.comparable == total.requests else f" for {total.comparable:,} of them"
+    yield (
+        f"{spent}; always the baseline tier would have cost "
+        f"[bold]{format_usd(total.baseline)}[/]{of_them}."
+    )
+    share = "" if total.saved_share is None else f" ({total.saved_share:.1%})"
+    verb = "Saved" if report.net_saved >= 0 else "Lost"
+    yield f"{verb} [bold]{format_usd(abs(report.net_saved))}[/]{share}, net of {own}"
 
 
 def render_alarms(alarms: Sequence[tuple[str, Alarm]], console: Console) -> None:

@@ -3,7 +3,8 @@
 The baseline of a request is the baseline model's own predicted tokens at its own price, logged
 when the request was decided; where the baseline tier itself answered, its real bill. Everything
 that was paid counts as spent: retries, failures and abandoned streams too. A request that got no
-answer has no baseline, since an answer that was not given saves nothing.
+answer has a baseline of 0, since an answer that was not given saves nothing. One whose baseline or
+cost is not known is not compared: it counts as spent, and in no saving.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ class Line:
     requests: int = 0  # that got an answer, or began to
     attempts: int = 0  # on the wire
     spent: int = 0
-    baseline: int = 0
+    comparable: int = 0  # of `requests`, those whose baseline and costs are all known
+    compared: int = 0  # of `spent`, what these and requests without an answer cost
+    baseline: int = 0  # of the comparable ones
     labels: int = 0
     quality: float | None = None
     predicted: int = 0  # expected cost of the accepted answers, as quoted before the call
@@ -46,7 +49,7 @@ class Line:
 
     @property
     def saved(self) -> int:
-        return self.baseline - self.spent
+        return self.baseline - self.compared
 
     @property
     def saved_share(self) -> float | None:
@@ -63,6 +66,8 @@ class Line:
             "requests": self.requests,
             "attempts": self.attempts,
             "realized_usd": self.spent / NANO_PER_USD,
+            "comparable_requests": self.comparable,
+            "compared_usd": self.compared / NANO_PER_USD,
             "baseline_usd": self.baseline / NANO_PER_USD,
             "savings_usd": self.saved / NANO_PER_USD,
             "savings_pct": None if self.saved_share is None else round(100 * self.saved_share, 2),
@@ -218,6 +223,11 @@ def notes(report: Savings) -> list[str]:
             f"{report.unknown_cost} attempts and {report.unknown_baseline} baselines have no known "
             "price and are in no sum, nor are the baselines of those attempts' requests."
         )
+    if report.total.spent != report.total.compared:
+        said.append(
+            f"{format_usd(report.total.spent - report.total.compared)} of the spend is of requests "
+            "whose baseline or cost is not known: it is compared with nothing and in no saving."
+        )
     if report.explored:
         said.append(
             f"{report.explored} requests were drawn to explore, which was expected to cost "
@@ -276,6 +286,7 @@ def _add(report: Savings, request: LoggedRequest, attempts: list[AttemptRow]) ->
     answer = next((each for each in attempts if each.number == request.accepted), None)
     # A sample that was hung up on is part of how its vote ended; one that failed told nothing.
     bought = {each.number for each in _bought(answer, attempts) if each.status != "failed"}
+    baseline = baseline_of(request, attempts)
     for attempt in attempts:
         lines = [*shared, *_own(report, attempt)]
         _count(lines, attempts=1)
@@ -284,7 +295,7 @@ def _add(report: Savings, request: LoggedRequest, attempts: list[AttemptRow]) ->
         if attempt.cost is None:
             report.unknown_cost += 1
             continue
-        _count(lines, spent=attempt.cost)
+        _count(lines, spent=attempt.cost, compared=0 if baseline is None else attempt.cost)
         if attempt.number not in bought:
             report.wasted += attempt.cost
 
@@ -293,10 +304,9 @@ def _add(report: Savings, request: LoggedRequest, attempts: list[AttemptRow]) ->
     accepted = answer or attempts[-1]
     lines = [*shared, *_own(report, accepted)]
     _count(lines, requests=1)
-    if request.baseline is None:
-        report.unknown_baseline += 1
-    elif all(each.cost is not None for each in attempts):  # else nothing is known to be saved
-        _count(lines, baseline=request.baseline)
+    report.unknown_baseline += request.baseline is None
+    if baseline is not None:
+        _count(lines, comparable=1, baseline=baseline)
     arm = arm_of(accepted)
     report.answers[arm] = report.answers.get(arm, 0) + 1
     if request.label is not None:
@@ -318,6 +328,14 @@ def _bought(answer: AttemptRow | None, attempts: list[AttemptRow]) -> list[Attem
     if arm_named(answer.arm, cast(Tier, answer.tier)).samples == 1:
         return [answer]
     return [each for each in attempts if (each.step, each.arm) == (answer.step, answer.arm)]
+
+
+def baseline_of(request: LoggedRequest, attempts: list[AttemptRow]) -> int | None:
+    """What a request's spend is held against, nano-USD; 0 where it got no answer, None where
+    nothing is known to be saved or lost."""
+    if any(each.cost is None for each in attempts):
+        return None
+    return request.baseline if request.served else 0
 
 
 def arm_of(attempt: AttemptRow) -> Hashable:

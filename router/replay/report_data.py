@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from router.log.base import Log, LoggedRequest
-from router.log.savings import Line, Savings, arm_of, joined, notes, per_good
+from router.log.savings import Line, Savings, arm_of, baseline_of, joined, notes, per_good
 from router.money import NANO_PER_USD
 from router.prices import load_book
 from router.replay.break_even import BreakEven, TokenCounts, break_evens
@@ -48,7 +48,7 @@ _MONEY = frozenset(
 
 @dataclass(slots=True)
 class Bin:
-    """What happened in one bin of time; money in nano-USD.
+    """What happened in one bin of time; money in nano-USD, `baseline` as in the whole report.
 
     `tiers` counts the answered requests by the tier that answered. `unknown` counts attempts and
     baselines without a known price, which are in no sum.
@@ -111,7 +111,8 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class ReportData:
-    """A savings report. `period` is None and the rest empty where nothing is logged."""
+    """A savings report. `period` is None where no request is logged; the rest is empty then, but
+    for what the router spent on calls of its own."""
 
     savings: Savings
     period: Period | None
@@ -135,10 +136,9 @@ class ReportData:
 
     @property
     def baseline(self) -> int | None:
-        """Nano-USD; None where no answer has a known baseline."""
+        """Nano-USD; None where no answer has both a known baseline and known costs."""
         total = self.savings.total
-        unknown = total.requests and self.savings.unknown_baseline >= total.requests
-        return None if unknown else total.baseline
+        return None if total.requests and not total.comparable else total.baseline
 
     @property
     def net_saved(self) -> int | None:
@@ -205,9 +205,8 @@ def report_data(
     """
     period = period_of(log, since, until)
     reader = _Reader(period, seed)
-    if period is not None:
-        for request, attempts in joined(log, since, until):
-            reader.add(request, attempts)
+    for request, attempts in joined(log, since, until):
+        reader.add(request, attempts)
     savings, bins = reader.savings.finished(), reader.filled_bins()
     return ReportData(
         savings=savings,
@@ -263,6 +262,7 @@ class _Reader:
                 price.spent += attempt.cost
         if request.served and attempts:
             found = [each for each in attempts if each.number == request.accepted]
+            box.baseline += baseline_of(request, attempts) or 0
             self._answered(request, (found or attempts)[-1], box)
         elif request.status != "open" and not request.served:
             self._failed(request)
@@ -270,7 +270,6 @@ class _Reader:
     def _answered(self, request: LoggedRequest, accepted: AttemptRow, box: Bin) -> None:
         box.requests += 1
         box.tiers[accepted.tier] = box.tiers.get(accepted.tier, 0) + 1
-        box.baseline += request.baseline or 0
         box.unknown += request.baseline is None
         for price in self._prices_of(accepted):
             price.answers += 1

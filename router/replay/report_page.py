@@ -34,7 +34,7 @@ def page(data: ReportData, *, made: float) -> str:
 
 
 def _something(data: ReportData) -> bool:
-    return data.period is not None
+    return data.period is not None or data.savings.overhead > 0
 
 
 def _period(data: ReportData) -> str:
@@ -54,7 +54,8 @@ def _headline(data: ReportData) -> str:
         own = data.savings.overhead
         return f"{format_usd(own)} spent on own calls alone" if own else "Nothing was spent"
     if saved is None:
-        return "Savings unknown: no price is known"
+        why = "no price is known" if data.spent is None else "no answer can be compared"
+        return f"Savings unknown: {why}"
     share = f" ({abs(saved) / data.baseline:.1%})" if data.baseline else ""
     return f"{format_usd(abs(saved))} {'saved' if saved >= 0 else 'lost'}{share}"
 
@@ -64,18 +65,24 @@ def _lead(data: ReportData) -> str:
     report, total = data.savings, data.savings.total
     if not _something(data):
         return "No request of this period is in the log, so there is nothing to compare."
+    if data.period is None:
+        return "No request of this period is in the log, but calls of the router’s own."
+    every = total.comparable == total.requests or data.baseline is None
+    of_them = "" if every else f" for {total.comparable:,} of them"
     text = (
         f"<b>{format_usd(data.spent)}</b> was spent on {_count(total.requests, 'answered request')}"
-        f"; always the baseline tier would have cost <b>{format_usd(data.baseline)}</b>."
+        f"; always the baseline tier would have cost <b>{format_usd(data.baseline)}</b>{of_them}."
     )
     if report.unknown_cost and data.spent is not None:
         text += (
             f" {_count(report.unknown_cost, 'attempt')} more had no known price, so the true spend "
-            "is higher; the requests that they were for count as having saved nothing."
+            "is higher; the requests that they were for are not compared."
         )
     if report.unknown_baseline and data.baseline is not None:
         answers = _count(report.unknown_baseline, "answer")
-        text += f" {answers} had no known baseline, and count as having saved nothing."
+        text += f" {answers} had no known baseline, and are not compared."
+    if not every:
+        text += f" What is saved is of {format_usd(total.compared)} of the spend."
     if report.failed or report.refused:
         failed, refused = _count(report.failed, "request"), _count(report.refused, "request")
         text += (
@@ -89,7 +96,10 @@ def _lead(data: ReportData) -> str:
 def _facts(data: ReportData) -> Iterator[str]:
     report, total = data.savings, data.savings.total
     yield _fact("spent", format_usd(data.spent), _count(total.attempts, "attempt"))
-    yield _fact("always baseline", format_usd(data.baseline), "the frontier tier, as a rule")
+    note = "the frontier tier, as a rule"
+    if data.baseline is not None and total.comparable < total.requests:
+        note = f"of {total.comparable:,} comparable answers"
+    yield _fact("always baseline", format_usd(data.baseline), note)
     saved = data.net_saved
     share = f"{saved / data.baseline:.1%}, " if saved is not None and data.baseline else ""
     yield _fact(

@@ -111,7 +111,7 @@ def _time(data: ReportData) -> Iterator[str]:
     body = "<p>No price is known, so there is no spend to draw.</p>"
     if any(each.spent or each.baseline for each in bins):
         legend = key(("was-spent", "spent"), ("was-baseline", "always the baseline tier"))
-        caption = "Spend counts retries and failures too; the baseline counts answered requests."
+        caption = "Spend counts retries and failures; the baseline counts answers of known cost."
         body = legend + figure(over_time(bins, data.period), caption)
     columns = ("from", "#answered", "#spent", "#baseline", "#saved", "#without a price")
     yield section("Spend over time", body + behind(table(columns, rows)))

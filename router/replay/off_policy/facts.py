@@ -19,7 +19,8 @@ from router.replay.off_policy.sums import LOGGED, Calls, Tally, calls_of
 
 _DAY = 86_400.0
 _ADDED = ("rows", "twice", "without_chances", "chains", "spent", "unpriced", "labelled", "naive",
-          "naive_rows", "predicted_baseline", "explored", "explored_extra")  # fmt: skip
+          "naive_rows", "naive_spent", "predicted_baseline", "predicted_rows", "predicted_spent",
+          "explored", "explored_extra")  # fmt: skip
 _L = {name: at for at, name in enumerate(LOGGED)}
 _IMPLAUSIBLE = 4.5  # standard errors; one honest log in 100,000 is as far off, for each arm
 _LEAST_CALLS = 30  # of an arm, in each half, before its bills are compared
@@ -59,7 +60,10 @@ class Facts:
     labelled: int = 0
     naive: float = 0.0  # nano-USD of the chosen models' own tokens at the baseline's price
     naive_rows: int = 0
-    predicted_baseline: float = 0.0  # nano-USD, as it was logged
+    naive_spent: float = 0.0  # nano-USD of these rows
+    predicted_baseline: float = 0.0  # nano-USD, as it was logged, where the cost is known too
+    predicted_rows: int = 0
+    predicted_spent: float = 0.0  # nano-USD of these rows
     explored: int = 0  # rows whose arm was drawn, and not the best
     explored_extra: float = 0.0  # nano-USD that they were expected to cost beyond the best arm
     first: float = math.inf
@@ -80,8 +84,10 @@ class Facts:
         self.spent += float(np.nansum(batch.cost))
         self.unpriced += int(np.isnan(batch.cost).sum())
         self.labelled += int(np.isfinite(batch.label).sum())
-        # Beside what is known to be spent, so of the same requests.
-        self.predicted_baseline += float(np.nansum(batch.baseline[np.isfinite(batch.cost)]))
+        both = np.isfinite(batch.cost) & np.isfinite(batch.baseline)
+        self.predicted_baseline += float(batch.baseline[both].sum())
+        self.predicted_rows += int(both.sum())
+        self.predicted_spent += float(batch.cost[both].sum())
         self.first = min(self.first, float(batch.time.min()))
         self.last = max(self.last, float(batch.time.max()))
         self.hashes.append(keys_of(batch))

@@ -99,6 +99,7 @@ def _add_naive(facts: Facts, batch: LogBatch, price: Dated[tuple[float, float]] 
         (each[:, 0] * batch.billed_input[known] + each[:, 1] * batch.billed_output[known]).sum()
     )
     facts.naive_rows += int(known.sum())
+    facts.naive_spent += float(batch.cost[known].sum())
 
 
 def merged(parts: Iterable[Sums], progress: Callable[[int], None] = lambda rows: None) -> Sums:

@@ -294,7 +294,8 @@ def _baseline(
     """What always-baseline would have cost: honestly, as predicted, and as others report it."""
     spent = facts.spent / NANO_PER_USD
     predicted = facts.predicted_baseline / NANO_PER_USD
-    naive = facts.naive / NANO_PER_USD if facts.naive_rows else None
+    by_prediction = (facts.predicted_baseline - facts.predicted_spent) / NANO_PER_USD
+    by_tokens = (facts.naive - facts.naive_spent) / NANO_PER_USD
     reasons = [f"no arm of tier {tier} is in the log"]
     if against is not None:
         reasons = no_baseline(against, facts)
@@ -309,9 +310,9 @@ def _baseline(
         "honest_usd": honest,
         "saved_usd": own.saved_usd,
         "predicted_usd": predicted,
-        "predicted_saved_usd": predicted - spent,
-        "naive_usd": naive,
-        "naive_saved_usd": None if naive is None else naive - spent,
+        "predicted_saved_usd": by_prediction if facts.predicted_rows else None,
+        "naive_usd": facts.naive / NANO_PER_USD if facts.naive_rows else None,
+        "naive_saved_usd": by_tokens if facts.naive_rows else None,
         "why_not_honest": "; ".join(reasons) or None,
         "why_not_saved": "; ".join(dict.fromkeys([*reasons, *filter(None, [no_cost(logged)])]))
         or None,
