@@ -53,6 +53,21 @@ def test_chances_that_do_not_fit_the_choices_are_refused():
     assert ask(replace(batch, propensity=batch.propensity[shuffled]))  # all alike: no lie
 
 
+@pytest.mark.parametrize(("n", "chance"), [(40, 1e-3), (300, 1e-4), (4000, 1e-5)])
+def test_an_arm_of_very_small_chances_may_be_taken_once_or_twice_but_not_often(n, chance):
+    batch = log(n, chances=(1 - chance, chance, 0.0))
+
+    def facts(takes):
+        taken = replace(batch, chosen=(np.arange(n) < takes).astype(np.int64))
+        parts = [taken.take(np.arange(first, n, 2)) for first in (0, 1)]
+        return merged([measure([part], Question(())) for part in parts]).facts
+
+    assert facts(0).implausible() == []
+    assert facts(1).implausible() == []  # as in one honest log of 25 to 33
+    assert facts(2).implausible() == []
+    assert len(facts(12).implausible()) == 2
+
+
 def test_an_arm_that_was_taken_without_a_chance_is_refused():
     batch = log(500)
     chance = batch.propensity.copy()

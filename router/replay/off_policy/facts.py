@@ -23,6 +23,7 @@ _ADDED = ("rows", "twice", "without_chances", "chains", "spent", "unpriced", "la
           "explored", "explored_extra")  # fmt: skip
 _L = {name: at for at, name in enumerate(LOGGED)}
 _IMPLAUSIBLE = 4.5  # standard errors; one honest log in 100,000 is as far off, for each arm
+_RARE = 2 / 3 * math.log(100_000)  # largest single terms, by as much more where takes are few
 _LEAST_CALLS = 30  # of an arm, in each half, before its bills are compared
 _DRIFT = 0.1  # by which bills over quotes may differ between the halves of a log
 _LEAST_LABELS = 100  # before labels are held against predictions
@@ -32,11 +33,20 @@ _LEAST_LABELS = 100  # before labels are held against predictions
 class ArmFacts:
     """Sums over the decisions in which an arm, or another action, had a chance, for the check of
     the chances themselves: how often it was taken, `weighted` by the inverse of its chance, and how
-    often that should add up to; `variance` of the first."""
+    often that should add up to; `variance` of the first; `largest`, what a single take adds to it
+    at most, where it was left to chance."""
 
     weighted: float = 0.0
     rows: float = 0.0
     variance: float = 0.0
+    largest: float = 0.0
+
+    def merge(self, other: ArmFacts) -> None:
+        """Add the sums of another part."""
+        self.weighted += other.weighted
+        self.rows += other.rows
+        self.variance += other.variance
+        self.largest = max(self.largest, other.largest)
 
 
 def keys_of(batch: LogBatch) -> NDArray[np.uint64]:
@@ -135,6 +145,8 @@ class Facts:
             facts.weighted += float(((taken[had] == at) / chance).sum())
             facts.rows += float(had.sum())
             facts.variance += float((1 / chance - 1).sum())
+            left = chance[chance < 1]
+            facts.largest = max(facts.largest, float((1 / left).max(initial=0.0)))
 
     def _add_bills(self, batch: LogBatch) -> None:
         for call in calls_of(batch):
@@ -160,10 +172,7 @@ class Facts:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.first, self.last = min(self.first, other.first), max(self.last, other.last)
         for name, arm in other.arms.items():
-            mine = self.arms.setdefault(name, ArmFacts())
-            mine.weighted += arm.weighted
-            mine.rows += arm.rows
-            mine.variance += arm.variance
+            self.arms.setdefault(name, ArmFacts()).merge(arm)
         self.books.update(other.books)
         self.predictors.update(other.predictors)
         self.policies.update(other.policies)
@@ -178,12 +187,17 @@ class Facts:
         return int((every[1:] == every[:-1]).sum())
 
     def implausible(self) -> list[str]:
-        """Arms that were not taken as often as their chances say."""
+        """Arms that were not taken as often as their chances say.
+
+        The sum is not normal where few takes are expected: one take of a chance of 1 in 10,000 adds
+        10,000. Bernstein's inequality allows for that (Boucheron, Lugosi and Massart, Concentration
+        Inequalities, 2013, section 2.8).
+        """
         found = []
         for name, arm in self.arms.items():
             error = math.sqrt(max(arm.variance, 0.0))
             off = abs(arm.weighted - arm.rows)
-            if off > _IMPLAUSIBLE * error + 1e-6 * arm.rows + 1e-9:
+            if off > _IMPLAUSIBLE * error + _RARE * arm.largest + 1e-6 * arm.rows + 1e-9:
                 found.append(f"{name} ({arm.weighted:,.0f} weighted takes of {arm.rows:,.0f})")
         return found
 
