@@ -30,14 +30,14 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from predictor_data import LADDERS
+from predictor_data import LADDERS, question_key
 from scipy.stats import beta
 from stamp import ROOT, commit, machine, rounded
 
 from router.decide.betting import betting_p_value, fixed_sequence
 from router.decide.certify import Certificate, argmax_utility, certify, path
 from router.predict import extract_many
-from router.predict.examples import Examples, folds_of, question_key
+from router.predict.examples import Examples, folds_of
 from router.predict.scorer import Predictor
 from router.predict.training import fit
 from router.types import TIERS, Request

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from predictor_data import LADDERS, Rows, join, load
+from predictor_data import LADDERS, Rows, join, load, question_key
 
 from router.predict.design import least_scales
-from router.predict.examples import Examples, question_key
+from router.predict.examples import Examples
 from router.predict.features import DENSE_NAMES, extract_many
 from router.predict.scorer import DENSE_LIMIT
 from router.types import TIERS, Request

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,10 +15,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from router.predict.examples import Examples, join_examples, question_key
+from router.predict.examples import Examples, join_examples, text_key
 from router.predict.features import FeatureBatch, extract_many
 from router.replay.outcomes import Outcomes, read_outcomes
 from router.types import TIERS, Request
+
+_OPTIONS = re.compile(r"\n\s*(?:options:|choices:|\(?a[.):]\s)", re.IGNORECASE)
+
+
+def question_key(text: str) -> str:
+    """Name a recorded question by its words alone, without answer options: the same in every
+    spelling, and where several benchmarks ask it with other options."""
+    return text_key(_OPTIONS.split(text, maxsplit=1)[0])
+
 
 # Which recorded model stands for which tier. A file that is absent here is left out on purpose:
 # llmrouter_uiuc's "largest" models lose to smaller ones by its graders' answer formats, routerarena

@@ -15,6 +15,7 @@ from router.errors import TrainingError
 from router.ledger import open_ledger
 from router.log import open_log
 from router.predict import extract_many, load_predictor
+from router.predict.examples import text_key
 from router.replay.anchors import anchor
 from router.replay.from_log import correct, merged, read_log
 from router.replay.train import train
@@ -219,3 +220,16 @@ def test_a_log_without_labels_or_with_few_says_what_to_do(
     found = json.loads(said)
     assert (code, found["error"], found["rows"]) == (1, "TrainingError", 19)
     assert "at least 20" in found["problem"]
+
+
+def test_requests_of_one_template_are_told_apart_wherever_it_lists_its_options(
+    provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = "Classify this ticket.\nOptions: billing, tech\n\nTicket {}: nothing works."
+    monkeypatch.setattr(f"{__name__}.prompt_of", template.format)
+    logged(provider, tmp_path / "log.db", 40, content=True, good=0.5)
+    log = open_log(f"sqlite:///{tmp_path / 'log.db'}")
+    rows = read_log(log, load_predictor())
+    log.close()
+    assert len(set(rows.examples.group.tolist())) == 40
+    assert text_key("What is  2+2?") == text_key("what is 2 2")

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from router.types import Floats
 
-_OPTIONS = re.compile(r"\n\s*(?:options:|choices:|\(?a[.):]\s)", re.IGNORECASE)
 _NOT_WORD = re.compile(r"[\W_]+")
 
 
@@ -68,10 +67,10 @@ def join_examples(parts: Sequence[Examples]) -> Examples:
     return Examples(join([part.features for part in parts]), *arrays)
 
 
-def question_key(text: str) -> str:
-    """Name a question by its words alone, without answer options: the same in every spelling."""
-    stem = _OPTIONS.split(text, maxsplit=1)[0]
-    return hashlib.sha256(_NOT_WORD.sub(" ", stem.lower()).strip().encode()).hexdigest()[:16]
+def text_key(text: str) -> str:
+    """Name a prompt by all its words: the same in every spelling. A program's template may list
+    options before what it asks about, so that only the whole text tells its requests apart."""
+    return hashlib.sha256(_NOT_WORD.sub(" ", text.lower()).strip().encode()).hexdigest()[:16]
 
 
 def folds_of(group: NDArray[np.str_], folds: int, seed: int) -> NDArray[np.int64]:

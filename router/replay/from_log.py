@@ -17,7 +17,7 @@ import numpy as np
 from router.errors import TrainingError
 from router.log.base import Log, LoggedRequest
 from router.policy.arms import arm_named
-from router.predict.examples import Examples, folds_of, question_key
+from router.predict.examples import Examples, folds_of, text_key
 from router.predict.features import DENSE_NAMES, FeatureBatch, extract, join
 from router.predict.model_file import ModelFile
 from router.predict.scorer import Predictor
@@ -167,7 +167,7 @@ def read_log(log: Log, shipped: Predictor) -> LoggedRows:
         text = asked(row)
         with_text += text is not None
         batches.append(features)
-        group.append(question_key(text) if text else request_id)
+        group.append(text_key(text) if text else request_id)
         task.append(row.tags[0] if row.tags else "")
         score.append(_only(column, row.label))
         tokens.append(_only(column, without_effort(attempt.output_tokens, effort, shipped.efforts)))

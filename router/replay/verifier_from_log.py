@@ -20,7 +20,7 @@ from router.errors import TrainingError
 from router.gates import structural
 from router.gates.answer import Answer, answer_of_kept
 from router.log.base import Log, LoggedRequest
-from router.predict.examples import folds_of, question_key
+from router.predict.examples import folds_of, text_key
 from router.replay.ability import log_loss
 from router.replay.answers import Answers, answers_like
 from router.replay.by_form import ByForm, Judge
@@ -67,7 +67,7 @@ def train_on_log(log: Log, *, seed: int = 0, draws: int = DRAWS) -> TrainedVerif
     texts = [asked(chain.row) for chain in chains]
     group = np.array(
         [
-            question_key(text) if text else chain.row.request_id
+            text_key(text) if text else chain.row.request_id
             for text, chain in zip(texts, chains, strict=True)
         ]
     )
