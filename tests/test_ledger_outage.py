@@ -332,6 +332,21 @@ def test_a_further_sample_of_an_open_request_is_held_once_the_store_is_back(path
     assert ledger.verify() == []
 
 
+def test_a_call_that_one_budget_of_requests_has_no_room_for_counts_in_all_others(path, cut):
+    limits = {"a": 1, "b": 5, "c": 2}
+    budgets = [Budget(name, limit, meter="requests") for name, limit in limits.items()]
+    ledger = outage(path, cut, [*BUDGETS, *budgets], on_outage="open")
+    cut.touch()
+    for call in range(4):
+        reserve(ledger, f"r{call}", 100)
+        settle(ledger, f"r{call}", 60)
+    cut.unlink()
+    ledger.expire(NOW)
+    own = {("a", ""): (1, 0), ("b", ""): (4, 0), ("c", ""): (2, 0)}
+    assert counters(ledger) == {ALL: (240, 0), **own}
+    assert ledger.verify() == []
+
+
 def _go_on_open_and_die(path, cut):
     ledger = outage(path, cut, BUDGETS, on_outage="open")
     cut.touch()

@@ -77,8 +77,8 @@ def replay_line(store: Store, line: list[Any], opened: Mapping[str, list[Any]]) 
 def book(store: Store, new: NewHold, ending: Ending) -> None:
     """Write down a call that nobody was asked for: it reserved nothing, so all is an overrun.
 
-    Where a budget of requests has no room left, the call is not counted there: there is no overrun
-    of requests.
+    Where a budget of requests or a share has no room left, the call is not counted there, and is
+    in all others: there is no overrun of requests.
     """
     bare = new._replace(
         amounts=Amounts(0, 0),
@@ -86,14 +86,16 @@ def book(store: Store, new: NewHold, ending: Ending) -> None:
         worst_case=_costing(new.worst_case, 0),
     )
     found = store.hold(bare)
-    if isinstance(found, Denied):
-        bare = bare._replace(takes=tuple(take for take in bare.takes if not take.amount))
+    while isinstance(found, Denied | Invalid):
+        if isinstance(found, Denied):
+            full = bare.takes[found.position]
+            bare = bare._replace(takes=tuple(take for take in bare.takes if take is not full))
+        elif bare.request is not None:
+            bare = bare._replace(request=None)  # its request is in the log
+        else:
+            _log.error("call %s cannot be booked: %s", new.reservation_id, found)
+            return
         found = store.hold(bare)
-    if isinstance(found, Invalid):
-        found = store.hold(bare._replace(request=None))  # its request is in the log
-    if isinstance(found, Denied | Invalid):
-        _log.error("call %s cannot be booked: %s", new.reservation_id, found)
-        return
     _end(store, ending)
 
 
