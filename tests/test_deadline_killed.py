@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from tests.batch_provider import BatchProvider
 from tests.conftest import HELLO, ladder, steady_predictor
 from tests.pipeline_kit import BUDGET, NANO_BILL, PIN_NANO, rows
 from tests.provider import ok
+from tests.test_compaction import SUMMARY, errands
 from tests.test_deadline_calls import TIMEOUT, tiers
 from tests.warm import Program, start
 
@@ -43,15 +45,20 @@ def provider() -> Iterator[BatchProvider]:
 
 
 class House:
-    """A queue in a file, its router here, and workers in processes of their own."""
+    """A queue in a file, its router here, and workers in processes of their own. `changes` replace
+    keys of its policy."""
 
-    def __init__(self, folder: Path, provider: BatchProvider):
+    def __init__(self, folder: Path, provider: BatchProvider, **changes: Any):
         multipliers = {"batch": "0.25", "flex": "0.5"}
-        policy = ladder(
-            provider.url, budgets=BUDGET, rules=[PIN_NANO], timeout=TIMEOUT,
-            deferred={"batch": True, "flex": True, "gather": 0, "flex_timeout": 30},
-            tiers=tiers(provider.url, multipliers=multipliers),
-        )  # fmt: skip
+        given = {
+            "budgets": BUDGET,
+            "rules": [PIN_NANO],
+            "timeout": TIMEOUT,
+            "deferred": {"batch": True, "flex": True, "gather": 0, "flex_timeout": 30},
+            "tiers": tiers(provider.url, multipliers=multipliers),
+            **changes,
+        }
+        policy = ladder(provider.url, **given)
         self.file, self.policy = folder / "router.db", folder / "policy.json"
         self.policy.write_text(json.dumps(policy))
         self.store = f"sqlite:///{self.file}"
@@ -170,6 +177,22 @@ def test_a_call_whose_worker_dies_is_made_again_and_both_are_paid_for(
     first, second = rows(house.router)
     assert (first.status, first.cost) == ("expired", first.reserved)
     assert (second.status, second.cost) == ("answered", NANO_BILL // 2)
+
+
+def test_a_summary_on_the_way_to_the_answer_is_not_taken_for_it(
+    tmp_path: Path, provider: BatchProvider
+) -> None:
+    """A worker that dies after a conversation's summary came, and before its answer does."""
+    house = House(tmp_path, provider, **{**SUMMARY, "rules": []})
+    provider.script("t-nano", ok(text="Bookings B-0000 to B-0019 were looked up."))
+    provider.script("t-frontier", ok(delay=30.0))
+    deadline = time.time() + 3600.0
+    ticket = house.router.submit(errands(20), deadline=deadline, conversation_id="c")
+    house.kill_when(lambda: "t-frontier" in provider.models)
+    house.finish()
+    assert house.router.collect(ticket).choices[0].message.content == "a fine answer"
+    assert provider.models.count("t-frontier") == 2
+    house.router.close()
 
 
 @pytest.mark.parametrize("seed", [1, 2])

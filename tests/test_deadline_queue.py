@@ -454,6 +454,22 @@ def test_a_request_that_ten_workers_died_of_is_not_sent_again(
     assert provider.asked == []
 
 
+def test_a_reply_that_was_kept_is_dropped_when_its_call_is_put_off(make: Any) -> None:
+    router = make()
+    ticket, queue = router.submit(HELLO, deadline=soon()), router.queue
+    for tried in range(2):
+        assert [each.id for each in queue.claim("a", router.now(), router.now() + 5, 9)] == [ticket]
+        assert queue.begin(ticket, "a", f"request {tried}")
+        if not tried:
+            queue.keep(ticket, "a", "a reply")
+            queue.postpone(
+                ticket, "a", 0.0, error=("ProviderUnavailable", "it went on, and failed")
+            )
+    assert queue.ticket(ticket).answer is None
+    queue.tidy(router.now() + 6, DAY)  # the worker died meanwhile
+    assert queue.ticket(ticket).state == "waiting"
+
+
 def test_the_store_file_is_still_a_sound_store(make: Any, provider: BatchProvider) -> None:
     router = make()
     router.submit(HELLO, deadline=soon())
