@@ -15,6 +15,7 @@ RouterError
 │   └── NoCapableDeployment       no deployment can take this request: rejected
 ├── BudgetExceeded                no room: budget, used, held, limit, needed, resets_at
 ├── AtCapacity                    no deployment may be called just now: obstacles, retry_after
+├── PutOff                        a queued call goes back to wait in its queue: retry_after
 ├── DeferredError                 a queued request ended without an answer: ticket, kind, why
 ├── LedgerError
 │   ├── LedgerUnavailable         the store does not answer: store, why
@@ -226,6 +227,18 @@ class BudgetExceeded(RouterError):
             f"budget {budget!r}{whose}: {show(used)} used and {show(held)} held of "
             f"{show(limit)}; this call may cost up to {show(needed)}; {when}"
         )
+
+
+class PutOff(RouterError):
+    """A queued call would wait for long where it keeps others from being made: it goes back into
+    its queue. It is no failure of a provider's, so nothing dearer is called instead.
+
+    Field: `retry_after`, seconds that it would have waited for.
+    """
+
+    def __init__(self, retry_after: float):
+        self.retry_after = retry_after
+        super().__init__(f"it waits in the queue instead, for {retry_after:.1f} s at least")
 
 
 class DeferredError(RouterError):

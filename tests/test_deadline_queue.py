@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from router import Router
+from router.deferred import worker
 from router.errors import ConfigurationError, DeferredError, InvalidRequest
 from tests.batch_provider import BatchProvider
-from tests.conftest import HELLO, MakeRouter
+from tests.conftest import HELLO, MakeRouter, only
 from tests.pipeline_kit import BUDGET, NANO_BILL, PIN_NANO, requests, rows
 from tests.provider import ok, status
 from tests.test_deadline_calls import HOURS, SOON, TIMEOUT, clock_before, tiers
@@ -279,8 +280,28 @@ def test_calls_that_wait_long_for_flex_do_not_keep_others_from_being_made(
     assert router.work_queue(**{**FAST, "parallel": 1}).answered == 1
     assert router.collect(other).choices
     [ticket] = [each for each in router.tickets() if each.id == waits]
-    assert (ticket.state, ticket.kind) == ("waiting", "RateLimited")
+    assert (ticket.state, ticket.kind) == ("waiting", "PutOff")
     assert ticket.due == pytest.approx(time.time() + 600, abs=30)
+
+
+def test_a_call_that_could_wait_goes_back_into_the_queue_and_not_to_a_dearer_tier(
+    make: Any, provider: BatchProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its provider says to come back later than a place for calls may be waited in."""
+    monkeypatch.setattr(worker, "_MOST_WAITS", 0.5)
+    again = {"attempts": 3, "initial_wait": 0.01, "max_wait": 5}
+    router = make(deferred={"flex": True}, rules=[only("nano")], retry=again,
+                  objective={"cost_weight": 1000})  # fmt: skip
+    provider.script("t-nano", status(429, retry_after=1))
+    ticket = router.submit(HELLO, deadline=time.time() + SOON)
+    router.work_queue(**FAST)
+    assert router.tickets()[0].kind == "PutOff"
+    assert all(state.held == 0 for state in router.budgets())
+    assert router.work_queue(forever=True, **FAST).answered == 1
+    assert provider.models == ["t-nano", "t-nano"]
+    assert router.collect(ticket).choices
+    assert [row.cost for row in rows(router)] == [0, NANO_BILL]
+    assert router.ledger.verify() == []
 
 
 def test_a_line_is_settled_on_the_price_that_it_was_sent_at(

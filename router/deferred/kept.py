@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from router.dispatch.wire import load_litellm
 from router.effects import Effect, Send, Store, Wait, Walk
-from router.errors import InvalidRequest, RateLimited
+from router.errors import InvalidRequest, PutOff
 from router.types import Request
 
 T = TypeVar("T")
@@ -73,8 +73,7 @@ def in_hand(
     who dies between the two has the answer; and a walk that waits for long gives its place to
     others. A reply to another request on its way, such as a summary, is no answer to this one.
 
-    Raises `RateLimited` with the wait as `retry_after` where it would wait for more than
-    `most_waits` seconds in all.
+    Raises `PutOff` where it would wait for more than `most_waits` seconds in all.
     """
     step: Callable[[], Effect] = partial(next, walk)
     waited = 0.0
@@ -87,10 +86,7 @@ def in_hand(
             if isinstance(effect, Wait):
                 waited += effect.seconds
                 if waited > most_waits:
-                    raise RateLimited(
-                        "queue", "it waits in the queue instead", retry_after=effect.seconds,
-                        request_written=False,
-                    )  # fmt: skip
+                    raise PutOff(effect.seconds)
             result = yield effect
             if isinstance(effect, Send) and effect.request_id == request_id:
                 yield Store(partial(keep, result.response))

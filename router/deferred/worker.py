@@ -25,6 +25,7 @@ from router.errors import (
     BudgetExceeded,
     LedgerError,
     ProviderUnavailable,
+    PutOff,
     RateLimited,
     RouterError,
 )
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("router")
 _MOST_DOUBLED = 7  # pauses double from try to try, to an hour and more
 _MOST_WAITS = 30.0  # seconds that a call may wait in all while it keeps others from being made
+# What trying again later may mend.
+_LATER = (AtCapacity, BudgetExceeded, LedgerError, ProviderUnavailable, PutOff, RateLimited)
 _LONGEST_NAP = 60.0  # seconds between two looks at a queue in which nothing is due
 
 
@@ -200,7 +203,7 @@ class Worker:
         )
         try:
             answer = run(walk)
-        except (BudgetExceeded, AtCapacity, LedgerError, RateLimited, ProviderUnavailable) as error:
+        except _LATER as error:
             self._put_off(ticket, error)
         except RouterError as error:
             self.fail(ticket, error)
