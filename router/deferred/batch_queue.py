@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from router.deferred.tables import storable
 from router.ledger.sqlite.database import Database
 
 BatchState = Literal["forming", "sending", "sent", "cancelling", "ended"]
@@ -143,7 +144,7 @@ class BatchQueue:
         """A line was refused as any call like it would be: its ticket has failed."""
         return self._end(
             batch, line, "state = 'failed', kind = ?, why = ?, ended = ?, text = NULL",
-            (*error, now),
+            (error[0], storable(error[1]), now),
         )  # fmt: skip
 
     def returned(
@@ -152,7 +153,7 @@ class BatchQueue:
         """A line was not answered: its ticket waits, for another batch only if `again`."""
         return self._end(
             batch, line, "state = 'waiting', kind = ?, why = ?, due = ?, no_batch = ?,"
-            " batch = NULL", (*error, due, int(not again)),
+            " batch = NULL", (error[0], storable(error[1]), due, int(not again)),
         )  # fmt: skip
 
     def _end(self, batch: str, line: Line, change: str, values: tuple[object, ...]) -> bool:

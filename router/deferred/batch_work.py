@@ -193,9 +193,12 @@ class BatchWork:
 
     def _settle(self, batch: Batch, place: wire.Place, found: wire.Found) -> None:
         """Settle each line by what the provider says of it; release those it says nothing of."""
-        lines = self._batches.open_lines(batch.id)
+        lines, unread = self._batches.open_lines(batch.id), 0
         for custom_id, status, body in wire.results(place, found):
             line = lines.pop(custom_id, None)
+            if not custom_id:
+                _log.warning("a line of batch %s cannot be read: %s", found.id, body)
+                unread += 1
             if line is None:
                 continue
             if status == 200:
@@ -204,7 +207,10 @@ class BatchWork:
                 self._unanswered(batch, line, f"HTTP {status}: {_short(body)}", status)
         why = f"the batch {found.status}: {found.problem}".rstrip(": ")
         for line in lines.values():
-            self._unanswered(batch, line, why, 0)
+            if unread:  # it may be the one that was answered so
+                self._unreadable(batch, line, "its line of the answers cannot be read")
+            else:
+                self._unanswered(batch, line, why, 0)
         self._batches.move(batch.id, "ended")
         try:
             wire.forget(place, found)
@@ -216,21 +222,27 @@ class BatchWork:
         terms = of_text(line.terms)
         try:
             response = wire.response_of(body)
-        except ValueError as error:  # it was billed, and cannot be read
-            charge = Charge(terms.terms.reserved, "assumed", note=str(error))
-            self._book(terms, "failed", charge, now, error=str(error))
-            said = ("MalformedReply", str(error))
-            self._batches.returned(batch.id, line, said, _AT_ONCE, again=False)
+            report = report_of(response)
+            charge = for_answer(terms.terms, report, answer_bytes(response.choices))
+            kept = None
+            if worker.router.policy.log.content:
+                messages = [each.message.model_dump(exclude_none=True) for each in response.choices]
+                kept = json.dumps(messages, ensure_ascii=False)
+            text = answer_text(response)
+        except Exception as error:  # whatever a provider may write is one bad line, and no more
+            self._unreadable(batch, line, str(error))
             return
-        report = report_of(response)
-        charge = for_answer(terms.terms, report, answer_bytes(response.choices))
-        kept = None
-        if worker.router.policy.log.content:
-            messages = [each.message.model_dump(exclude_none=True) for each in response.choices]
-            kept = json.dumps(messages, ensure_ascii=False)
         self._book(terms, "answered", charge, now, report=report, answer=kept)
-        if self._batches.answered(batch.id, line, answer_text(response), now):
+        if self._batches.answered(batch.id, line, text, now):
             worker.count(answered=1)
+
+    def _unreadable(self, batch: Batch, line: Line, why: str) -> None:
+        """A line whose answer cannot be read was billed, nobody knows at how much."""
+        terms = of_text(line.terms)
+        charge = Charge(terms.terms.reserved, "assumed", note=why)
+        self._book(terms, "failed", charge, self._worker.now(), error=why)
+        said = ("MalformedReply", why)
+        self._batches.returned(batch.id, line, said, _AT_ONCE, again=False)
 
     def _unanswered(self, batch: Batch, line: Line, why: str, status: int) -> None:
         """A line that gave no answer is not billed; it goes at the next price, where that helps."""

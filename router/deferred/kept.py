@@ -54,9 +54,9 @@ def request_of(text: str, request_id: str, now: float, deadline: float) -> Reque
 
 
 def answer_text(response: Any) -> str:
-    """litellm's response as JSON."""
-    text: str = response.model_dump_json(exclude_none=True)
-    return text
+    """litellm's response as JSON, in ASCII: an answer that was cut amid a character holds half of
+    it, a lone surrogate, which UTF-8 cannot."""
+    return json.dumps(response.model_dump(exclude_none=True))
 
 
 def answer_of(text: str, request_id: str | None) -> Any:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from router.deferred.tables import prepare
+from router.deferred.tables import prepare, storable
 from router.errors import ConfigurationError
 from router.ledger.sqlite.database import Database
 from router.ledger.url import scheme, sqlite_path
@@ -210,7 +210,7 @@ class Queue:
     ) -> None:
         """Give a ticket back until `due`; `error` is why it could not be sent. A reply that was
         kept is dropped: the call went on, and came to nothing."""
-        kind, why = error or (None, None)
+        kind, why = _stored(error)
         with self._write() as connection:
             connection.execute(
                 "UPDATE deferred_ticket SET state = 'waiting', answer = NULL, due = ?, kind = ?,"
@@ -248,7 +248,7 @@ class Queue:
         error: tuple[str, str] | None = None,
     ) -> None:
         """End a ticket with its answer or its error, and delete the request's text."""
-        kind, why = error or (None, None)
+        kind, why = _stored(error)
         with self._write() as connection:
             connection.execute(
                 "UPDATE deferred_ticket SET state = ?, answer = ?, kind = ?, why = ?, ended = ?,"
@@ -287,3 +287,7 @@ def _one(connection: sqlite3.Connection, ticket: str) -> Ticket | None:
         f"SELECT {_COLUMNS} FROM deferred_ticket WHERE id = ?", (ticket,)
     ).fetchone()
     return None if row is None else Ticket(*row)  # type: ignore[arg-type]
+
+
+def _stored(error: tuple[str, str] | None) -> tuple[str | None, str | None]:
+    return (None, None) if error is None else (error[0], storable(error[1]))

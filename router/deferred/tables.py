@@ -55,6 +55,11 @@ CREATE INDEX deferred_line_of ON deferred_line (batch);
 """
 
 
+def storable(text: str) -> str:
+    """Text that SQLite can hold: a lone surrogate, as a message may have, becomes "?"."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def prepare(connection: sqlite3.Connection, name: str, *, create: bool) -> None:
     """Make the tables where there are none yet, inside the caller's transaction.
 

@@ -13,7 +13,7 @@ import uuid
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from router.deferred.batch_work import BatchWork
 from router.deferred.kept import answer_text, in_hand, request_of
@@ -194,15 +194,10 @@ class Worker:
             return
         if not self.queue.begin(ticket.id, self.name, request.request_id):
             return  # it was cancelled, or another has it
-        keep = partial(self.queue.keep, ticket.id, self.name)
-        walk = in_hand(
-            self.router.walk(request),
-            request.request_id,
-            lambda reply: keep(answer_text(reply)),
-            _MOST_WAITS,
-        )
+        keep = partial(self._keep, ticket)
+        walk = in_hand(self.router.walk(request), request.request_id, keep, _MOST_WAITS)
         try:
-            answer = run(walk)
+            answer = answer_text(run(walk))
         except _LATER as error:
             self._put_off(ticket, error)
         except RouterError as error:
@@ -211,8 +206,16 @@ class Worker:
             _log.exception("ticket %s could not be sent", ticket.id)
             self.fail(ticket, error)
         else:
-            self.queue.finish(ticket.id, self.name, self.now(), answer=answer_text(answer))
+            self.queue.finish(ticket.id, self.name, self.now(), answer=answer)
             self.count(answered=1)
+
+    def _keep(self, ticket: Ticket, reply: Any) -> None:
+        """Keep a reply for whoever takes over. Where that fails the call itself goes on: it was
+        paid for, and its answer is still to come."""
+        try:
+            self.queue.keep(ticket.id, self.name, answer_text(reply))
+        except Exception:
+            _log.exception("a reply to ticket %s could not be kept", ticket.id)
 
     def _put_off(self, ticket: Ticket, error: RouterError, resets_at: float | None = None) -> None:
         """Try a ticket again later: there is no room for it just now. Others' holds may be released

@@ -131,17 +131,24 @@ def cancel(place: Place, batch_id: str) -> Found:
 
 def results(place: Place, found: Found) -> Iterator[tuple[str, int, Any]]:
     """The lines that a batch has come to: (custom_id, HTTP status, body). A status of 0 is a line
-    that was never sent, such as one that expired; its body then says why."""
+    that was never sent, such as one that expired; its body then says why. A custom_id of "" is a
+    line that cannot be read, and whose nobody knows."""
     for file_id in found.files:
         with _client(place) as client:
             text = client.files.content(file_id).text
-        for line in text.splitlines():
-            if not line.strip():
-                continue
-            said = json.loads(line)
-            response = said.get("response") or {}
-            status = response.get("status_code") or 0
-            yield said["custom_id"], status, response.get("body") or said.get("error")
+        for line in text.split("\n"):  # JSON itself may hold what else `splitlines` cuts at
+            if line.strip():
+                yield _result(line)
+
+
+def _result(line: str) -> tuple[str, int, Any]:
+    try:
+        said = json.loads(line)
+        response = said.get("response") or {}
+        status = int(response.get("status_code") or 0)
+        return str(said["custom_id"]), status, response.get("body") or said.get("error")
+    except Exception as error:  # whatever a provider may write: the other lines are still read
+        return "", 0, f"{type(error).__name__}: {error}"
 
 
 def forget(place: Place, found: Found) -> None:

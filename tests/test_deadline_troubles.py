@@ -1,0 +1,162 @@
+"""What goes wrong around a queue: odd answers, refused batches, a store that is away."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from router import Router
+from router.errors import DeferredError, LedgerUnavailable
+from tests.batch_provider import BatchProvider
+from tests.conftest import HELLO, MakeRouter
+from tests.pipeline_kit import BUDGET, NANO_BILL, PIN_NANO, rows
+from tests.provider import Behaviour, ok
+from tests.test_deadline_calls import TIMEOUT, tiers
+
+DAY = 86_400.0
+FAST = {"poll": 0.05, "again": 0.05, "lease": 0.5}
+ODD = ("one\u2028two\u0085three\x1cfour", "cut amid a character \ud83d")
+
+
+@pytest.fixture
+def provider() -> Iterator[BatchProvider]:
+    server = BatchProvider()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def make(make_router: MakeRouter, provider: BatchProvider) -> Any:
+    """A router with a queue for batches of nano at half the price; `changes` as `make_router`'s."""
+
+    def made(**changes: Any) -> Router:
+        given = {
+            "budgets": BUDGET,
+            "rules": [PIN_NANO],
+            "deferred": {"batch": True, "gather": 0},
+            "timeout": TIMEOUT,
+            "tiers": tiers(provider.url, multipliers={"batch": "0.5"}),
+            **changes,
+        }
+        return make_router(**given)
+
+    return made
+
+
+def submitted(router: Router, count: int, days: float = 2) -> list[str]:
+    return [router.submit(HELLO, deadline=time.time() + days * DAY) for _ in range(count)]
+
+
+def said(router: Router, ticket: str) -> str:
+    content: str = router.collect(ticket).choices[0].message.content
+    return content
+
+
+def assert_books_are_even(router: Router, costs: list[int]) -> None:
+    found = [row.cost or 0 for row in rows(router)]
+    assert sorted(found) == sorted(costs)
+    assert router.ledger.verify() == []
+    assert [(each.held, each.settled) for each in router.budgets()] == [(0, sum(costs))]
+
+
+def rewrite(provider: BatchProvider, change: Callable[[str], bytes]) -> None:
+    """Have the provider write each line of its files in another way."""
+    keep = provider._keep
+    provider._keep = lambda data: keep(  # type: ignore[method-assign]
+        b"".join(change(line) + b"\n" for line in data.decode().split("\n") if line)
+    )
+
+
+def half_a_character(code: int) -> Behaviour:
+    """A refusal whose message holds a lone surrogate."""
+    body = {"error": {"message": "no such word: \ud83d", "type": "scripted"}}
+    return Behaviour(status=code, body=json.dumps(body).encode())
+
+
+@pytest.mark.parametrize("content", [False, True])
+def test_a_batchs_answers_are_read_and_kept_whatever_characters_they_have(
+    make: Any, provider: BatchProvider, content: bool
+) -> None:
+    def as_utf8(line: str) -> bytes:  # JSON Lines may be written so
+        if "ud83d" in line:
+            return line.encode()
+        return json.dumps(json.loads(line), ensure_ascii=False).encode()
+
+    router = make(log={"content": content})
+    texts = ["a fine answer", *ODD]
+    provider.script("t-nano", *[ok(text=text) for text in texts])
+    rewrite(provider, as_utf8)
+    tickets = submitted(router, 3)
+    assert router.work_queue(forever=True, **FAST).answered == 3
+    assert [said(router, ticket) for ticket in tickets] == texts
+    assert_books_are_even(router, [NANO_BILL // 2] * 3)
+
+
+def test_a_line_that_cannot_be_read_is_charged_as_reserved_and_its_request_is_called(
+    make: Any, provider: BatchProvider
+) -> None:
+    router = make()
+    provider.script("t-nano", ok(text="first"), ok(text="cut"), ok(text="no choices"), ok())
+
+    def spoil(line: str) -> bytes:
+        if '"cut"' in line:
+            line = line[:-9]
+        if '"no choices"' in line:
+            line = line.replace('"choices": [', '"choices": [7, ')
+        return line.encode()
+
+    rewrite(provider, spoil)
+    tickets = submitted(router, 4)
+    assert router.work_queue(forever=True, **FAST).answered == 4
+    assert len(provider.done) == 4
+    assert len(provider.wire) == 2
+    assert sorted(said(router, ticket) for ticket in tickets) == ["a fine answer"] * 3 + ["first"]
+    unread = [row for row in rows(router) if row.status == "failed"]
+    assert [row.cost for row in unread] == [row.reserved for row in unread]
+    assert len(unread) == 2
+    billed = [*(row.reserved for row in unread), *[NANO_BILL // 2] * 2, *[NANO_BILL] * 2]
+    assert_books_are_even(router, billed)
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_a_queued_calls_answer_is_kept_whatever_characters_it_has(
+    make: Any, provider: BatchProvider, text: str
+) -> None:
+    router = make()
+    provider.script("t-nano", ok(text=text))
+    [ticket] = submitted(router, 1, days=0.5)
+    assert router.work_queue(forever=True, **FAST).answered == 1
+    assert said(router, ticket) == text
+    assert_books_are_even(router, [NANO_BILL])
+
+
+@pytest.mark.parametrize("days", [0.5, 2])  # as a call, in a batch
+def test_a_refusal_is_kept_whatever_characters_its_message_has(
+    make: Any, provider: BatchProvider, days: float
+) -> None:
+    router = make()
+    provider.script("t-nano", half_a_character(400))
+    [ticket] = submitted(router, 1, days)
+    assert router.work_queue(forever=True, **FAST).failed == 1
+    with pytest.raises(DeferredError, match=r"RequestRejected: .*no such word: \?"):
+        router.collect(ticket)
+    assert_books_are_even(router, [0])
+
+
+def test_a_reply_that_cannot_be_kept_ahead_is_handed_out_all_the_same(
+    make: Any, provider: BatchProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    router = make()
+
+    def full(*_: Any) -> None:
+        raise LedgerUnavailable("queue.db", "the disk is full")
+
+    monkeypatch.setattr(router.queue, "keep", full)
+    [ticket] = submitted(router, 1, days=0.5)
+    assert router.work_queue(forever=True, **FAST).answered == 1
+    assert said(router, ticket) == "a fine answer"
+    assert_books_are_even(router, [NANO_BILL])
