@@ -160,3 +160,54 @@ def test_a_reply_that_cannot_be_kept_ahead_is_handed_out_all_the_same(
     assert router.work_queue(forever=True, **FAST).answered == 1
     assert said(router, ticket) == "a fine answer"
     assert_books_are_even(router, [NANO_BILL])
+
+
+@pytest.mark.parametrize(
+    ("part", "step", "time"),
+    [
+        ("ledger", "expire", 1),  # the sweep
+        ("queue", "tidy", 2),
+        ("queue", "claim", 1),
+        ("queue", "gathered", 1),  # while calls are under way
+        ("queue", "postpone", 1),  # while tickets are in hand
+        ("queue", "begin", 2),
+        ("queue", "finish", 1),
+        ("queue", "next_look", 1),
+    ],
+)
+def test_a_worker_for_ever_goes_on_after_a_moment_without_the_store(
+    make: Any, provider: BatchProvider, monkeypatch: pytest.MonkeyPatch,
+    part: str, step: str, time: int,
+) -> None:  # fmt: skip
+    """What it had in hand it takes over from itself, as from a worker that died."""
+    router = make()
+    tickets = submitted(router, 3, days=0.5) + submitted(router, 2)
+    part_of = router.ledger if part == "ledger" else router.queue
+    true, asked = getattr(part_of, step), list[int]()
+
+    def away_once(*arguments: Any, **more: Any) -> Any:
+        asked.append(1)
+        if len(asked) == time:
+            raise LedgerUnavailable("router.db", "away for a moment")
+        return true(*arguments, **more)
+
+    monkeypatch.setattr(part_of, step, away_once)
+    router.work_queue(forever=True, **FAST)
+    assert len(asked) >= time
+    assert [said(router, ticket) for ticket in tickets] == ["a fine answer"] * 5
+    assert len(provider.wire) == 3
+    assert_books_are_even(router, [NANO_BILL] * 3 + [NANO_BILL // 2] * 2)
+
+
+def test_a_worker_for_what_is_due_says_that_the_store_is_away(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    router = make()
+    submitted(router, 1)
+
+    def away(*_: Any) -> None:
+        raise LedgerUnavailable("router.db", "away for a moment")
+
+    monkeypatch.setattr(router.queue, "tidy", away)
+    with pytest.raises(LedgerUnavailable):
+        router.work_queue(**FAST)

@@ -24,6 +24,7 @@ from router.errors import (
     AtCapacity,
     BudgetExceeded,
     LedgerError,
+    LedgerUnavailable,
     ProviderUnavailable,
     PutOff,
     RateLimited,
@@ -81,15 +82,35 @@ class Worker:
         again: float = 30.0,
     ):
         self.router, self.queue = router, queue
-        self.name = uuid.uuid4().hex
         self.lease, self.again = lease, again
         self.work = Work()
-        self._parallel = parallel
+        self._parallel, self._poll = parallel, poll
         self._counting = threading.Lock()
-        self.batches = BatchWork(self, poll)
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Under another name: what it had in hand under the last one lapses, and is taken over."""
+        self.name = uuid.uuid4().hex
+        self.batches = BatchWork(self, self._poll)
 
     def run(self, *, forever: bool = False) -> Work:
-        """Do all that is due now; with `forever`, go on until nothing is left in the queue."""
+        """Do all that is due now; with `forever`, go on until nothing is left in the queue, through
+        outages of the store too.
+
+        Raises `LedgerUnavailable` where the store is away, unless `forever`.
+        """
+        while True:
+            try:
+                return self._run(forever)
+            except LedgerUnavailable as error:
+                if not forever:
+                    raise
+                _log.error("the worker of a queue goes on in %g s: %s", self.again, error)
+                time.sleep(self.again)
+                # Nobody knows which steps were taken: it is all found out as after a death.
+                self._begin_anew()
+
+    def _run(self, forever: bool) -> Work:
         asked = self.router.policy.deferred
         assert asked is not None
         stop = threading.Event()
