@@ -37,6 +37,23 @@ TOOLS = {"tools": [{"type": "function", "function": {"name": "f", "parameters": 
 
 
 @pytest.mark.parametrize(
+    ("choice", "must"),
+    [
+        (None, False),
+        ("auto", False),
+        ("required", True),
+        ({"type": "function", "function": {"name": "f"}}, True),
+        ({"type": "custom", "custom": {"name": "f"}}, True),
+        ({"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}}, False),
+        ({"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": []}}, True),
+    ],
+)
+def test_text_is_no_answer_only_where_a_call_is_required(choice: Any, must: bool) -> None:
+    found = faults({**TOOLS, "tool_choice": choice}, Answer("No need to call it."))
+    assert found == (("no_tool",) if must else ())
+
+
+@pytest.mark.parametrize(
     ("params", "answer", "found"),
     [
         ({}, Answer("Fine."), ()),
@@ -59,7 +76,6 @@ TOOLS = {"tools": [{"type": "function", "function": {"name": "f", "parameters": 
         (JSON, Answer('{"name": "ann", "size": 3}'), ("schema_mismatch",)),
         (JSON, Answer('```json\n{"name": "ann"}\n```'), ("invalid_json",)),
         (TOOLS, Answer("No need to call it."), ()),
-        ({**TOOLS, "tool_choice": "required"}, Answer("No need."), ("no_tool",)),
         (TOOLS, Answer("", "tool_calls", (("f", '{"name": "ann"}'),)), ()),
         (TOOLS, Answer("", "tool_calls", (("g", "{}"),)), ("unknown_tool",)),
         (TOOLS, Answer("", "tool_calls", (("f", "{}"),)), ("invalid_arguments",)),

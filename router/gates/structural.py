@@ -105,8 +105,13 @@ def _tool_faults(params: Mapping[str, Any], calls: Sequence[tuple[str, str]]) ->
 
 
 def _must_call(params: Mapping[str, Any]) -> bool:
+    """Whether only a call will do: of any tool, of one of some, or of the very one named."""
     choice = params.get("tool_choice")
-    return bool(_tools(params)) and (choice == "required" or isinstance(choice, Mapping))
+    if isinstance(choice, Mapping):
+        some = choice.get("allowed_tools")
+        named = choice.get("type") in ("function", "custom")
+        choice = some.get("mode") if isinstance(some, Mapping) else named and "required"
+    return bool(_tools(params)) and choice == "required"
 
 
 def _asked_format(params: Mapping[str, Any]) -> tuple[bool, Any] | None:
