@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import time
 from typing import Any
 
 import pytest
@@ -82,6 +84,26 @@ def test_a_stream_gives_openais_stream_and_chunks_back(
         "part 0 part 1 part 2 "
     )
     assert rows(router)[0].cost == NANO_BILL
+
+
+def test_a_stream_that_is_left_holds_nothing_until_a_garbage_collection(
+    client: OpenAI, router: Router
+) -> None:
+    wrapped = wrap(client, router)
+
+    def first() -> Any:
+        for chunk in wrapped.chat.completions.create(model="auto", messages=HELLO, stream=True):
+            return chunk.choices[0].delta.content
+
+    gc.disable()
+    try:
+        assert first() == "part 0 "
+        until = time.monotonic() + 10
+        while not rows(router) and time.monotonic() < until:
+            time.sleep(0.01)
+    finally:
+        gc.enable()
+    assert [row.cost for row in rows(router)] == [NANO_BILL]
 
 
 def test_an_async_client_is_wrapped_the_same_way(router: Router, provider: Provider) -> None:

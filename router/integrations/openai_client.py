@@ -133,11 +133,7 @@ class _RoutedStream(Stream[ChatCompletionChunk]):
     def __init__(self, routed: Any):
         # No super().__init__: there may be no OpenAI response behind it.
         self._routed, self.routing = routed, routed.routing
-        self._iterator = self._chunks()
-
-    def _chunks(self) -> Iterator[ChatCompletionChunk]:
-        for chunk in self._routed:
-            yield ChatCompletionChunk.construct(**chunk.model_dump())
+        self._iterator = _chunks(routed)
 
     @property
     def response(self) -> Any:  # type: ignore[override]
@@ -152,11 +148,7 @@ class _RoutedAsyncStream(AsyncStream[ChatCompletionChunk]):
 
     def __init__(self, routed: Any):
         self._routed, self.routing = routed, routed.routing
-        self._iterator = self._chunks()
-
-    async def _chunks(self) -> AsyncIterator[ChatCompletionChunk]:
-        async for chunk in self._routed:
-            yield ChatCompletionChunk.construct(**chunk.model_dump())
+        self._iterator = _async_chunks(routed)
 
     @property
     def response(self) -> Any:  # type: ignore[override]
@@ -164,6 +156,18 @@ class _RoutedAsyncStream(AsyncStream[ChatCompletionChunk]):
 
     async def close(self) -> None:
         await self._routed.aclose()
+
+
+# No methods: a stream that is left must go at once, and its hold with it, but one that its own
+# iterator refers to stays until the garbage collector looks for cycles.
+def _chunks(routed: Any) -> Iterator[ChatCompletionChunk]:
+    for chunk in routed:
+        yield ChatCompletionChunk.construct(**chunk.model_dump())
+
+
+async def _async_chunks(routed: Any) -> AsyncIterator[ChatCompletionChunk]:
+    async for chunk in routed:
+        yield ChatCompletionChunk.construct(**chunk.model_dump())
 
 
 class _NoResponse:
