@@ -149,6 +149,24 @@ def test_a_budget_that_is_unknown_and_a_value_it_does_not_have_are_refused(ledge
     assert ledger.audit() == []
 
 
+@pytest.mark.parametrize("use", ["call", "limit"])
+def test_what_was_counted_in_one_unit_is_never_read_as_another(store, use):
+    ledger = store.open([Budget("daily", 5_000_000_000, "day")])
+    requests = Budget("daily", 1000, "day", meter="requests")
+    store.open([requests]).close()  # nothing was counted yet
+    store.open([Budget("daily", 5_000_000_000, "day")]).close()
+    if use == "call":
+        reserve(ledger, "a", 4_000_000_000)
+    else:
+        ledger.set_limit("daily", 4_000_000_000, now=NOW)
+    with pytest.raises(ConfigurationError, match=r"'daily' counts requests, and .* counted usd"):
+        store.open([requests])
+    store.open(
+        [Budget("daily", 6_000_000_000, "day"), Budget("calls", 5, meter="requests")]
+    ).close()
+    ledger.close()
+
+
 # ── credits ────────────────────────────────────────────────────────────────────────────────────
 def test_a_credit_takes_back_what_is_settled_and_no_more(store):
     ledger = store.open([Budget("all", 1000)])

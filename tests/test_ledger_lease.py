@@ -53,7 +53,7 @@ def test_calls_of_a_lease_ask_the_store_once_and_end_up_there_to_the_nano_dollar
     for call in range(300):
         reserve(ledger, f"r{call}", 100, scopes=ANN)
         settle(ledger, f"r{call}", call % 100) if call % 3 else release(ledger, f"r{call}")
-    assert store_of(ledger).steps == ["define", "read", "hold"]
+    assert store_of(ledger).steps == ["defined", "define", "read", "hold"]
     before = counters(direct(place))
     assert before[ALL] == (0, 40_000)  # 1% of the least, all of it held
     spent = sum(call % 100 for call in range(300) if call % 3)

@@ -53,10 +53,29 @@ class BudgetLedger:
         try:
             self.enforced = checked(budgets)
             if define:
+                self._check_meters()
                 store.define(self.enforced)
         except BaseException:
             store.close()
             raise
+
+    def _check_meters(self) -> None:
+        """Refuse to read what was counted in one unit as an amount of another."""
+        before = {budget.name: budget.meter for budget in self.store.defined()}
+        for budget in self.enforced:
+            name, meter = budget.name, budget.meter
+            was = before.get(name, meter)
+            if was != meter and self._is_used(name):
+                raise ConfigurationError(
+                    f"budget {name!r} counts {meter}, and {self.store.name} has counted {was} "
+                    f"under this name; give it another name, or let it count {was} again"
+                )
+
+    def _is_used(self, name: str) -> bool:
+        """Whether the store keeps amounts of a budget: counters, or what a person changed."""
+        return bool(self.store.scope_values(name)) or any(
+            change.budget == name for change in self.store.audit()
+        )
 
     def room(self, scopes: Scopes, now: float) -> Room:
         accounts = [account for account in accounts_of(self.enforced, scopes) if account.counts]
