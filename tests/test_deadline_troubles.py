@@ -10,8 +10,15 @@ from typing import Any
 import pytest
 
 from router import Router
-from router.errors import DeferredError, LedgerUnavailable
-from tests.batch_provider import BatchProvider
+from router.dispatch import batch
+from router.errors import (
+    DeferredError,
+    LedgerUnavailable,
+    ProviderUnavailable,
+    RateLimited,
+    RequestRejected,
+)
+from tests.batch_provider import BatchProvider, _send
 from tests.conftest import HELLO, MakeRouter
 from tests.pipeline_kit import BUDGET, NANO_BILL, PIN_NANO, rows
 from tests.provider import Behaviour, ok
@@ -211,3 +218,69 @@ def test_a_worker_for_what_is_due_says_that_the_store_is_away(
     monkeypatch.setattr(router.queue, "tidy", away)
     with pytest.raises(LedgerUnavailable):
         router.work_queue(**FAST)
+
+
+def refuse(provider: BatchProvider, monkeypatch: pytest.MonkeyPatch, codes: dict[str, int]) -> None:
+    """Have the provider refuse to make batches (POST), to delete files (DELETE), or both."""
+
+    def unless(true: Callable[..., None]) -> Callable[..., None]:
+        def answer(handler: Any, way: list[str], *more: Any) -> None:
+            code = codes.get(handler.command)
+            if code is None or (handler.command == "POST" and way != ["batches"]):
+                true(handler, way, *more)
+            else:
+                _send(handler, {"error": {"message": f"no {handler.command}"}}, code)
+
+        return answer
+
+    monkeypatch.setattr(provider, "_batches", unless(provider._batches))
+    monkeypatch.setattr(provider, "_files", unless(provider._files))
+
+
+@pytest.mark.parametrize("code", [429, 404])
+def test_the_file_of_a_batch_that_was_refused_is_deleted(
+    make: Any, provider: BatchProvider, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    router, codes = make(), {"POST": code}
+    refuse(provider, monkeypatch, codes)
+    [ticket] = submitted(router, 1)
+    router.work_queue(**FAST)
+    assert provider.asked[:2] == ["POST /v1/files", "POST /v1/batches"]
+    assert provider.files == {}
+    codes.clear()
+    router.work_queue(forever=True, **FAST)
+    assert said(router, ticket) == "a fine answer"
+    assert provider.files == {}
+
+
+def test_the_file_of_a_batch_that_others_have_taken_over_is_deleted(
+    provider: BatchProvider,
+) -> None:
+    place = batch.Place("openai/t-nano", provider.url, None, (2.0, 5.0))
+    with pytest.raises(RequestRejected, match="taken this batch over") as caught:
+        batch.create(place, "ours", ["{}\n"], lambda: False)
+    assert not caught.value.request_written
+    assert provider.asked == ["POST /v1/files", "DELETE /v1/files/file-0"]
+    assert provider.files == {}
+
+
+def test_a_file_that_cannot_be_deleted_hides_nothing_of_why_its_batch_was_refused(
+    provider: BatchProvider, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = batch.Place("openai/t-nano", provider.url, None, (2.0, 5.0))
+    refuse(provider, monkeypatch, {"POST": 429, "DELETE": 500})
+    with pytest.raises(RateLimited, match="no POST") as caught:
+        batch.create(place, "ours", ["{}\n"], lambda: True)
+    assert not caught.value.request_written
+    assert "file file-0 stays at the provider" in caplog.text
+
+
+def test_the_file_of_a_batch_that_may_have_been_made_stays(
+    provider: BatchProvider,
+) -> None:
+    place = batch.Place("openai/t-nano", provider.url, None, (2.0, 5.0))
+    provider.lose_replies = 1
+    with pytest.raises(ProviderUnavailable) as caught:
+        batch.create(place, "ours", ["{}\n"], lambda: True)
+    assert caught.value.request_written
+    assert list(provider.files) == ["file-0"]

@@ -9,6 +9,7 @@ as a call of its own.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +18,8 @@ from typing import Any
 from router.dispatch.failures import provider_error
 from router.dispatch.wire import Call, arguments_of, load_litellm
 from router.errors import AuthenticationFailed, ProviderError, RequestRejected
+
+_log = logging.getLogger("router")
 
 ENDPOINT, WINDOW = "/v1/chat/completions", "24h"
 # A batch may have 50,000 requests and 200 MB (OpenAI's guide to batches). Fewer are laid out sooner
@@ -82,27 +85,40 @@ def create(place: Place, ours: str, lines: Iterable[str], still_ours: Callable[[
 
     Parameters: `still_ours` is asked last before the batch is created; if it says no,
     `RequestRejected` is raised, as for all that the provider refuses. After any error whose
-    `request_written` is False there is no batch; after another there may be one: see `find`.
+    `request_written` is False there is no batch, and the file that went up for it is deleted; after
+    another there may be one: see `find`.
     """
     data = "".join(lines).encode()
+    upload, asked = None, False
     with _client(place) as client:
         try:
             upload = client.files.create(file=(f"{ours}.jsonl", data), purpose="batch")
-        except Exception as error:
-            mapped = provider_error(place.model, error)
-            mapped.request_written = False  # a file alone is billed by nobody
-            raise mapped from error
-        if not still_ours():
-            raise RequestRejected(
-                place.model, "another worker has taken this batch over", request_written=False
+            if not still_ours():
+                raise RequestRejected(place.model, "another worker has taken this batch over")
+            asked = True
+            batch = client.batches.create(
+                input_file_id=upload.id,
+                endpoint=ENDPOINT,
+                completion_window=WINDOW,
+                metadata={OURS: ours},
             )
-        batch = client.batches.create(
-            input_file_id=upload.id,
-            endpoint=ENDPOINT,
-            completion_window=WINDOW,
-            metadata={OURS: ours},
-        )
+        except Exception as error:
+            mapped = _mapped(place, error)
+            mapped.request_written &= asked  # a file alone is billed by nobody
+            if upload is not None and not mapped.request_written:
+                _delete(client, place, upload.id)
+            if mapped is error:
+                raise
+            raise mapped from error
     return str(batch.id)
+
+
+def _delete(client: Any, place: Place, file_id: str) -> None:
+    """Delete the file of a batch that was not made; what went wrong with that says more."""
+    try:
+        client.files.delete(file_id)
+    except Exception as error:
+        _log.warning("file %s stays at the provider: %s", file_id, _mapped(place, error))
 
 
 def find(place: Place, ours: str, made: float) -> Found | None:
@@ -194,7 +210,11 @@ def _client(place: Place) -> Iterator[Any]:
     except ProviderError:
         raise
     except Exception as error:
-        raise provider_error(place.model, error) from error
+        raise _mapped(place, error) from error
+
+
+def _mapped(place: Place, error: Exception) -> ProviderError:
+    return error if isinstance(error, ProviderError) else provider_error(place.model, error)
 
 
 def _found(batch: Any) -> Found:
