@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import pytest
 
 from router import Router
@@ -14,6 +15,7 @@ from router.dispatch import batch
 from router.errors import (
     DeferredError,
     LedgerUnavailable,
+    ProviderError,
     ProviderUnavailable,
     RateLimited,
     RequestRejected,
@@ -284,3 +286,21 @@ def test_the_file_of_a_batch_that_may_have_been_made_stays(
         batch.create(place, "ours", ["{}\n"], lambda: True)
     assert caught.value.request_written
     assert list(provider.files) == ["file-0"]
+
+
+def test_what_a_caller_is_handling_says_nothing_of_a_batch(provider: BatchProvider) -> None:
+    """A batch whose reply is lost while another answer's error status is being handled may have
+    been made."""
+    place = batch.Place("openai/t-nano", provider.url, None, (2.0, 5.0))
+    answer = httpx.Response(503, request=httpx.Request("GET", "http://elsewhere"))
+    provider.lose_replies = 1
+    try:
+        answer.raise_for_status()
+    except httpx.HTTPStatusError:
+        with pytest.raises(ProviderError) as lost:
+            batch.create(place, "ours", ["{}\n"], lambda: True)
+        assert (lost.value.status, lost.value.request_written) == (None, True)
+        provider.close()
+        with pytest.raises(ProviderError) as gone:
+            batch.look(place, "batch_0")
+        assert gone.value.status is None

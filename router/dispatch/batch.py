@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -89,7 +90,7 @@ def create(place: Place, ours: str, lines: Iterable[str], still_ours: Callable[[
     another there may be one: see `find`.
     """
     data = "".join(lines).encode()
-    upload, asked = None, False
+    upload, asked, outside = None, False, sys.exception()
     with _client(place) as client:
         try:
             upload = client.files.create(file=(f"{ours}.jsonl", data), purpose="batch")
@@ -103,7 +104,7 @@ def create(place: Place, ours: str, lines: Iterable[str], still_ours: Callable[[
                 metadata={OURS: ours},
             )
         except Exception as error:
-            mapped = _mapped(place, error)
+            mapped = _mapped(place, error, outside)
             mapped.request_written &= asked  # a file alone is billed by nobody
             if upload is not None and not mapped.request_written:
                 _delete(client, place, upload.id)
@@ -115,10 +116,11 @@ def create(place: Place, ours: str, lines: Iterable[str], still_ours: Callable[[
 
 def _delete(client: Any, place: Place, file_id: str) -> None:
     """Delete the file of a batch that was not made; what went wrong with that says more."""
+    outside = sys.exception()
     try:
         client.files.delete(file_id)
     except Exception as error:
-        _log.warning("file %s stays at the provider: %s", file_id, _mapped(place, error))
+        _log.warning("file %s stays at the provider: %s", file_id, _mapped(place, error, outside))
 
 
 def find(place: Place, ours: str, made: float) -> Found | None:
@@ -190,6 +192,7 @@ def _client(place: Place) -> Iterator[Any]:
     from openai import OpenAI
 
     connect, read = place.timeout
+    outside = sys.exception()
     key = None if place.api_base is None else "none"  # never the provider's real key elsewhere
     if place.api_key_env is not None:
         key = os.environ.get(place.api_key_env)
@@ -210,11 +213,14 @@ def _client(place: Place) -> Iterator[Any]:
     except ProviderError:
         raise
     except Exception as error:
-        raise _mapped(place, error) from error
+        raise _mapped(place, error, outside) from error
 
 
-def _mapped(place: Place, error: Exception) -> ProviderError:
-    return error if isinstance(error, ProviderError) else provider_error(place.model, error)
+def _mapped(place: Place, error: Exception, outside: BaseException | None) -> ProviderError:
+    """The router's error for one of the client's; `outside`, what was being handled before."""
+    if isinstance(error, ProviderError):
+        return error
+    return provider_error(place.model, error, outside)
 
 
 def _found(batch: Any) -> Found:
