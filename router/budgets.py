@@ -78,9 +78,14 @@ class BudgetState:
     @property
     def remaining(self) -> int | None:
         """What may still be reserved, never negative; None for unlimited."""
+        return self.left(1)
+
+    def left(self, calls: int) -> int | None:
+        """What so many calls together may still reserve: of a share, each makes more."""
         if self.limit is None:
             return None
-        return max(0, allowed(self.budget.meter, self.limit, self.seen) - self.settled - self.held)
+        most = allowed(self.budget.meter, self.limit, self.seen + calls - 1)
+        return max(0, most - self.settled - self.held)
 
     @property
     def depends_on_arm(self) -> bool:
@@ -137,16 +142,23 @@ class Room:
         return min(left) if left else None
 
     def lacking(
-        self, arm: Arm, usd: int, tokens: int, on_exceed: OnExceed | None = None
+        self,
+        arm: Arm,
+        usd: int,
+        tokens: int,
+        on_exceed: OnExceed | None = None,
+        *,
+        calls: int = 1,
     ) -> BudgetState | None:
-        """The first budget (of one kind, where named) without room for an attempt of `arm`."""
+        """The first budget (of one kind, where named) without room for so many attempts of `arm`,
+        each of which may take `usd` and `tokens`."""
         for state in self.budgets:
-            budget, left = state.budget, state.remaining
+            budget, left = state.budget, state.left(calls)
             if left is None or on_exceed not in (None, budget.on_exceed):
                 continue
             if not state.pays_for(arm):
                 continue
             needed = {"usd": usd, "tokens": tokens}.get(budget.meter, 1)
-            if needed > left:
+            if calls * needed > left:
                 return state
         return None

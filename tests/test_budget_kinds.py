@@ -196,6 +196,24 @@ def test_a_tier_s_budget_is_paid_by_calls_on_that_tier(opened):
     assert room.remaining() is None  # not every tier pays from it
 
 
+@pytest.mark.parametrize(
+    ("limit", "meter", "fits"),
+    [(100, "usd", 3), (100, "tokens", 5), (4, "requests", 4), (500_000, "share", 12)],
+)
+def test_room_for_so_many_calls_is_room_for_one_after_the_other(opened, limit, meter, fits):
+    ledger = opened(Budget("b", limit, scope="tier", value="frontier", meter=meter))
+    for at in range(12):
+        reserve(ledger, f"seen{at}", 0, scopes={"tier": ("nano",)})
+    scopes = {"tier": ("frontier",)}
+    room = ledger.room(scopes, NOW)
+    assert room.lacking(PRO, 30, 20, calls=fits) is None
+    assert room.lacking(PRO, 30, 20, calls=fits + 1) is not None
+    for at in range(fits):
+        reserve(ledger, f"r{at}", 30, scopes=scopes, tokens=20)
+    with pytest.raises(BudgetExceeded):
+        reserve(ledger, "more", 30, scopes=scopes, tokens=20)
+
+
 def test_a_budget_s_conditions_all_have_to_hold(opened):
     ledger = opened(
         Budget("b", 100, scope="user", when=(("tag", "nightly"), ("user", "*"), ("model", "pro")))

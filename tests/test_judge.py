@@ -213,6 +213,24 @@ def test_at_the_ceiling_the_run_ends_and_keeps_what_was_done(court: Court, panel
     assert set(labels(court)) == set(in_order[: len(labels(court))])
 
 
+@pytest.mark.parametrize(
+    ("limit", "judged"),
+    [
+        ({"requests": 1}, 0), ({"requests": 3}, 1), ({"requests": 4}, 2),
+        ({"tokens": 5000}, 0), ({"tokens": 6850}, 1),  # a verdict may take 3,406, and takes 50
+    ],
+)  # fmt: skip
+def test_no_first_verdict_is_paid_for_where_a_budget_has_no_room_for_the_second(
+    court: Court, panel: Panel, limit: dict[str, int], judged: int
+) -> None:
+    court.serve(3)
+    budget = {"name": "judging calls", "window": "day", "purpose": "judge", **limit}
+    report = court.judge(policy=court.policy(budgets=[budget]))
+    assert len(panel.asked("t-judge")) == 2 * report.judged
+    assert report.judged == judged
+    assert report.stopped == "budget 'judging calls' leaves no room"
+
+
 def test_a_judges_budget_of_the_policy_holds_too(court: Court, panel: Panel) -> None:
     court.serve(2)
     budgets = [{"name": "no judges", "limit": "0.000001", "purpose": "judge"}]

@@ -91,8 +91,10 @@ class Caller:
         Asked before the first of several calls that are worth nothing without each other.
         """
         decision = self.router.preview(request)
+        quoted = decision.view.quote
+        tokens = self.router.plan(request).token_bound(decision.chosen, quoted)
         state = self.router.room(request).lacking(
-            decision.arm, calls * (decision.view.quote.upper or 0), 0, "block"
+            decision.arm, quoted.upper or 0, tokens, "block", calls=calls
         )
         return None if state is None else state.budget.name
 
