@@ -163,7 +163,7 @@ def _row(request: LoggedRequest, attempts: list[AttemptRow]) -> dict[str, Any] |
         "chosen": names.index(request.chosen),
         "baseline": request.baseline,
         "cost": request.cost,
-        "latency": None if _untimed(attempts) else sum(each.latency for each in attempts),
+        "latency": None if _untimed(attempts) else looks.seconds_of(attempts),
         "billed_input": accepted.input_tokens if accepted else None,
         "billed_output": accepted.output_tokens if accepted else None,
         "label": request.label,
