@@ -203,6 +203,30 @@ def test_processes_share_one_series_of_tests_in_every_store(
     assert ask(two, 1) == ["frontier"]
 
 
+def test_with_leases_nothing_is_read_while_older_calls_may_be_under_way_unseen(
+    provider: Provider, make_router: MakeRouter, clock: Clock
+) -> None:
+    """A leased call is in the log once it has ended, so that none there is open."""
+    limits = {"timeout": {"connect": 5, "read": 5, "total": 5}, "streams": {"drain_seconds": 10}}
+    router = make_router(
+        **at_most_nano(), **limits, ledger={"lease": True},
+        budgets=[{"name": "all", "limit": "100", "window": "total"}], clock=clock,
+    )  # fmt: skip
+    look(router, clock)  # which begins the tests
+
+    def counted() -> float:
+        [memo] = router.ledger.log().memos(TESTS).values()
+        watch = Watch.from_json(memo.value)
+        assert watch is not None
+        return float(watch.streams.counts[watch.names.index("refusals/nano")].sum())
+
+    ask(router, 20)
+    look(router, clock)
+    assert counted() == 0
+    look(router, clock)
+    assert counted() == 20
+
+
 def test_on_alarm_log_changes_nothing_but_is_written_down(
     provider: Provider, make_router: MakeRouter, clock: Clock
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from dataclasses import asdict
@@ -114,7 +113,7 @@ def _facts(name: str, watch: Watch | None, alarms: Alarms, log: Log) -> dict[str
     is_open = {alarm.name: alarm for alarm in alarms.open}
     quantities = []
     if watch is not None and watch.round == alarms.round:
-        watch.read(answered(log, watch.since), math.inf, frozenset(is_open))
+        watch.read(answered(log, watch.since), time.time(), frozenset(is_open))
         evidence = watch.streams.evidence.tolist()
         for at, quantity in enumerate(watch.names):
             streams = watch.streams

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from router.decide.options import safe_side
+from router.deferred.limits import FLEX, longest_call
 from router.drift.change import Streams
 from router.drift.quantities import (
     BINS,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("router")
 
 CHAIN_SECONDS = 30.0  # for which the answers of a chain may still be on their way
+_FLUSH_SECONDS = 60.0  # in which the rows of leased calls that have ended are in the log
 _TRIES = 10  # at writing what others write too
 
 
@@ -69,6 +71,10 @@ class Drift:
         self._calibrated = self.asked is not None and self.asked.scores == "calibration"
         self._names = watched(policy)
         self.form = self._form if watches_form(policy) else None
+        # A leased call is in the log once it has ended: what is younger than any that may be under
+        # way is not read, or short answers would come before long ones.
+        leased = policy.ledger.lease
+        self._unseen = longest_call(policy, FLEX) + _FLUSH_SECONDS if leased else 0.0
         self._words = ""  # of the alarms that decisions follow
         self._thread: threading.Thread | None = None
         self._one = threading.Lock()
@@ -171,7 +177,8 @@ class Drift:
             watch = self._begin(now, alarms.round)
         grace = CHAIN_SECONDS if self._policy.cascade is not None else 0.0
         skip = frozenset(alarm.name for alarm in alarms.open)
-        watch.read(answered(log, watch.since), now - grace, skip)
+        until = now - self._unseen if self._unseen else None
+        watch.read(answered(log, watch.since, until), now - grace, skip)
         if not log.keep(key, watch.to_json(), 0 if memo is None else memo.version):
             return  # another process has read on meanwhile
         found = watch.alarms(now) + self._prices(watch, now)
@@ -278,11 +285,14 @@ def accept(log: Log, policy: str, now: float, by: str = "", note: str = "") -> t
     raise LedgerUnavailable("drift", "other processes kept its alarms busy")
 
 
-def answered(log: Log, since: float) -> Iterator[tuple[LoggedRequest, list[AttemptRow]]]:
-    """Requests from `since` (unix seconds) on with their ended attempts, in order of time."""
-    attempts = log.attempts(since)
+def answered(
+    log: Log, since: float, until: float | None = None
+) -> Iterator[tuple[LoggedRequest, list[AttemptRow]]]:
+    """Requests from `since` (unix seconds) to before `until` with their ended attempts, in order of
+    time."""
+    attempts = log.attempts(since, until)
     waiting: dict[str, list[AttemptRow]] = {}
-    for request in log.requests(since):
+    for request in log.requests(since, until):
         own = waiting.pop(request.request_id, [])
         while len(own) < request.attempts:
             attempt = next(attempts, None)
