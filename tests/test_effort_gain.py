@@ -70,7 +70,7 @@ def test_an_effort_that_is_none_is_refused(
     with pytest.raises(SystemExit) as ended:
         main(["train", str(file), "--base", "shipped", "--ladder", ladder,
               "--out", str(tmp_path / "m")])  # fmt: skip
-    assert ended.value.code == 1
+    assert ended.value.code == 2
     assert "mini@high=MODEL" in " ".join(capsys.readouterr().err.split())
 
 

@@ -153,13 +153,18 @@ class Poller:
 
     def start(self) -> None:
         """Begin to ask, where this process does not do so yet: a fork has no threads."""
+        if self._asks():  # so that the lock is not taken with every call, nor kept by a fork
+            return
         with self._lock:
-            if self._pid == os.getpid() and not self._stop.is_set():
+            if self._asks():
                 return
             self._pid, self._stop = os.getpid(), threading.Event()
             threading.Thread(
                 target=self._run, args=(self._stop,), name="router-health", daemon=True
             ).start()
+
+    def _asks(self) -> bool:
+        return self._pid == os.getpid() and not self._stop.is_set()
 
     def stop(self) -> None:
         """Ask no more. What is being asked just now is not reported any more either."""
