@@ -27,6 +27,7 @@ from urllib.parse import quote, urlsplit
 import psutil
 
 _START_SECONDS = 120.0  # the machine may be busy
+_HALTED = (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 
 
 class PostgresServer:
@@ -269,13 +270,15 @@ class RedisServer:
 
 
 def _kill_whole(process: subprocess.Popen[bytes]) -> None:
-    server = psutil.Process(process.pid)
-    every = [server, *server.children(recursive=True)]
+    server, deadline = psutil.Process(process.pid), time.monotonic() + 10
+    server.suspend()  # so that it begins no other child meanwhile
+    while server.status() not in _HALTED and time.monotonic() < deadline:
+        time.sleep(0.001)
+    every = [*server.children(recursive=True), server]
     for each in every:
         with contextlib.suppress(psutil.NoSuchProcess):
             each.kill()
     process.wait()
-    deadline = time.monotonic() + 10
     while any(map(_lives, every)) and time.monotonic() < deadline:
         time.sleep(0.001)
 
