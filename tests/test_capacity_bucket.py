@@ -37,6 +37,16 @@ def test_a_burst_of_one_second_spreads_a_minute_s_limit() -> None:
     assert bucket.wait(1, SECOND // 2) == SECOND // 2
 
 
+def assert_keeps_to(bucket: Bucket, passed: list[tuple[int, int]]) -> None:
+    """In no interval did more pass than the burst and the rate allow: (time, units) of each."""
+    for first in range(len(passed)):
+        total = 0
+        for time, units in passed[first:]:
+            total += units
+            minutes = Fraction(time - passed[first][0], 60 * SECOND)
+            assert total <= bucket.burst + bucket.per_minute * minutes
+
+
 @given(st.integers(1, 10_000), st.integers(1, 200), STEPS)
 def test_never_more_than_burst_and_rate_pass_in_any_interval(
     rate: int, burst: int, steps: list[tuple[int, int]]
@@ -48,12 +58,7 @@ def test_never_more_than_burst_and_rate_pass_in_any_interval(
         if bucket.wait(units, now) == 0:
             bucket.take(units, now)
             passed.append((now, units))
-    for first in range(len(passed)):
-        total = 0
-        for time, units in passed[first:]:
-            total += units
-            minutes = Fraction(time - passed[first][0], 60 * SECOND)
-            assert total <= bucket.burst + rate * minutes
+    assert_keeps_to(bucket, passed)
 
 
 @given(st.integers(1, 10_000), st.integers(1, 200), STEPS)
@@ -145,12 +150,7 @@ def test_of_what_truly_passed_no_more_than_burst_and_rate_in_any_interval(
         if bucket.wait(predicted, now) == 0:
             ends.append((now + lasts, true - predicted, bucket.take(predicted, now)))
             passed.append((now, true))
-    for first in range(len(passed)):
-        total = 0
-        for time, units in passed[first:]:
-            total += units
-            minutes = Fraction(time - passed[first][0], 60 * SECOND)
-            assert total <= bucket.burst + rate * minutes
+    assert_keeps_to(bucket, passed)
 
 
 # ── headers ────────────────────────────────────────────────────────────────────────────────────

@@ -7,7 +7,6 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,38 +17,15 @@ from router.deferred import worker
 from router.errors import ConfigurationError, DeferredError, InvalidRequest
 from tests.batch_provider import BatchProvider
 from tests.conftest import HELLO, MakeRouter, only
-from tests.pipeline_kit import BUDGET, NANO_BILL, PIN_NANO, requests, rows
+from tests.deadline_kit import DAY
+from tests.deadline_kit import make as make  # fixtures
+from tests.deadline_kit import provider as provider
+from tests.pipeline_kit import NANO_BILL, requests, rows
 from tests.provider import ok, status
-from tests.test_deadline_calls import HOURS, SOON, TIMEOUT, clock_before, tiers
+from tests.test_deadline_calls import HOURS, SOON, clock_before, tiers
 
-DAY = 86_400.0
 HALF = {"batch": "0.5"}
 FAST = {"poll": 0.05, "again": 0.05, "lease": 5.0}
-
-
-@pytest.fixture
-def provider() -> Iterator[BatchProvider]:
-    server = BatchProvider()
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def make(make_router: MakeRouter, provider: BatchProvider) -> Any:
-    """A router with a queue for batches of nano at half the price; `changes` as `make_router`'s."""
-
-    def made(**changes: Any) -> Router:
-        given = {
-            "budgets": BUDGET,
-            "rules": [PIN_NANO],
-            "deferred": {"batch": True, "gather": 0},
-            "timeout": TIMEOUT,
-            "tiers": tiers(provider.url, multipliers=HALF),
-            **changes,
-        }
-        return make_router(**given)
-
-    return made
 
 
 def soon(days: float = 2) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -21,39 +21,15 @@ from router.errors import (
     RequestRejected,
 )
 from tests.batch_provider import BatchProvider, _send
-from tests.conftest import HELLO, MakeRouter
-from tests.pipeline_kit import BUDGET, NANO_BILL, PIN_NANO, rows
+from tests.conftest import HELLO
+from tests.deadline_kit import DAY
+from tests.deadline_kit import make as make  # fixtures
+from tests.deadline_kit import provider as provider
+from tests.pipeline_kit import NANO_BILL, rows
 from tests.provider import Behaviour, ok
-from tests.test_deadline_calls import TIMEOUT, tiers
 
-DAY = 86_400.0
 FAST = {"poll": 0.05, "again": 0.05, "lease": 0.5}
 ODD = ("one\u2028two\u0085three\x1cfour", "cut amid a character \ud83d")
-
-
-@pytest.fixture
-def provider() -> Iterator[BatchProvider]:
-    server = BatchProvider()
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def make(make_router: MakeRouter, provider: BatchProvider) -> Any:
-    """A router with a queue for batches of nano at half the price; `changes` as `make_router`'s."""
-
-    def made(**changes: Any) -> Router:
-        given = {
-            "budgets": BUDGET,
-            "rules": [PIN_NANO],
-            "deferred": {"batch": True, "gather": 0},
-            "timeout": TIMEOUT,
-            "tiers": tiers(provider.url, multipliers={"batch": "0.5"}),
-            **changes,
-        }
-        return make_router(**given)
-
-    return made
 
 
 def submitted(router: Router, count: int, days: float = 2) -> list[str]:
