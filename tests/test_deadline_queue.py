@@ -24,7 +24,6 @@ from tests.pipeline_kit import NANO_BILL, requests, rows
 from tests.provider import ok, status
 from tests.test_deadline_calls import HOURS, SOON, clock_before, tiers
 
-HALF = {"batch": "0.5"}
 FAST = {"poll": 0.05, "again": 0.05, "lease": 5.0}
 
 
