@@ -7,9 +7,12 @@ is known. A log is made by drawing queries, and for each an arm by known chances
 label and bill are shown. Each target policy is then estimated from the log alone. A simulation of
 logging; answers, scores and bills are recorded ones. Writes benchmarks/results/off_policy.json.
 
-The truth is the mean over all queries, so a part of every estimate's variance is which queries a
-log has. No estimator changes that part (`of the draw`); what doubly robust spares of the rest is
-`given the requests`.
+The variance of doubly robust estimates is held against that of plain inverse weighting, by the
+known chances of arm and label. The truth is the mean over all queries, so a part of every
+estimate's variance is which queries a log has. No estimator changes that part (`of the draw`); what
+doubly robust spares of the rest is `given the requests`. Of no policy can it spare all: answers are
+not told by what a log knows beforehand. `least` is what a direct model would leave that had been
+fitted to all answers, the hidden ones too, by all predictions that the log has.
 """
 
 from __future__ import annotations
@@ -138,6 +141,7 @@ def study(people: Population, resamplings: int, seed: int) -> dict[str, Any]:
     true_spent = float((chances * people.cost).sum(axis=1).mean())
     rng = np.random.default_rng(seed)
     found: dict[tuple[str, str, str], list[Any]] = {}
+    plain: dict[tuple[str, str], list[float]] = {}
     had: dict[tuple[str, str], list[float]] = {}  # what a log's own requests would have come to
     honest, naive, holds = [], [], []
     for _ in range(resamplings):
@@ -152,6 +156,7 @@ def study(people: Population, resamplings: int, seed: int) -> dict[str, Any]:
             for outcome, values in (("quality", people.score), ("cost", people.cost)):
                 own_truth = float(values[query, arm[query]].mean())
                 had.setdefault((name, outcome), []).append(own_truth)
+                plain.setdefault((name, outcome), []).append(plain_ips(batch, arm[query], outcome))
                 for estimator in ESTIMATORS:
                     one = estimates.by_outcome[outcome][estimator].estimate()
                     found.setdefault((name, outcome, estimator), []).append(
@@ -173,7 +178,7 @@ def study(people: Population, resamplings: int, seed: int) -> dict[str, Any]:
         true_saved = truth["always frontier"]["cost"] - true_spent
         holds.append(saved.low <= true_saved <= saved.high)
     report: dict[str, Any] = {"queries": n, "rows_of_a_log": ROWS, "targets": {}}
-    for name in targets:
+    for name, arm in targets.items():
         report["targets"][name] = {
             outcome: {
                 "truth": truth[name][outcome],
@@ -184,11 +189,10 @@ def study(people: Population, resamplings: int, seed: int) -> dict[str, Any]:
                     for estimator in ESTIMATORS
                 },
                 "variance_to_ips": variances(
-                    *(
-                        np.array([value for value, _, _ in found[name, outcome, estimator]])
-                        for estimator in ("doubly_robust", "ips")
-                    ),
+                    np.array([value for value, _, _ in found[name, outcome, "doubly_robust"]]),
+                    np.array(plain[name, outcome]),
                     np.array(had[name, outcome]),
+                    least_variance(people, mine, chances, arm, outcome),
                 ),
             }
             for outcome in ("quality", "cost")
@@ -222,13 +226,46 @@ def naive_figures(naive: list[float], true_saved: float) -> dict[str, Any]:
     return {"naive_mean": mean, "naive_off_pct": 100 * (mean / true_saved - 1)}
 
 
-def variances(robust: Any, ips: Any, own: Any) -> dict[str, float]:
+def plain_ips(batch: LogBatch, arm: Any, outcome: str) -> float:
+    """The textbook's estimate: outcomes where the log did what the policy does, by the inverse of
+    the chance that it did so and that its label is there."""
+    value, chance = (batch.label, LABELLED) if outcome == "quality" else (batch.cost, 1.0)
+    agrees = (batch.chosen == arm) & np.isfinite(value)
+    weight = 1 / (batch.propensity[np.arange(len(batch)), arm] * chance)
+    return float(np.where(agrees, np.nan_to_num(value) * weight, 0.0).mean())
+
+
+def least_variance(people: Population, mine: Any, chances: Any, arm: Any, outcome: str) -> float:
+    """The least variance that a log's estimate can have, given its requests, with a direct model
+    for each arm that is linear in all that the log knows before the answer: every arm's predicted
+    quality and cost, and which arm it took to be best (`mine`)."""
+    every = np.arange(len(arm))
+    cost = people.expected / people.expected.mean(axis=0)
+    best = mine[:, None] == np.arange(chances.shape[1] - 1)
+    known = np.column_stack([np.ones(len(arm)), people.quality, cost, best])
+    value = (people.score if outcome == "quality" else people.cost)[every, arm]
+    seen = chances[every, arm] * (LABELLED if outcome == "quality" else 1.0)
+    adds = (1 - seen) / seen  # what the square of a row's error adds to the variance
+    left = np.empty(len(arm))
+    for each in np.unique(arm):
+        rows = arm == each
+        root = np.sqrt(adds[rows])
+        coef = np.linalg.lstsq(known[rows] * root[:, None], value[rows] * root, rcond=None)[0]
+        left[rows] = value[rows] - known[rows] @ coef
+    return float((adds * left**2).mean() / ROWS)
+
+
+def variances(robust: Any, ips: Any, own: Any, least: float) -> dict[str, float]:
     """The variance of doubly robust as a share of that of IPS: of both as they are; around what
     each log's own requests would have come to (`own`); and what is left if that is known exactly.
+    With the least that either share can be.
     """
+    given = (ips - own).var()
     return {
         "doubly robust": float(robust.var() / ips.var()),
-        "given the requests": float((robust - own).var() / (ips - own).var()),
+        "least": float((own.var() + least) / ips.var()),
+        "given the requests": float((robust - own).var() / given),
+        "least given the requests": float(least / given),
         "of the draw": float(own.var() / ips.var()),
     }
 
