@@ -2,8 +2,9 @@
 
 Each call reserves in three nested budgets and settles with rows of ordinary size. The kinds take
 turns, `--calls` calls a turn, so that other load on the machine falls on all of them alike. Beside
-them stands the least that each could take here: two transactions that write one row (SQLite), two
-round trips (servers), an empty loop of 1,000 turns (the processor).
+them stands the least that each could take here: two transactions that write one row, and two that
+write what a call leaves behind into plain tables, without a check, an index or a trigger (SQLite),
+two round trips (servers), an empty loop of 1,000 turns (the processor).
 
     python benchmarks/ledger_cost.py --calls 200 --turns 10 --json
 """
@@ -21,6 +22,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import psycopg
 from ledger_hammer import AMOUNT, rows
@@ -28,6 +30,7 @@ from ledger_stores import STORES
 from stamp import commit, machine
 
 from router.ledger import Ledger, open_ledger
+from router.log.writer import attempt_values, request_values, to_json
 from router.types import AttemptRow, Budget, RequestEnd, Reservation
 
 Durability = Literal["full", "normal"]
@@ -87,12 +90,58 @@ def quantiles(values: list[float]) -> dict[str, float]:
     return {name: round(ordered[place] * 1e3, 4) for name, place in places.items()}
 
 
+_PLAIN = """
+CREATE TABLE account (id INTEGER PRIMARY KEY, held INTEGER, settled INTEGER);
+INSERT INTO account VALUES (1, 0, 0), (2, 0, 0), (3, 0, 0);
+CREATE TABLE reservation (id TEXT PRIMARY KEY, state TEXT, amount INTEGER, worst_case TEXT);
+CREATE TABLE entry (id INTEGER PRIMARY KEY, reservation TEXT, kind TEXT, amount INTEGER);
+CREATE TABLE request (id TEXT PRIMARY KEY, row TEXT, status TEXT);
+CREATE TABLE attempt (id INTEGER PRIMARY KEY, row TEXT);
+"""
+
+
+class PlainRows:
+    """What a call leaves behind, as no ledger would write it: nothing is looked at or refused."""
+
+    def __init__(self, connection: sqlite3.Connection):
+        connection.executescript(_PLAIN)
+        self._do, self._do_each = connection.execute, connection.executemany
+        request, attempt = rows("plain", SCOPES)
+        self._request = to_json(request_values(request))
+        self._worst_case = to_json(attempt_values(attempt))
+        self._answer = to_json(attempt_values(answered(attempt)))
+
+    def two_commits(self) -> None:
+        do, name = self._do, uuid4().hex
+        do("BEGIN IMMEDIATE")
+        do("INSERT INTO reservation VALUES (?, 'open', ?, ?)", (name, AMOUNT, self._worst_case))
+        do("INSERT INTO entry VALUES (NULL, ?, 'HOLD', ?)", (name, AMOUNT))
+        self._do_each(
+            "UPDATE account SET held = held + ? WHERE id = ?", [(AMOUNT, n) for n in (1, 2, 3)]
+        )
+        do("INSERT INTO request VALUES (?, ?, 'open')", (name, self._request))
+        do("COMMIT")
+        do("BEGIN IMMEDIATE")
+        do("UPDATE reservation SET state = 'settled', worst_case = NULL WHERE id = ?", (name,))
+        do("INSERT INTO entry VALUES (NULL, ?, 'POST', ?)", (name, AMOUNT // 2))
+        self._do_each(
+            "UPDATE account SET held = held - ?, settled = settled + ? WHERE id = ?",
+            [(AMOUNT, AMOUNT // 2, n) for n in (1, 2, 3)],
+        )
+        do("INSERT INTO attempt VALUES (NULL, ?)", (self._answer,))
+        do("UPDATE request SET status = 'answered' WHERE id = ?", (name,))
+        do("COMMIT")
+
+
 def floors(folder: Path, urls: dict[str, str], turns: int) -> dict[str, dict[str, float]]:
     """The least that two steps can take here, in milliseconds, by what they are made of."""
-    rows = sqlite3.connect(folder / "bare.db", isolation_level=None)
-    rows.execute("PRAGMA journal_mode = WAL")
-    rows.execute("PRAGMA synchronous = NORMAL")
-    rows.execute("CREATE TABLE bare (id INTEGER PRIMARY KEY, text TEXT)")
+    bare, plain = (sqlite3.connect(folder / f"{name}.db", isolation_level=None) for name in "ab")
+    for connection in (bare, plain):
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+    bare.execute("CREATE TABLE bare (id INTEGER PRIMARY KEY, text TEXT)")
+    plain_rows = PlainRows(plain)
     redis = urlsplit(urls["redis normal"])
     link = socket.create_connection((redis.hostname or "", redis.port or 0))
     link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -100,9 +149,12 @@ def floors(folder: Path, urls: dict[str, str], turns: int) -> dict[str, dict[str
 
     def two_commits() -> None:
         for _ in range(2):
-            rows.execute("BEGIN IMMEDIATE")
-            rows.execute("INSERT INTO bare (text) VALUES ('x')")
-            rows.execute("COMMIT")
+            bare.execute("BEGIN IMMEDIATE")
+            bare.execute("INSERT INTO bare (text) VALUES ('x')")
+            bare.execute("COMMIT")
+
+    def two_commits_of_plain_rows() -> None:
+        plain_rows.two_commits()
 
     def two_pings() -> None:
         for _ in range(2):
@@ -118,14 +170,15 @@ def floors(folder: Path, urls: dict[str, str], turns: int) -> dict[str, dict[str
             pass
 
     found: dict[str, dict[str, float]] = {}
-    for work in (two_commits, two_pings, two_selects, a_loop):
+    for work in (two_commits, two_commits_of_plain_rows, two_pings, two_selects, a_loop):
         seconds = []
         for _ in range(100 * turns):
             began = time.perf_counter()
             work()
             seconds.append(time.perf_counter() - began)
         found[work.__name__.replace("_", " ")] = quantiles(seconds)
-    rows.close()
+    bare.close()
+    plain.close()
     link.close()
     postgres.close()
     return found
