@@ -11,6 +11,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from router import Router
 from router.cli.policy import command
 from router.money import parse_usd
 from router.policy import Policy, lint, load_policy
@@ -38,6 +39,36 @@ def test_a_shipped_policy_loads_by_name_without_a_warning(name):
     assert policy.description
     found = lint(policy, load_book(), NOW)
     assert [finding for finding in found if finding.severity == "warning"] == []
+
+
+EASY = ["Hi!", "What is the capital of Peru?", "Translate 'good morning' to Spanish."]
+HARD = [
+    "Show that a finite integral domain is a field.",
+    "Design a lock-free queue in C++ and prove that it is linearizable.",
+    "Find all real solutions of x^5 - 5x + 3 = 0 and justify each step.",
+]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "paced"])
+def test_a_shipped_policy_sends_hard_requests_to_a_dearer_tier_than_easy_ones(name):
+    with Router(name, store="sqlite://") as router:
+        easy, hard = (
+            [router.explain([{"role": "user", "content": text}]).arm.tier for text in texts]
+            for texts in (EASY, HARD)
+        )
+    assert max(map(TIERS.index, easy)) < min(map(TIERS.index, hard))
+
+
+def test_the_command_says_where_easy_and_hard_requests_go(tmp_path):
+    tried = json.loads(CliRunner().invoke(command, ["check", "default", "--json"]).stdout)[0]
+    assert (tried["tried"], tried["findings"]) == ({"easy": "mini", "hard": "frontier"}, [])
+    assert "easy: mini, hard: frontier" in CliRunner().invoke(command, ["check", "default"]).stdout
+    same = tmp_path / "same.yaml"
+    same.write_text((ROOT / "policies/default.yaml").read_text().replace(": 5}", ": 0}"))
+    [found] = json.loads(CliRunner().invoke(command, ["check", str(same), "--json"]).stdout)
+    [note] = found["findings"]
+    assert (found["ok"], note["severity"], note["key"]) == (True, "note", "objective")
+    assert note["message"].startswith("an easy request goes to frontier and a hard one too")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -256,7 +287,9 @@ def test_check_prints_json_and_only_json(bad_file, unwise_file):
     assert bad["ok"] is False
     assert bad["findings"][0]["key"] == "objectiv"
     assert bad["findings"][0]["line"] == 2
-    assert {finding["severity"] for finding in unwise["findings"]} == {"warning"}
+    *warnings, note = unwise["findings"]
+    assert {finding["severity"] for finding in warnings} == {"warning"}
+    assert (note["severity"], note["key"]) == ("note", "objective")
 
 
 def test_schema_prints_the_schema():

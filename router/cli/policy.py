@@ -17,6 +17,15 @@ from router.errors import PolicyError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from router.policy import Policy
+
+# What nobody would call hard, and what nobody would call easy: where they go shows what an
+# objective means.
+TRIED = {
+    "easy": "What is the capital of France?",
+    "hard": "Prove that there are infinitely many primes that leave 3 when divided by 4.",
+}
+
 
 @click.group("policy")
 def command() -> None:
@@ -32,6 +41,8 @@ command.add_command(diff)
 @json_option
 def check(files: tuple[str, ...], strict: bool, as_json: bool) -> None:
     """Check each FILE (a path, or a shipped policy's name) and say what is wrong or unwise.
+
+    Of a good one it says which tiers an easy and a hard request would go to.
 
     Exit code 1 if a file has an error, or with --strict a warning.
     """
@@ -118,13 +129,42 @@ def _check(file: str, book: Any, now: float) -> dict[str, Any]:
             for found in lint(policy, book, now)
         ]
     good = policy is not None and not problems
+    tried: dict[str, str] = {}
+    if policy is not None and good:
+        tried, note = _try(policy)
+        if note:
+            findings.append({"severity": "note", "file": file, "key": "objective", "message": note})
     return {
         "file": file,
         "ok": good,
         "policy": policy.stamp if policy is not None and good else None,
+        "tried": tried,
         "arms": [arm.name for arm in policy.arms()] if policy is not None else [],
         "findings": findings,
     }
+
+
+def _try(policy: Policy) -> tuple[dict[str, str], str | None]:
+    """The tiers that the requests of `TRIED` go to while nothing is spent, and what is to be noted
+    of them. Nothing is sent."""
+    from router.errors import RouterError
+    from router.pipeline import Router
+
+    try:
+        with Router(policy, store="sqlite://") as router:
+            found: dict[str, str] = {
+                name: router.explain([{"role": "user", "content": text}]).arm.tier
+                for name, text in TRIED.items()
+            }
+    except RouterError as error:
+        return {}, f"an easy and a hard request cannot be tried: {error}"
+    [tier, *others] = set(found.values())
+    if others or len(policy.tiers.present) == 1 or policy.pacing is not None:
+        return found, None
+    return found, (
+        f"an easy request goes to {tier} and a hard one too; `router explain` shows what each tier "
+        "is expected to be worth and to cost"
+    )
 
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
@@ -136,7 +176,10 @@ def _print(results: list[dict[str, Any]], console: Console) -> None:
 
     for result in results:
         if result["ok"]:
-            console.print(f"[green]ok[/] {escape(result['file'])} {result['policy']}")
+            where = ", ".join(f"{name}: {tier}" for name, tier in result["tried"].items())
+            console.print(
+                f"[green]ok[/] {escape(result['file'])} {escape(result['policy'])}  {where}"
+            )
         for finding in result["findings"]:
             line = f":{finding['line']}" if finding.get("line") else ""
             place = ": ".join(part for part in (finding["file"] + line, finding["key"]) if part)
