@@ -63,6 +63,10 @@ def test_the_command_says_where_easy_and_hard_requests_go(tmp_path):
     tried = json.loads(CliRunner().invoke(command, ["check", "default", "--json"]).stdout)[0]
     assert (tried["tried"], tried["findings"]) == ({"easy": "mini", "hard": "frontier"}, [])
     assert "easy: mini, hard: frontier" in CliRunner().invoke(command, ["check", "default"]).stdout
+    share = tmp_path / "share.yaml"  # of no calls yet a tenth is none
+    budget = "{name: few, share: 0.1, scope: tier, value: frontier, window: day}"
+    share.write_text((ROOT / "policies/default.yaml").read_text() + f"  - {budget}\n")
+    assert "hard: frontier" in CliRunner().invoke(command, ["check", str(share)]).stdout
     same = tmp_path / "same.yaml"
     same.write_text((ROOT / "policies/default.yaml").read_text().replace(": 5}", ": 0}"))
     [found] = json.loads(CliRunner().invoke(command, ["check", str(same), "--json"]).stdout)

@@ -145,13 +145,16 @@ def _check(file: str, book: Any, now: float) -> dict[str, Any]:
 
 
 def _try(policy: Policy) -> tuple[dict[str, str], str | None]:
-    """The tiers that the requests of `TRIED` go to while nothing is spent, and what is to be noted
-    of them. Nothing is sent."""
+    """The tiers that the requests of `TRIED` go to where no budget stands in the way, and what is
+    to be noted of them; none where pacing moves the weight. Nothing is sent."""
     from router.errors import RouterError
     from router.pipeline import Router
 
+    if policy.pacing is not None:
+        return {}, None
+    free = policy.model_copy(update={"budgets": ()})
     try:
-        with Router(policy, store="sqlite://") as router:
+        with Router(free, store="sqlite://") as router:
             found: dict[str, str] = {
                 name: router.explain([{"role": "user", "content": text}]).arm.tier
                 for name, text in TRIED.items()
@@ -159,7 +162,7 @@ def _try(policy: Policy) -> tuple[dict[str, str], str | None]:
     except RouterError as error:
         return {}, f"an easy and a hard request cannot be tried: {error}"
     [tier, *others] = set(found.values())
-    if others or len(policy.tiers.present) == 1 or policy.pacing is not None:
+    if others or len(policy.tiers.present) == 1:
         return found, None
     return found, (
         f"an easy request goes to {tier} and a hard one too; `router explain` shows what each tier "
@@ -178,7 +181,7 @@ def _print(results: list[dict[str, Any]], console: Console) -> None:
         if result["ok"]:
             where = ", ".join(f"{name}: {tier}" for name, tier in result["tried"].items())
             console.print(
-                f"[green]ok[/] {escape(result['file'])} {escape(result['policy'])}  {where}"
+                f"[green]ok[/] {escape(result['file'])} {escape(result['policy'])} {where}".rstrip()
             )
         for finding in result["findings"]:
             line = f":{finding['line']}" if finding.get("line") else ""
