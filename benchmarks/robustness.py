@@ -30,6 +30,10 @@ PAIRS = {
     "paraphrase held out": "paraphrases_held_out.jsonl",
     "paraphrase dev": "paraphrases_dev.jsonl",
 }
+# All that are shipped but `paced`, whose weight hangs on the budget and the hour.
+POLICIES = (
+    "default", "frugal", "quality", "openai", "anthropic", "google", "mixed", "self-hosted",
+)  # fmt: skip
 _TYPING_ERRORS = 0.05  # of the words, and at least one
 _SYSTEM_TOKENS = 2000
 _RULES = """You are the assistant of a garden centre. Be friendly and brief. Never promise delivery
@@ -91,7 +95,7 @@ def main() -> None:
         "prompts": len(texts),
         "pairs": {name: len(found) for name, found in pairs.items()},
     }
-    for name in options.policy or ("default", "frugal", "mixed", "quality"):
+    for name in options.policy or POLICIES:
         with Router(name, store="sqlite://") as router:
             results[name] = flips(router, texts, pairs, options.seed)
     options.out.write_text(json.dumps(results, indent=1) + "\n")
