@@ -136,7 +136,7 @@ def _print(results: list[dict[str, Any]], console: Console) -> None:
 
     for result in results:
         if result["ok"]:
-            console.print(f"[green]ok[/] {escape(result['file'])} {result['policy']}")
+            console.print(f"[green]ok[/] {escape(result['file'])} {escape(result['policy'])}")
         for finding in result["findings"]:
             line = f":{finding['line']}" if finding.get("line") else ""
             place = ": ".join(part for part in (finding["file"] + line, finding["key"]) if part)
