@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from decimal import ROUND_CEILING, Decimal
+from fractions import Fraction
 from typing import Any
 
 from router.money import MAX_NANO, NANO_PER_USD
@@ -48,7 +49,7 @@ def _nano(usd: object) -> int | None:
         return None
     if not 0 <= usd <= MAX_NANO // NANO_PER_USD:  # NaN fails too
         return None
-    return int((Decimal(str(usd)) * NANO_PER_USD).to_integral_value(ROUND_CEILING))
+    return math.ceil(Fraction(str(usd)) * NANO_PER_USD)
 
 
 def read_usage(report: Mapping[str, Any] | None) -> tuple[Usage | None, str | None]:
