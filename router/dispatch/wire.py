@@ -13,7 +13,9 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 from router.dispatch.failures import provider_error
@@ -25,6 +27,7 @@ EFFORT_ALLOWED = ["reasoning_effort"]
 _OWN_FORMAT = frozenset(
     {"anthropic", "bedrock", "cohere_chat", "gemini", "vertex_ai", "vertex_ai_beta"}
 )
+_MCP_HANDLER = "litellm.responses.mcp.litellm_proxy_mcp_handler"
 _import_lock = threading.Lock()
 _END = object()
 
@@ -68,7 +71,29 @@ def load_litellm() -> Any:
 
         litellm.suppress_debug_info = True
         litellm.telemetry = False
+        _stand_in_for_mcp()
         return litellm
+
+
+class _NoMcp:
+    """litellm's handler of MCP tools, as far as calls without such tools ask for it."""
+
+    @staticmethod
+    def should_use_litellm_mcp_gateway(tools: object) -> bool:
+        return False
+
+
+@cache
+def _stand_in_for_mcp() -> None:
+    """Let litellm send what only OpenAI's Responses API takes: tools beside thinking, from GPT-5.4
+    on, and models such as gpt-5.4-pro. There it always imports its handler of MCP tools, which
+    needs a package that litellm does not require."""
+    found = find_spec("mcp")
+    if found is not None and found.origin is not None:  # a folder of that name is no package
+        return
+    module = ModuleType(_MCP_HANDLER)
+    module.LiteLLM_Proxy_MCP_Handler = _NoMcp  # type: ignore[attr-defined]
+    sys.modules.setdefault(_MCP_HANDLER, module)
 
 
 def send(call: Call) -> Reply:
