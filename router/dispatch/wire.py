@@ -27,6 +27,7 @@ EFFORT_ALLOWED = ["reasoning_effort"]
 _OWN_FORMAT = frozenset(
     {"anthropic", "bedrock", "cohere_chat", "gemini", "vertex_ai", "vertex_ai_beta"}
 )
+_USUAL_HEADERS = ("accept", "authorization", "content-type", "user-agent", "x-stainless")
 _MCP_HANDLER = "litellm.responses.mcp.litellm_proxy_mcp_handler"
 _import_lock = threading.Lock()
 _END = object()
@@ -195,6 +196,15 @@ def _with_effort(call: Call) -> dict[str, Any]:
     return arguments
 
 
+def _headers(client: Any) -> dict[str, str]:
+    """The headers that an OpenAI client was made with, its organisation and project included."""
+    return {
+        name: value
+        for name, value in client.default_headers.items()
+        if isinstance(value, str) and not name.lower().startswith(_USUAL_HEADERS)
+    }
+
+
 def arguments_of(call: Call) -> dict[str, Any]:
     """What litellm is called with for a call."""
     import httpx
@@ -224,7 +234,13 @@ def arguments_of(call: Call) -> dict[str, Any]:
             "include_usage": True,
         }
     if call.client is not None:
-        arguments["client"] = call.client.with_options(max_retries=0)
+        arguments |= {
+            "client": call.client.with_options(max_retries=0),
+            # What litellm sends to the Responses API does not go through the client.
+            "api_base": str(call.client.base_url).rstrip("/"),
+            "api_key": call.client.api_key or "none",  # never the environment's
+            "extra_headers": {**_headers(call.client), **(arguments.get("extra_headers") or {})},
+        }
     if call.api_base is not None:
         arguments["api_base"] = call.api_base
         # Without a key of its own an endpoint gets a placeholder, never the provider's real key.
