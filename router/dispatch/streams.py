@@ -111,11 +111,19 @@ class _Meter:
         for chunk in reversed(self.inner.chunks):
             report = report_of(chunk)
             if report is not None:
+                if self._prices_itself():
+                    report.pop("cost", None)
                 # litellm drops the tier from the chunk with the usage, but not from the others.
                 tiers = [getattr(chunk, "service_tier", None) for chunk in self.inner.chunks]
                 served = next(filter(None, tiers), None)
                 return report if served is None else {"service_tier": served, **report}
         return None
+
+    def _prices_itself(self) -> bool:
+        """Whether litellm writes its own idea of the cost into the report, as it does where it
+        reads OpenAI's Responses API."""
+        reader = getattr(self.inner.completion_stream, "streaming_response", None)
+        return hasattr(reader, "completed_response")
 
     def broken_off(self) -> MalformedReply | None:
         """litellm gives a truncated stream the finish reason "stop"; look behind it."""
