@@ -9,6 +9,7 @@ import time
 import pytest
 
 from router import Router
+from router.dispatch.wire import load_litellm
 from router.errors import MalformedReply, ProviderTimeout, RateLimited
 from tests.conftest import HELLO, MakeRouter
 from tests.pipeline_kit import (
@@ -21,6 +22,8 @@ from tests.pipeline_kit import (
     rows,
 )
 from tests.provider import USAGE, Behaviour, Provider, ok, status
+
+PRICE = {"input": "1", "output": "1"}
 
 
 def wait_until_settled(router: Router, count: int = 1) -> None:
@@ -52,6 +55,18 @@ def test_a_stream_is_litellms_own_type_and_settles_the_exact_bill(
     assert rows(router)[0].cost == NANO_BILL
     assert requests(router)[0].status == "answered"
     assert_books_agree(router, provider)
+
+
+def test_no_tokenizer_is_fetched_from_the_network_for_a_stream(
+    make_router: MakeRouter, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_litellm()
+    fetched: list[object] = []
+    monkeypatch.setattr("litellm.utils._load_huggingface_tokenizer", lambda *a: fetched.append(a))
+    own = {"model": "hosted_vllm/llama-3-8b", "api_base": provider.url, "price": PRICE}
+    router = make_router(tiers={"frontier": [own]}, budgets=[])
+    assert list(router.completion(messages=HELLO, stream=True))
+    assert fetched == []
 
 
 def test_an_async_stream_settles_the_exact_bill(router: Router, provider: Provider) -> None:

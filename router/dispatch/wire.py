@@ -72,6 +72,8 @@ def load_litellm() -> Any:
 
         litellm.suppress_debug_info = True
         litellm.telemetry = False
+        if litellm.disable_hf_tokenizer_download is None:
+            litellm.disable_hf_tokenizer_download = True  # for a count that nothing here reads
         _stand_in_for_mcp()
         return litellm
 
