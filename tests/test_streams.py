@@ -126,6 +126,20 @@ def test_an_abandoned_stream_is_drained_and_charged_what_it_really_cost(
     assert_books_agree(router, provider)
 
 
+@pytest.mark.parametrize("model", ["groq/m", "hosted_vllm/m", "deepseek/m"])
+def test_a_forgotten_stream_is_drained_whoever_reads_it_for_litellm(
+    make_router: MakeRouter, provider: Provider, model: str
+) -> None:
+    own = {"model": model, "api_base": provider.url, "price": PRICE}
+    router = make_router(tiers={"frontier": [own]}, budgets=BUDGET)
+    for _ in router.completion(messages=HELLO, stream=True):
+        break
+    gc.collect()
+    wait_until_settled(router)
+    (row,) = rows(router)
+    assert (row.status, row.cost, row.cost_source) == ("abandoned", 30_000, "computed")
+
+
 def test_an_abandoned_stream_that_outlasts_the_drain_is_charged_as_reserved(
     make_router: MakeRouter, provider: Provider
 ) -> None:
