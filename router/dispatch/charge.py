@@ -89,7 +89,8 @@ def _priced(
     tier = terms.service_tier
     served = (report or {}).get("service_tier")
     # The provider bills the tier that it served, which need not be the one that was asked for.
-    if isinstance(served, str) and served in price.tables:
+    # "auto" names none; litellm reads it into replies of Groq that say nothing.
+    if isinstance(served, str) and served in price.tables and served != "auto":
         tier = served
     try:
         amount = cost(price, usage, service_tier=tier, now=terms.now)
