@@ -335,6 +335,7 @@ def _bill(plan: Plan, rng: random.Random, found: Counter[str]) -> None:
         reserved=quoted.upper,
         input_bound=input_bound(plan.shape, able.context_window),
         may_reason=able.reasons,
+        images=plan.shape.images,
     )
     bands = [most for _, most, _ in terms.price.bands() if most] if terms.price else []
     lengths = {tokens, *(near for most in bands for near in (most, most + 1) if near < tokens)}

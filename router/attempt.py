@@ -58,6 +58,7 @@ class Attempt:
             reserved=(decision.view.quote.upper or 0) // arm.samples,
             input_bound=input_bound(plan.shape, able.context_window),
             may_reason=able.reasons,
+            images=plan.shape.images,
         )
         self._id = f"{shared.request.request_id}/{number}"
 

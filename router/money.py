@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
+from fractions import Fraction
 
 NANO_PER_USD = 1_000_000_000
 TOKENS_PER_PRICE = 1_000_000  # prices are quoted per million tokens
@@ -36,9 +37,11 @@ def parse_usd(amount: str | int | Decimal) -> int:
     if value > MAX_NANO // NANO_PER_USD:
         raise InvalidAmount(f"{amount} is above the largest amount, $9007199")
     # The digits are looked at before a fraction is built: 1e-99999999 is short to write.
-    if value and (value.adjusted() < -9 or value.scaleb(9) % 1):
+    # Fractions: a decimal's arithmetic is rounded to whatever precision the program has set.
+    nano = Fraction(value) * NANO_PER_USD if value.adjusted() >= -9 else Fraction(0)
+    if nano.denominator != 1 or (value and not nano):
         raise InvalidAmount(f"{amount} is finer than one nano-dollar (1e-9 USD)")
-    return int(value.scaleb(9))
+    return int(nano)
 
 
 def usd_text(nano: int) -> str:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from router.decide import Bar, Choices, rejections
+from router.dispatch.bounds import input_bound
 from router.errors import BudgetExceeded, NoCapableDeployment, UnknownPrice
+from router.prices import quote
 from router.types import BudgetState, Room, allowed
 
 if TYPE_CHECKING:
@@ -44,9 +46,29 @@ def refusal(plan: Plan, choices: Choices, room: Room) -> Exception:
     reasons = rejections(plan.ladder.arms, plan.quotes, choices, 0, plan.rule, plan.obstacles or {})
     names = [arm.name for arm in plan.ladder.arms]
     if (final == Bar.UNPRICED).any():
-        unpriced = plan.ladder.arms[int(np.flatnonzero(final == Bar.UNPRICED)[0])]
-        return UnknownPrice(unpriced.model, "a policy with a budget needs one")
+        return _unpriced(plan, int(np.flatnonzero(final == Bar.UNPRICED)[0]))
     return NoCapableDeployment({name: why or "" for name, why in zip(names, reasons, strict=True)})
+
+
+def _unpriced(plan: Plan, index: int) -> UnknownPrice:
+    """What an arm's price lacks, under a budget, for what was asked."""
+    arm, able = plan.ladder.arms[index], plan.ladder.capabilities[index]
+    price = plan.ladder.price(arm, plan.request.now)
+    if price is None:
+        return UnknownPrice(arm.model, "a policy with a budget needs one")
+    bound = input_bound(plan.shape, able.context_window)
+    if bound is None:
+        return UnknownPrice(
+            arm.model, "audio and files are bounded by its `context_window`, which is not known"
+        )
+    try:
+        quote(
+            price, input_tokens=0, output_tokens=0, input_bound=bound, output_cap=1, audio=True,
+            service_tier=plan.ladder.service_tier(plan.request, arm), now=plan.request.now,
+        )  # fmt: skip
+    except UnknownPrice as error:
+        return error
+    return UnknownPrice(arm.model, "a policy with a budget needs one")
 
 
 def budget_exceeded(state: BudgetState, usd: int, tokens: int) -> BudgetExceeded:

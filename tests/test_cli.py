@@ -97,6 +97,23 @@ def test_report_counts_what_the_log_holds(
     assert f"{format_usd(round(spent / 3))} an accepted answer" in out.replace("\n", " ")
 
 
+def test_names_in_brackets_are_shown_as_they_are_written(
+    capsys: pytest.CaptureFixture[str], policy: Path
+) -> None:
+    odd = "[red] [/no] tag"
+    content = {**yaml.safe_load(policy.read_text()), "name": odd}
+    content["rules"] = [{"name": odd, "when": {"regex": "."}, "tier": "nano"}]
+    policy.write_text(yaml.safe_dump(content))
+    code, out, _ = run(capsys, "policy", "check", str(policy))
+    assert (code, f"{odd}@" in out) == (0, True)
+    code, out, _ = run(capsys, "explain", "Hello", "--policy", str(policy))
+    assert (code, odd in out) == (0, True)
+    with Router(policy) as router:
+        router.completion(messages=HELLO, tags=[odd])
+    code, out, _ = run(capsys, "report", content["log"]["store"])
+    assert (code, odd in out) == (0, True)
+
+
 def test_an_error_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "explain", "Hello", "--policy", "no-such-policy")
     assert (code, out) == (1, "")

@@ -23,6 +23,7 @@ from tests.deadline_kit import provider as provider
 from tests.pipeline_kit import NANO_BILL, requests, rows
 from tests.provider import ok, status
 from tests.test_deadline_calls import HOURS, SOON, clock_before, tiers
+from tests.usage_wire import wire
 
 FAST = {"poll": 0.05, "again": 0.05, "lease": 5.0}
 
@@ -171,6 +172,26 @@ def test_a_batch_that_the_provider_rejects_costs_nothing_and_its_requests_are_ca
         assert router.collect(ticket).choices
     assert [row.cost for row in rows(router)] == [0, NANO_BILL] * 2
     assert "invalid file" in rows(router)[0].error
+    assert_queue_agrees(router, provider)
+
+
+def test_what_no_batch_takes_is_called_instead(make: Any, provider: BatchProvider) -> None:
+    price = {"input": "1", "output": "2", "multipliers": {"batch": "0.5"}}
+    thinking = {"model": "openai/gpt-5.4", "effort": "low", "price": price}
+    router = make(tiers={"frontier": [{**thinking, "api_base": provider.url}]}, rules=[])
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    usage = {"input_tokens": 20, "output_tokens": 10, "total_tokens": 30}
+    provider.default = wire("responses", usage, stream=False)
+    alone = router.submit(HELLO, deadline=soon(), tools=[tool])
+    work = router.work_queue(forever=True, **FAST)
+    assert (work.answered, work.failed, work.batched) == (1, 0, 0)
+    assert router.collect(alone).choices
+    assert [path for path, _, _ in provider.wire] == ["/v1/responses"]  # not a chat completion
+    assert [row.cost for row in rows(router)] == [20 * 1_000 + 10 * 2_000]
+    provider.default = ok()
+    batched = router.submit(HELLO, deadline=soon())
+    assert router.work_queue(forever=True, **FAST).batched == 1
+    assert router.collect(batched).choices
     assert_queue_agrees(router, provider)
 
 

@@ -17,6 +17,7 @@ from router.cli import main
 from router.errors import BudgetExceeded, PolicyError
 from router.ledger import open_ledger
 from router.policy.budgets import BudgetLimit
+from router.policy.document import read_text
 from router.policy.import_limits import import_limits
 from tests.conftest import HELLO, MakeRouter, ladder
 from tests.ledger_kit import NOW, reserve
@@ -265,6 +266,32 @@ def test_the_command_prints_budgets_or_appends_them_to_a_policy(
     new = tmp_path / "new.yaml"
     assert run(capsys, file, "--out", new)[0] == 0
     assert yaml.safe_load(new.read_text()) == {"budgets": BUDGETS}
+
+
+@pytest.mark.parametrize(
+    "before",
+    ["{version: 1, tiers: {nano: []}}\n", "version: 1\n...\n", "  version: 1\n  name: x\n"],
+)
+def test_a_policy_that_nothing_can_be_appended_to_is_left_as_it_is(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, before: str
+) -> None:
+    policy = tmp_path / "mine.yaml"
+    policy.write_text(before)
+    code, out, err = run(capsys, written(tmp_path, CONFIGURATION), "--out", policy)
+    assert (code, out, policy.read_text()) == (1, "", before)
+    assert "mine.yaml: budgets: nothing can be put at its end" in err
+
+
+@pytest.mark.parametrize(
+    "name", ["1e3", "+7", ".5", "null", "0x10", "yes", "-0.0", ".inf", "=", "5."]
+)
+def test_a_name_that_looks_like_a_number_stays_text(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str
+) -> None:
+    file = written(tmp_path, json.dumps({"limits": {name: {**GOOD, "purpose": name}}}))
+    code, out, _ = run(capsys, file)
+    (budget,) = read_text(out, "budgets").data["budgets"]
+    assert (code, budget["name"], budget["when"]["tag"]) == (0, name, name)
 
 
 def test_the_command_says_what_is_wrong_in_one_line(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.dispatch.usage import reported_cost
 from router.money import MAX_NANO, InvalidAmount, format_usd, parse_usd, usd_text
+from router.policy import load_policy
 
 
 @given(st.integers(0, MAX_NANO // 10**9 * 10**9))
@@ -30,6 +32,19 @@ def test_cents_are_exact(cents: int) -> None:
 def test_what_is_no_exact_amount_is_refused(amount: Any) -> None:
     with pytest.raises(InvalidAmount):
         parse_usd(amount)
+
+
+def test_an_amount_is_exact_whatever_precision_the_program_has_set() -> None:
+    with localcontext(prec=3):
+        assert parse_usd("12.3456") == 12_345_600_000
+        assert parse_usd(Decimal("1234.567891234")) == 1_234_567_891_234
+        assert reported_cost({"cost": 0.0123456789}) == 12_345_679
+        policy = load_policy({
+            "version": 1, "objective": {"cost_weight": 0},
+            "tiers": {"frontier": [{"model": "openai/gpt-5.4"}]},
+            "budgets": [{"name": "all", "limit": Decimal("1234.5678")}],
+        })  # fmt: skip
+    assert policy.budget_list()[0].limit == 1_234_567_800_000
 
 
 @pytest.mark.parametrize("amount", ["1e-99999999", "1e99999999", Decimal("1e-400000")])

@@ -312,6 +312,29 @@ def test_unpriced_tiers_are_named_when_nothing_else_is_left(
     make_router: MakeRouter, provider: Provider
 ) -> None:
     router = make_router(budgets=BUDGET, rules=[PIN_NANO])
-    with pytest.raises(UnknownPrice, match="t-nano"):
+    with pytest.raises(UnknownPrice, match=r"t-nano.*service tier 'priority'"):
         router.completion(messages=HELLO, service_tier="priority")
+    assert provider.wire == []
+
+
+WAVE = {"type": "input_audio", "input_audio": {"data": "aGk=", "format": "wav"}}
+
+
+@pytest.mark.parametrize(
+    ("asked", "window", "why"),
+    [
+        ({"service_tier": "priority"}, 9_000, r"service tier 'priority' \(known: default, flex\)"),
+        ({"messages": [{"role": "user", "content": [WAVE]}]}, 9_000, "no rate for audio input"),
+        ({"messages": [{"role": "user", "content": [WAVE]}]}, None, "`context_window`.*not known"),
+    ],
+)
+def test_what_a_price_lacks_for_a_request_is_said(
+    make_router: MakeRouter, provider: Provider, asked: Any, window: int | None, why: str
+) -> None:
+    price = {"input": "1", "output": "2", "multipliers": {"flex": "0.5"}}
+    able = {"audio": True} | ({"context_window": window} if window else {})
+    hearing = {"model": "openai/m", "price": price, "capabilities": able}
+    router = make_router(tiers={"frontier": [hearing]}, budgets=BUDGET)
+    with pytest.raises(UnknownPrice, match=f"openai/m.*{why}"):
+        router.completion(**{"messages": HELLO, **asked})
     assert provider.wire == []

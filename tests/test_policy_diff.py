@@ -73,6 +73,21 @@ def test_rules_are_told_apart_by_name_and_their_order_is_a_setting() -> None:
     assert moved.key == "rules.b.tier"
 
 
+def test_the_order_of_rules_is_shown_unless_new_ones_come_last() -> None:
+    one, other, third = (
+        {"name": name, "when": {"tags": [name]}, "tier": "nano"} for name in ("a", "b", "c")
+    )
+    old = loaded(rules=[one, other])
+    for rules in ([other, one, third], [third, one, other], [one, third, other]):
+        *_, order = changes(old, loaded(rules=rules))
+        names = [rule["name"] for rule in rules]
+        assert (order.key, order.old, order.new) == ("rules (their order)", ["a", "b"], names)
+    for rules in ([one, other, third], [one], [other, third]):
+        found = changes(old, loaded(rules=rules))
+        assert found
+        assert all(each.key.startswith("rules.") for each in found)
+
+
 def test_what_may_be_a_secret_is_not_repeated() -> None:
     secret = ladder("http://hunter2.example/v1")
     found = changes(loaded(), load_policy(secret))

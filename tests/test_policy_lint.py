@@ -139,6 +139,14 @@ def test_an_unpriced_and_unknown_model_is_found():
     assert "it is never called" in limited[0][2]
 
 
+def test_what_is_found_of_a_deployment_is_said_once_however_many_efforts_it_has():
+    several = {"efforts": ["low", "medium", "high"], "vote": {"samples": 3}}
+    tiers = {"mid": [deployment("a", 9, 9, **several)], "frontier": [deployment("b", 5, 9)]}
+    assert len(findings(tiers)) == len(set(findings(tiers))) == 3
+    tiers = {"frontier": [deployment("b", 5, 9), {"model": "no/such", **several}]}
+    assert len(findings(tiers)) == 2
+
+
 def test_an_effort_that_the_model_does_not_take_is_found():
     found = findings({"frontier": [{"model": "openai/gpt-4o", "effort": "high"}]})
     assert [key for _, key, _ in found] == ["tiers.frontier.0.effort"]

@@ -15,6 +15,7 @@ from router import Router
 from router.cli.policy import command
 from router.money import parse_usd
 from router.policy import Policy, lint, load_policy
+from router.policy.diff import changes
 from router.policy.json_schema import json_schema
 from router.prices import load_book
 from router.types import TIERS, Budget
@@ -186,6 +187,21 @@ def test_the_hash_is_of_the_content_not_of_how_it_is_written():
     )
     assert inline(limits={"max_output_tokens": 4096}).hash == policy.hash  # the default
     assert inline(limits={"max_output_tokens": 4095}).hash != policy.hash
+
+
+def test_prices_of_one_amount_are_one_policy_however_they_are_spelt():
+    def priced(one, two, factor):
+        price = {"input": one, "output": two, "multipliers": {"flex": factor}}
+        return inline(tiers={"frontier": [{"model": "a/b", "price": price}]})
+
+    spelt = [
+        priced("2", "0.1", "0.5"),
+        priced("2.00", "00.10", "0.50"),
+        priced(2, "0.100", "0.500"),
+    ]
+    assert len({policy.hash for policy in spelt}) == 1
+    assert changes(spelt[0], spelt[1]) == []
+    assert changes(spelt[0], priced("20", "0.1", "0.5"))[0].new == "20"
 
 
 def test_a_policy_cannot_be_changed():

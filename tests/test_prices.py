@@ -91,6 +91,13 @@ BILLS: list[tuple[str, dict[str, int], str | None, str, int]] = [
         "2026-11-24T09:59",
         1_500_000,
     ),
+    # at weekends half price all day, for the dearer model since 23 August 2026
+    ("deepseek/deepseek-v4-flash", {"output": 1000}, None, "2026-11-27T09:59", 1_200_000),
+    ("deepseek/deepseek-v4-flash", {"output": 1000}, None, "2026-11-28T09:59", 600_000),
+    ("deepseek/deepseek-v4-flash", {"output": 1000}, None, "2026-11-29T01:00", 600_000),
+    ("deepseek/deepseek-v4-flash", {"output": 1000}, None, "2026-11-30T01:00", 1_200_000),
+    ("deepseek/deepseek-v4-pro", {"output": 1000}, None, "2026-08-22T09:59", 3_960_000),
+    ("deepseek/deepseek-v4-pro", {"output": 1000}, None, "2026-08-23T01:00", 1_980_000),
     # prices are those of the day of the call
     ("deepseek-chat", {"input": 1000, "output": 1000}, None, "2025-03-01T12:00", 1_370_000),
     ("deepseek-chat", {"input": 1000, "output": 1000}, None, "2025-03-01T16:30", 685_000),

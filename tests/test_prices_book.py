@@ -209,6 +209,18 @@ def test_editing_a_sealed_entry_is_caught_and_cannot_be_sealed(book: Path, numbe
             attempt(book)
 
 
+def test_a_wrong_entry_is_not_sealed_and_can_still_be_mended(book: Path) -> None:
+    good, sealed = book.read_text(), book.with_suffix(".chain").read_text()
+    for wrong in (line(model="own/third", aliases=["own/alias"]), line(input="-1")):
+        book.write_text(f"{good}{wrong}\n")
+        with pytest.raises(ConfigurationError, match=r"book\.jsonl:4: "):
+            seal(book)
+        assert book.with_suffix(".chain").read_text() == sealed
+    book.write_text(good + line(model="own/third", aliases=["own/other-alias"]) + "\n")
+    assert seal(book) == 1
+    load_book(book)
+
+
 def test_removing_a_sealed_entry_is_caught(book: Path) -> None:
     lines = book.read_text().splitlines()
     book.write_text("\n".join(lines[:-1]) + "\n")
@@ -230,6 +242,8 @@ def test_removing_a_sealed_entry_is_caught(book: Path) -> None:
         ({"currency": "EUR"}, "currency"),
         ({"effective_from": "yesterday"}, "effective_from"),
         ({"effective_from": 20260101}, "effective_from"),
+        ({"effective_from": 0}, "effective_from: 0 is not a day"),
+        ({"checked": None}, "checked: None is not a day"),
         ({"model": "without-provider"}, "model"),
         ({"source": ""}, "source"),
         ({"capabilities": {"smell": True}}, "capabilities.smell"),

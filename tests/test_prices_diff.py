@@ -67,6 +67,22 @@ def test_whatever_differs_from_a_source_is_noted_in_the_book(rows: Rows) -> None
             assert "sources disagree" in entry.note, row
 
 
+def test_a_rate_that_long_prompts_have_not_here_is_not_taken_from_short_ones(
+    tmp_path: Path,
+) -> None:
+    entry = json.loads(
+        next(line for line in SHIPPED.read_text().splitlines() if '"openai/gpt-5.5"' in line)
+    )
+    del entry["above"][0]["cache_read"]  # so cached tokens are charged as input there
+    book = tmp_path / "book.jsonl"
+    book.write_text(json.dumps(entry) + "\n")
+    seal(book)
+    found = {(row.bucket, row.above): row for row in diff(load_book(book), NOW)}
+    assert (found["cache_read", 0].ours, found["cache_read", 0].verdict) == ("0.5", "agree")
+    longer = found["cache_read", 272_000]
+    assert (longer.ours, longer.litellm, longer.verdict) == (None, "1", "not here")
+
+
 def test_rates_of_the_sources_are_exact_decimals(rows: Rows) -> None:
     for row in rows.values():
         for rate in (row.ours, row.litellm, row.genai_prices):

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 from estimate_soundness import real_tokenizers, run
 
+from router import Router
 from router.dispatch.bounds import UNBOUNDED, input_bound, text_bound
 from router.errors import InvalidRequest
 from router.predict import shape_of
 from router.predict.normal_forms import growth
 from tests.conftest import HELLO, MakeRouter
 from tests.pipeline_kit import BUDGET
-from tests.provider import Provider
+from tests.provider import USAGE, Provider, ok
 
 
 @pytest.mark.parametrize("seed", [7_001, 7_002, 7_003])
@@ -71,6 +72,26 @@ def test_an_image_in_a_tools_answer_counts_as_one() -> None:
     image = {"type": "image", "source": {"type": "url", "url": "https://example.com/a.png"}}
     answer = {"type": "tool_result", "tool_use_id": "t", "content": [image]}
     assert shape_of([{"role": "user", "content": [answer]}], {}).images == 1
+
+
+@pytest.mark.parametrize("usage", [USAGE, None])
+def test_each_image_of_a_prompt_is_charged_where_images_have_a_price(
+    make_router: MakeRouter, provider: Provider, usage: Any
+) -> None:
+    image = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+    messages = [{"role": "user", "content": [image, image, {"type": "text", "text": "Compare."}]}]
+    bills = []
+    for price in ({"input": "1", "output": "2"}, {"input": "1", "output": "2", "image": "0.003"}):
+        seeing = {"vision": True, "context_window": 200_000}
+        model = {"model": "openai/m", "api_base": provider.url, "price": price}
+        tiers = {"frontier": [{**model, "capabilities": seeing}]}
+        router = make_router(tiers=tiers, budgets=[{"name": "all", "limit": "10"}])
+        provider.default = ok(usage=usage)
+        routing = Router.decision(router.completion(messages=messages))
+        assert routing.cost is not None
+        assert routing.cost <= (routing.decision.view.quote.upper or 0)
+        bills.append(routing.cost)
+    assert bills[1] - bills[0] == 2 * 3_000_000
 
 
 @pytest.mark.parametrize("name", UNBOUNDED)

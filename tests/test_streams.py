@@ -9,6 +9,7 @@ import time
 import pytest
 
 from router import Router
+from router.dispatch.wire import load_litellm
 from router.errors import MalformedReply, ProviderTimeout, RateLimited
 from tests.conftest import HELLO, MakeRouter
 from tests.pipeline_kit import (
@@ -21,6 +22,8 @@ from tests.pipeline_kit import (
     rows,
 )
 from tests.provider import USAGE, Behaviour, Provider, ok, status
+
+PRICE = {"input": "1", "output": "1"}
 
 
 def wait_until_settled(router: Router, count: int = 1) -> None:
@@ -52,6 +55,18 @@ def test_a_stream_is_litellms_own_type_and_settles_the_exact_bill(
     assert rows(router)[0].cost == NANO_BILL
     assert requests(router)[0].status == "answered"
     assert_books_agree(router, provider)
+
+
+def test_no_tokenizer_is_fetched_from_the_network_for_a_stream(
+    make_router: MakeRouter, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_litellm()
+    fetched: list[object] = []
+    monkeypatch.setattr("litellm.utils._load_huggingface_tokenizer", lambda *a: fetched.append(a))
+    own = {"model": "hosted_vllm/llama-3-8b", "api_base": provider.url, "price": PRICE}
+    router = make_router(tiers={"frontier": [own]}, budgets=[])
+    assert list(router.completion(messages=HELLO, stream=True))
+    assert fetched == []
 
 
 def test_an_async_stream_settles_the_exact_bill(router: Router, provider: Provider) -> None:
@@ -109,6 +124,20 @@ def test_an_abandoned_stream_is_drained_and_charged_what_it_really_cost(
     assert (row.status, row.cost, row.cost_source) == ("abandoned", NANO_BILL, "computed")
     assert requests(router)[0].status == "abandoned"
     assert_books_agree(router, provider)
+
+
+@pytest.mark.parametrize("model", ["groq/m", "hosted_vllm/m", "deepseek/m"])
+def test_a_forgotten_stream_is_drained_whoever_reads_it_for_litellm(
+    make_router: MakeRouter, provider: Provider, model: str
+) -> None:
+    own = {"model": model, "api_base": provider.url, "price": PRICE}
+    router = make_router(tiers={"frontier": [own]}, budgets=BUDGET)
+    for _ in router.completion(messages=HELLO, stream=True):
+        break
+    gc.collect()
+    wait_until_settled(router)
+    (row,) = rows(router)
+    assert (row.status, row.cost, row.cost_source) == ("abandoned", 30_000, "computed")
 
 
 def test_an_abandoned_stream_that_outlasts_the_drain_is_charged_as_reserved(

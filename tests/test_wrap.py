@@ -20,6 +20,9 @@ from router.gates.structural import faults
 from tests.conftest import HELLO, MakeRouter, ladder
 from tests.pipeline_kit import NANO_BILL, PIN_NANO, rows
 from tests.provider import USAGE, Provider, ok, status
+from tests.usage_wire import wire
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
 
 @pytest.fixture
@@ -58,6 +61,29 @@ def test_the_clients_own_key_and_address_serve_openai_deployments(
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-environment")
     wrap(client, router).chat.completions.create(model="auto", messages=HELLO)
     assert provider.wire[0][1]["authorization"] == "Bearer sk-of-the-client"
+
+
+def test_what_goes_to_the_responses_api_has_the_clients_key_address_and_headers(
+    provider: Provider, make_router: MakeRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-environment")
+    price = {"input": "1", "output": "1"}
+    thinking = {"model": "openai/gpt-5.4", "effort": "low", "price": price}
+    router = make_router(tiers={"frontier": [thinking]}, budgets=[])
+    asked = {"model": "auto", "messages": HELLO, "tools": [TOOL]}
+    own = {
+        "api_key": "sk-of-the-client", "base_url": f"{provider.url}/", "organization": "org-1",
+        "default_headers": {"x-mine": "1"},
+    }  # fmt: skip
+    usage = {"input_tokens": 9, "output_tokens": 3, "total_tokens": 12}
+    provider.default = wire("responses", usage, stream=False)
+    wrap(OpenAI(**own), router).chat.completions.create(**asked)
+    asyncio.run(wrap(AsyncOpenAI(**own), router).chat.completions.create(**asked))
+    assert [path for path, _, _ in provider.wire] == ["/v1/responses"] * 2
+    for _, headers, _ in provider.wire:
+        sent = {name.lower(): value for name, value in headers.items()}
+        assert sent["authorization"] == "Bearer sk-of-the-client"
+        assert (sent["openai-organization"], sent["x-mine"]) == ("org-1", "1")
 
 
 def test_any_other_model_and_method_passes_through_unlogged(

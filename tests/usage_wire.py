@@ -26,7 +26,7 @@ def wire(form: str, usage: Any, *, stream: bool, **more: Any) -> Behaviour:
         return Behaviour(body=json.dumps({**_WHOLE[form](usage), **more}).encode())
     if form in _CHUNKS:
         return _events([{**chunk, **more} for chunk in _CHUNKS[form](usage)], done=True)
-    return _STREAMED[form](usage)
+    return _STREAMED[form](usage, **more)
 
 
 # ── whole replies ──────────────────────────────────────────────────────────────────────────────
@@ -47,6 +47,15 @@ def _gemini(usage: Any) -> dict[str, Any]:
     content = {"role": "model", "parts": [{"text": ANSWER}]}
     reply = {"candidates": [{"content": content, "finishReason": "STOP", "index": 0}]}
     return {**reply, "modelVersion": "m", **({} if usage is None else {"usageMetadata": usage})}
+
+
+def _responses(usage: Any, **more: Any) -> dict[str, Any]:
+    content = [{"type": "output_text", "text": ANSWER, "annotations": []}]
+    message = {"type": "message", "id": "m1", "status": "completed", "role": "assistant"}
+    reply = {"id": "r1", "object": "response", "created_at": 1, "status": "completed", "model": "m"}
+    reply |= {"output": [{**message, "content": content}], "usage": usage, "error": None}
+    reply |= {"parallel_tool_calls": True, "tool_choice": "auto", "tools": [], "metadata": {}}
+    return {**reply, **more}
 
 
 def _bedrock(usage: Any) -> dict[str, Any]:
@@ -73,6 +82,7 @@ _WHOLE = {
     "openai_choice": _chat,
     "groq": lambda usage: _chat(usage, x_groq={"id": "g1"}, service_tier="on_demand"),
     "anthropic": _anthropic,
+    "responses": _responses,
     "gemini": _gemini,
     "bedrock": _bedrock,
     "cohere": _cohere,
@@ -164,6 +174,19 @@ def _gemini_stream(usage: Any) -> Behaviour:
     return _events(parts)
 
 
+def _responses_stream(usage: Any, **more: Any) -> Behaviour:
+    """The report is part of the whole response, which the last event repeats."""
+    whole = _responses(usage, **more)
+    begun = {**whole, "status": "in_progress", "output": [], "usage": None}
+    text = {"item_id": "m1", "output_index": 0, "content_index": 0, "delta": ANSWER}
+    parts = [
+        {"type": "response.created", "response": begun, "sequence_number": 0},
+        {"type": "response.output_text.delta", **text, "sequence_number": 1},
+        {"type": "response.completed", "response": whole, "sequence_number": 2},
+    ]
+    return _events(parts, named=True)
+
+
 def _bedrock_stream(usage: Any) -> Behaviour:
     parts: list[tuple[str, dict[str, Any]]] = [
         ("messageStart", {"role": "assistant"}),
@@ -223,6 +246,7 @@ _CHUNKS = {
 }
 _STREAMED = {
     "anthropic": _anthropic_stream,
+    "responses": _responses_stream,
     "gemini": _gemini_stream,
     "bedrock": _bedrock_stream,
     "cohere": _cohere_stream,

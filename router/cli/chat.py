@@ -6,6 +6,7 @@ import sys
 
 import click
 from rich.console import Console
+from rich.markup import escape
 
 from router.cli.explain import as_dict, messages_of
 from router.cli.output import emit, json_option, progress_console
@@ -51,7 +52,7 @@ def command(
         click.echo(text)
         if sys.stderr.isatty():
             progress_console().print(
-                f"[dim]{routing.decision.reason}; cost {format_usd(routing.cost)}[/]"
+                f"[dim]{escape(routing.decision.reason)}; cost {format_usd(routing.cost)}[/]"
             )
 
     emit(data, as_json, render)

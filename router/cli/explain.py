@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from router.cli.output import emit, json_option
@@ -70,7 +71,7 @@ def as_dict(decision: Decision) -> dict[str, Any]:
 
 
 def _render(decision: Decision, console: Console) -> None:
-    console.print(f"[bold green]{decision.arm.model}[/]  {decision.reason}")
+    console.print(f"[bold green]{escape(decision.arm.model)}[/]  {escape(decision.reason)}")
     table = Table(box=None, pad_edge=False)
     table.add_column("arm", style="bold", no_wrap=True)
     for name in ("P(good)", "expected", "a good answer", "at most"):
@@ -78,11 +79,11 @@ def _render(decision: Decision, console: Console) -> None:
     table.add_column("why not")
     for view in decision.arms:
         table.add_row(
-            view.arm.name,
+            escape(view.arm.name),
             f"{view.quality:.3f}",
             format_usd(view.quote.expected),
             "-" if view.per_good_answer is None else format_usd(view.per_good_answer),
             format_usd(view.quote.upper),
-            view.rejected or "[green]chosen[/]",
+            escape(view.rejected) if view.rejected else "[green]chosen[/]",
         )
     console.print(table)

@@ -6,6 +6,7 @@ import sys
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from router.cli.output import emit, json_option, progress_console
@@ -78,7 +79,8 @@ def command(
 def render(report: JudgeReport, console: Console) -> None:
     """Print a judging report."""
     console.print(
-        f"[bold]{report.judged}[/] judged by {report.judge} against {report.baseline}, of "
+        f"[bold]{report.judged}[/] judged by {escape(report.judge)} against "
+        f"{report.baseline}, of "
         f"{report.sampled} sampled (rate {report.rate:.2%} of {report.eligible:,}, seed "
         f"{report.seed}; {report.before} judged before)."
     )
@@ -86,7 +88,7 @@ def render(report: JudgeReport, console: Console) -> None:
     console.print(f"Spent {spent or 'an unknown amount'} calls; ceiling "
                   f"{format_usd(report.ceiling)}.")  # fmt: skip
     if report.stopped:
-        console.print(f"[yellow]Ended early:[/] {report.stopped}", soft_wrap=True)
+        console.print(f"[yellow]Ended early:[/] {escape(report.stopped)}", soft_wrap=True)
     if report.judged:
         _print_outcomes(report, console)
     for kind, found in report.agreement.items():

@@ -102,6 +102,13 @@ def _append(policy: Path, text: str) -> None:
             raise PolicyError(str(policy), "budgets", "there are budgets already", allowed="none")
         before = before.rstrip("\n") + "\n\n"
     try:
+        read_text(before + text, str(policy))
+    except PolicyError as error:  # one in braces, say, or with an end marker
+        raise PolicyError(
+            str(policy), "budgets", f"nothing can be put at its end: {error.problem}",
+            allowed="a policy in lines, or no --out: the budgets are printed then",
+        ) from None  # fmt: skip
+    try:
         policy.write_text(before + text, "utf-8")
     except OSError as error:
         raise PolicyError(str(policy), "", f"cannot be written: {error.strerror}") from None

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from router.cli.output import emit, json_option
@@ -104,14 +105,14 @@ def _show_table(console: Console, data: list[dict[str, Any]], book: PriceBook) -
             for step in shown["above"]
         )
         table.add_row(
-            shown["model"],
+            escape(shown["model"]),
             *(_short(shown[f"{name}_usd_per_mtok"]) for name in ("input", "output", "cache_read")),
             "; ".join(longer),
             shown["effective_from"],
         )
     _print(console, table)
     if len(data) == 1 and data[0]["note"]:
-        console.print(data[0]["note"])
+        console.print(data[0]["note"], markup=False)
 
 
 @command.command
@@ -169,7 +170,7 @@ def _diff_table(console: Console, rows: list[Row], total: int, sources: tuple[st
     for row in rows:
         theirs = {"litellm": row.litellm, "genai-prices": row.genai_prices}
         table.add_row(
-            row.model,
+            escape(row.model),
             row.bucket,
             f"{row.above // 1000}k" if row.above else "",
             row.ours or "-",

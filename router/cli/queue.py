@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.markup import escape
 from rich.table import Table
 
 from router.cli.output import emit, json_option
@@ -117,5 +118,5 @@ def _render(out: Console, tickets: list[Ticket]) -> None:
     for each in tickets:
         deadline = f"{datetime.fromtimestamp(each.deadline, UTC):%Y-%m-%d %H:%M} UTC"
         why = ": ".join(filter(None, (each.kind, each.why)))
-        table.add_row(each.id, each.state, deadline, why)
+        table.add_row(each.id, each.state, deadline, escape(why))
     out.print(table if tickets else "nothing is in the queue")

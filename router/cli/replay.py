@@ -127,9 +127,11 @@ def reading() -> Iterator[Progress]:
 
 
 def _render(data: dict[str, Any], console: Console) -> None:
+    from rich.markup import escape
+
     log, baseline = data["log"], data["baseline"]
     console.print(
-        f"[bold]{log['rows']:,} requests[/] of {', '.join(log['policies'])}: "
+        f"[bold]{log['rows']:,} requests[/] of {escape(', '.join(log['policies']))}: "
         f"{usd(baseline['spent_usd'])} spent, {log['labelled']:,} labels"
     )
     if log["explored"]:
@@ -142,16 +144,16 @@ def _render(data: dict[str, Any], console: Console) -> None:
     console.print(figures([_as_policy(log), *data["policies"], *data["singles"]]))
     for each in data["policies"]:
         for reason in each["refused"]:
-            console.print(f"[bold red]{each['name']}[/] is not estimated: {reason}")
+            console.print(f"[bold red]{escape(each['name'])}[/] is not estimated: {escape(reason)}")
         for warning in each["warnings"]:
-            console.print(f"[yellow]{each['name']}[/]: {warning}")
+            console.print(f"[yellow]{escape(each['name'])}[/]: {escape(warning)}")
     console.print()
     for line in _savings(baseline):
         console.print(line)
     for warning in data["warnings"]:
-        console.print(f"[yellow]Warning[/]: {warning}")
+        console.print(f"[yellow]Warning[/]: {escape(warning)}")
     for note in data["notes"]:
-        console.print(f"[dim]{note}[/]")
+        console.print(f"[dim]{escape(note)}[/]")
     console.print(
         "[dim]95% intervals, doubly robust, clustered by conversation. vs log: the difference to "
         "the log's own choices; vs mix: quality beyond the best random mix of tiers at that cost; "
@@ -173,6 +175,7 @@ def _as_policy(log: dict[str, Any]) -> dict[str, Any]:
 
 def figures(rows: list[dict[str, Any]]) -> Table:
     """The table of policies: cost per thousand requests, quality, latency."""
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -184,7 +187,7 @@ def figures(rows: list[dict[str, Any]]) -> Table:
         cost, quality = row["best"].get("cost"), row["best"].get("quality")
         latency, change = row["best"].get("latency"), row["against_log"]
         table.add_row(
-            row["name"],
+            escape(row["name"]),
             *(_money(cost) if cost else ("-", "")),
             usd(1000 * change["cost"]["value"], sign=True) if "cost" in change else "",
             *(_share(quality) if quality else ("-", "")),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from router.cli.options import check_page, period, since_option, until_option, write_page
@@ -125,7 +126,7 @@ def render(report: Savings, console: Console) -> None:
         if lines and (title != "day" or len(lines) > 1):
             console.print(_table(title, lines))
     for note in notes(report):
-        console.print(f"[dim]{note}[/]")
+        console.print(f"[dim]{escape(note)}[/]")
 
 
 def _lead(report: Savings) -> Iterator[str]:
@@ -177,7 +178,7 @@ def _table(title: str, lines: dict[str, Line]) -> Table:
         table.add_column(name, justify="right")
     for key, line in lines.items():
         table.add_row(
-            key,
+            escape(key),
             f"{line.requests:,}",
             f"{line.attempts:,}",
             format_usd(line.spent),

@@ -26,7 +26,14 @@ from router.dispatch import batch as wire
 from router.dispatch.charge import Charge, for_answer
 from router.dispatch.streams import answer_bytes
 from router.dispatch.usage import report_of
-from router.errors import BudgetExceeded, LedgerError, ProviderError, ReservationError, RouterError
+from router.errors import (
+    BudgetExceeded,
+    LedgerError,
+    ProviderError,
+    RequestRejected,
+    ReservationError,
+    RouterError,
+)
 from router.types import RequestEnd
 
 if TYPE_CHECKING:
@@ -87,6 +94,9 @@ class BatchWork:
         attempt = Attempt(attempts, plan, decision, 1, attempts.now, Uncounted())
         try:
             body = wire.body_of(attempt.call)
+        except RequestRejected:  # what is wrong with it, if anything, a call of its own will say
+            self._worker.queue.postpone(due.ticket.id, self._worker.name, _AT_ONCE, no_batch=True)
+            return None
         except RouterError as error:
             self._worker.fail(due.ticket, error)
             return None

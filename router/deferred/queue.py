@@ -207,15 +207,18 @@ class Queue:
         *,
         error: tuple[str, str] | None = None,
         gather_for: str | None = None,
+        no_batch: bool = False,
     ) -> None:
-        """Give a ticket back until `due`; `error` is why it could not be sent. A reply that was
-        kept is dropped: the call went on, and came to nothing."""
+        """Give a ticket back until `due`; `error` is why it could not be sent, `no_batch` keeps it
+        out of batches from now on. A reply that was kept is dropped: the call went on, and came to
+        nothing."""
         kind, why = _stored(error)
         with self._write() as connection:
             connection.execute(
                 "UPDATE deferred_ticket SET state = 'waiting', answer = NULL, due = ?, kind = ?,"
-                " why = ?, gather_for = ?, worker = NULL, lease = 0 WHERE id = ? AND worker = ?",
-                (due, kind, why, gather_for, ticket, worker),
+                " why = ?, gather_for = ?, no_batch = max(no_batch, ?), worker = NULL, lease = 0"
+                " WHERE id = ? AND worker = ?",
+                (due, kind, why, gather_for, no_batch, ticket, worker),
             )
 
     def begin(self, ticket: str, worker: str, request_id: str) -> bool:

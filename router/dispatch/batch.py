@@ -56,7 +56,8 @@ class Found:
 def body_of(call: Call) -> dict[str, Any]:
     """The body that litellm would send for a call of an OpenAI model.
 
-    Raises `RequestRejected` for arguments that litellm refuses.
+    Raises `RequestRejected` for arguments that litellm refuses, and for what it would not send as a
+    chat completion, such as tools beside thinking.
     """
     load_litellm()
     from litellm.types.utils import CallTypes

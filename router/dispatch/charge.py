@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from router.dispatch.usage import read_usage, reported_cost
@@ -34,6 +34,7 @@ class Terms:
     reserved: int  # nano-USD
     input_bound: int | None
     may_reason: bool
+    images: int = 0  # in the prompt: what a price for each is charged for
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +63,11 @@ def for_answer(terms: Terms, report: Mapping[str, Any] | None, answer_bytes: int
         return Charge(None, "computed", usage, "price unknown")
     if usage is not None:
         assert report is not None  # it was read
+        usage = replace(usage, images=terms.images)
         return _told(terms, _priced(terms, terms.price, usage, report), reported_cost(report))
     if terms.may_reason or terms.input_bound is None:
         return Charge(terms.reserved, "assumed", note=problem)
-    assumed = Usage(input=terms.input_bound, output=answer_bytes)
+    assumed = Usage(input=terms.input_bound, output=answer_bytes, images=terms.images)
     bounded = _priced(terms, terms.price, assumed).cost
     assert bounded is not None
     return Charge(min(bounded, terms.reserved), "assumed", note=problem)
@@ -87,7 +89,8 @@ def _priced(
     tier = terms.service_tier
     served = (report or {}).get("service_tier")
     # The provider bills the tier that it served, which need not be the one that was asked for.
-    if isinstance(served, str) and served in price.tables:
+    # "auto" names none; litellm reads it into replies of Groq that say nothing.
+    if isinstance(served, str) and served in price.tables and served != "auto":
         tier = served
     try:
         amount = cost(price, usage, service_tier=tier, now=terms.now)

@@ -111,11 +111,19 @@ class _Meter:
         for chunk in reversed(self.inner.chunks):
             report = report_of(chunk)
             if report is not None:
+                if self._prices_itself():
+                    report.pop("cost", None)
                 # litellm drops the tier from the chunk with the usage, but not from the others.
                 tiers = [getattr(chunk, "service_tier", None) for chunk in self.inner.chunks]
                 served = next(filter(None, tiers), None)
                 return report if served is None else {"service_tier": served, **report}
         return None
+
+    def _prices_itself(self) -> bool:
+        """Whether litellm writes its own idea of the cost into the report, as it does where it
+        reads OpenAI's Responses API."""
+        reader = getattr(self.inner.completion_stream, "streaming_response", None)
+        return hasattr(reader, "completed_response")
 
     def broken_off(self) -> MalformedReply | None:
         """litellm gives a truncated stream the finish reason "stop"; look behind it."""
@@ -251,13 +259,20 @@ def _stream_class() -> Any:
             meter = self.__dict__.get("_meter")
             if meter is None or meter.closed or sys.is_finalizing():
                 return  # no thread can be started at the very end; `_end_all` came before
-            if hasattr(self._inner.completion_stream, "__anext__"):
+            if hasattr(_wire_of(self._inner), "__anext__"):
                 # A forgotten async stream has no loop to be drained on: charged as reserved.
                 threading.Thread(target=meter.end, kwargs={"abandoned": True}, daemon=True).start()
             else:
                 self.close()
 
     return RoutedStream
+
+
+def _wire_of(inner: Any) -> Any:
+    """What a stream's chunks are read from: by itself litellm's reader can be read either way."""
+    reader = inner.completion_stream
+    sources = (getattr(reader, name, None) for name in _READ_FROM)
+    return next((source for source in sources if source is not None), reader)
 
 
 def _end_all() -> None:

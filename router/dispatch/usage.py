@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from decimal import ROUND_CEILING, Decimal
+from fractions import Fraction
 from typing import Any
 
 from router.money import MAX_NANO, NANO_PER_USD
@@ -31,16 +32,24 @@ def reported_cost(report: Mapping[str, Any]) -> int | None:
     """What the provider itself says that the call cost, in nano-USD; None where it does not say.
 
     OpenRouter and xAI (through litellm) give `cost` in US dollars; Perplexity gives its parts and
-    their `total_cost`.
+    their `total_cost`. Where OpenRouter called with one's own key (`is_byok`), its cost is the fee
+    alone, and the provider's own bill comes on top (OpenRouter's usage accounting).
     """
     cost = report.get("cost")
     if isinstance(cost, Mapping):
         cost = cost.get("total_cost")
-    if isinstance(cost, bool) or not isinstance(cost, int | float):
+    told = _nano(cost)
+    if told is None or report.get("is_byok") is not True:
+        return told
+    return told + (_nano(_details(report, "cost_details").get("upstream_inference_cost")) or 0)
+
+
+def _nano(usd: object) -> int | None:
+    if isinstance(usd, bool) or not isinstance(usd, int | float):
         return None
-    if not 0 <= cost <= MAX_NANO // NANO_PER_USD:  # NaN fails too
+    if not 0 <= usd <= MAX_NANO // NANO_PER_USD:  # NaN fails too
         return None
-    return int((Decimal(str(cost)) * NANO_PER_USD).to_integral_value(ROUND_CEILING))
+    return math.ceil(Fraction(str(usd)) * NANO_PER_USD)
 
 
 def read_usage(report: Mapping[str, Any] | None) -> tuple[Usage | None, str | None]:

@@ -13,7 +13,9 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 from router.dispatch.failures import provider_error
@@ -25,6 +27,8 @@ EFFORT_ALLOWED = ["reasoning_effort"]
 _OWN_FORMAT = frozenset(
     {"anthropic", "bedrock", "cohere_chat", "gemini", "vertex_ai", "vertex_ai_beta"}
 )
+_USUAL_HEADERS = ("accept", "authorization", "content-type", "user-agent", "x-stainless")
+_MCP_HANDLER = "litellm.responses.mcp.litellm_proxy_mcp_handler"
 _import_lock = threading.Lock()
 _END = object()
 
@@ -68,7 +72,31 @@ def load_litellm() -> Any:
 
         litellm.suppress_debug_info = True
         litellm.telemetry = False
+        if litellm.disable_hf_tokenizer_download is None:
+            litellm.disable_hf_tokenizer_download = True  # for a count that nothing here reads
+        _stand_in_for_mcp()
         return litellm
+
+
+class _NoMcp:
+    """litellm's handler of MCP tools, as far as calls without such tools ask for it."""
+
+    @staticmethod
+    def should_use_litellm_mcp_gateway(tools: object) -> bool:
+        return False
+
+
+@cache
+def _stand_in_for_mcp() -> None:
+    """Let litellm send what only OpenAI's Responses API takes: tools beside thinking, from GPT-5.4
+    on, and models such as gpt-5.4-pro. There it always imports its handler of MCP tools, which
+    needs a package that litellm does not require."""
+    found = find_spec("mcp")
+    if found is not None and found.origin is not None:  # a folder of that name is no package
+        return
+    module = ModuleType(_MCP_HANDLER)
+    module.LiteLLM_Proxy_MCP_Handler = _NoMcp  # type: ignore[attr-defined]
+    sys.modules.setdefault(_MCP_HANDLER, module)
 
 
 def send(call: Call) -> Reply:
@@ -170,6 +198,15 @@ def _with_effort(call: Call) -> dict[str, Any]:
     return arguments
 
 
+def _headers(client: Any) -> dict[str, str]:
+    """The headers that an OpenAI client was made with, its organisation and project included."""
+    return {
+        name: value
+        for name, value in client.default_headers.items()
+        if isinstance(value, str) and not name.lower().startswith(_USUAL_HEADERS)
+    }
+
+
 def arguments_of(call: Call) -> dict[str, Any]:
     """What litellm is called with for a call."""
     import httpx
@@ -199,7 +236,13 @@ def arguments_of(call: Call) -> dict[str, Any]:
             "include_usage": True,
         }
     if call.client is not None:
-        arguments["client"] = call.client.with_options(max_retries=0)
+        arguments |= {
+            "client": call.client.with_options(max_retries=0),
+            # What litellm sends to the Responses API does not go through the client.
+            "api_base": str(call.client.base_url).rstrip("/"),
+            "api_key": call.client.api_key or "none",  # never the environment's
+            "extra_headers": {**_headers(call.client), **(arguments.get("extra_headers") or {})},
+        }
     if call.api_base is not None:
         arguments["api_base"] = call.api_base
         # Without a key of its own an endpoint gets a placeholder, never the provider's real key.

@@ -44,9 +44,10 @@ def changes(old: Policy, new: Policy) -> list[Change]:
         if SECRET.intersection(key):
             values = [value if value is None else HIDDEN for value in values]
         found.append(Change(".".join(key), *values))
-    order = _rules_order(old), _rules_order(new)
-    if order[0] != order[1] and sorted(order[0]) == sorted(order[1]):
-        found.append(Change("rules (their order)", order[0], order[1]))
+    rules, now = _rules_order(old), _rules_order(new)
+    kept = [name for name in rules if name in now]
+    if now[: len(kept)] != kept:  # the first that matches wins: what comes last takes from none
+        found.append(Change("rules (their order)", rules, now))
     return found
 
 

@@ -89,6 +89,26 @@ def read_mapping(source: Mapping[str, Any], file: str) -> Document:
     return Document(file, _mapping_at_top(_plain(source, (), file), file), {})
 
 
+def as_yaml(data: Any, width: int = 80) -> str:
+    """Return plain data as the YAML text of a policy, which is read as the same data again."""
+    return str(yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width))
+
+
+class _Dumper(yaml.SafeDumper):
+    """PyYAML leaves text bare that is a number here, such as 1e3."""
+
+
+def _written_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    try:
+        bare = isinstance(_scalar(text), str)
+    except ValueError:
+        bare = False
+    return dumper.represent_scalar(f"{_TAG}str", text, style=None if bare else "'")
+
+
+_Dumper.add_representer(str, _written_text)
+
+
 def _mapping_at_top(data: object, file: str) -> dict[str, Any]:
     if data is None:
         raise PolicyError(

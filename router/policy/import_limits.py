@@ -23,7 +23,7 @@ from typing import Any
 
 from router.errors import PolicyError
 from router.money import InvalidAmount, parse_usd, usd_text
-from router.policy.document import Document, dotted, read_text, show
+from router.policy.document import Document, as_yaml, dotted, read_text, show
 from router.policy.fields import similar
 from router.policy.loader import text_of
 
@@ -66,9 +66,7 @@ def import_limits(file: Path) -> list[dict[str, Any]]:
 
 def as_text(budgets: list[dict[str, Any]]) -> str:
     """Return budgets as the YAML of a policy's `budgets`."""
-    import yaml
-
-    return str(yaml.safe_dump({"budgets": budgets}, sort_keys=False, allow_unicode=True))
+    return as_yaml({"budgets": budgets})
 
 
 def _budget(document: Document, path: tuple[str, ...], name: str, limit: Any) -> dict[str, Any]:

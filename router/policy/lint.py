@@ -79,7 +79,7 @@ class _Option:
 def lint(policy: Policy, book: PriceBook, now: float) -> list[Finding]:
     """Return what is probably not meant in a policy, by `book`'s prices at `now` (unix seconds)."""
     options = [_option(policy.deployment(arm), arm, book, now) for arm in policy.arms()]
-    return [
+    found = [
         *_unknown(options, policy),
         *_efforts(options),
         *_dominated(options),
@@ -92,6 +92,7 @@ def lint(policy: Policy, book: PriceBook, now: float) -> list[Finding]:
         *_conversations(options, policy),
         *_deferred(options, policy),
     ]
+    return list(dict.fromkeys(found))  # efforts and votes are further arms of one deployment
 
 
 def _option(deployment: Deployment, arm: Arm, book: PriceBook, now: float) -> _Option:

@@ -31,9 +31,10 @@ STAMP_DIGITS = 12
 Value = TypeVar("Value")
 
 
-def _iso_date(value: object) -> object:
-    # pydantic would take a bare number for a timestamp.
-    return date.fromisoformat(value) if isinstance(value, str) else value
+def _iso_date(value: object) -> date:
+    if not isinstance(value, str):  # pydantic would take a bare number for a timestamp
+        raise ValueError(f'{value!r} is not a day; write it as text, such as "2026-11-24"')
+    return date.fromisoformat(value)
 
 
 IsoDate: TypeAlias = Annotated[date, BeforeValidator(_iso_date)]
@@ -182,6 +183,10 @@ def _shipped() -> PriceBook:
 def _read(path: Path) -> PriceBook:
     lines = _lines(path)
     _check_chain(path, lines)
+    return PriceBook(_parsed(path, lines), sha256("\n".join(lines).encode()).hexdigest())
+
+
+def _parsed(path: Path, lines: list[str]) -> list[BookEntry]:
     entries: list[BookEntry] = []
     owners: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
@@ -190,7 +195,7 @@ def _read(path: Path) -> PriceBook:
             if owners.setdefault(name, entry.model) != entry.model:
                 _fail(path, number, "aliases", f"{name} already stands for {owners[name]}")
         entries.append(entry)
-    return PriceBook(entries, sha256("\n".join(lines).encode()).hexdigest())
+    return entries
 
 
 def _lines(path: Path) -> list[str]:
@@ -250,13 +255,13 @@ def chain(lines: Iterable[str]) -> list[str]:
 def seal(path: str | Path) -> int:
     """Extend a book's chain by the entries appended to it; return how many there were.
 
-    Raises `ConfigurationError` where an entry that was already sealed has changed.
+    Raises `ConfigurationError` where an entry that was already sealed has changed, or a new one is
+    wrong; then nothing is sealed.
     """
     book = Path(path)
     lines, sealed = _lines(book), _sealed(book)
     _compare(book, lines, sealed)
-    for number, line in enumerate(lines, start=1):
-        _parse(book, number, line)
+    _parsed(book, lines)  # what is sealed cannot be mended any more
     digests = chain(lines)
     book.with_suffix(".chain").write_text("\n".join(digests) + "\n", encoding="ascii")
     return len(digests) - len(sealed)

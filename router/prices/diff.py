@@ -36,7 +36,7 @@ _TOKENS_PER_PRICE = Decimal(1_000_000)
 _HALF_HOURS = tuple(timedelta(minutes=30 * step) for step in range(48))
 
 # Rates of one model in one source: prompt tokens above which they hold (0 for all) → bucket → USD
-# per million tokens. What a longer prompt does not name, it takes from the shorter one.
+# per million tokens. What a longer prompt does not name, sources take from the shorter one.
 Table: TypeAlias = dict[int, dict[str, Decimal]]
 
 
@@ -86,7 +86,8 @@ def _rows(model: str, own: Table, tables: Mapping[Source, Table]) -> list[Row]:
     thresholds = sorted({above for table in (own, *tables.values()) for above in table})
     for above in thresholds:
         for bucket in _BUCKETS:
-            ours = _rate(own, bucket, above)
+            # A set of rates here is a full one (`AboveEntry`): it takes nothing from another.
+            ours = own[max(start for start in own if start <= above)].get(bucket)
             theirs = {source: _rate(table, bucket, above) for source, table in tables.items()}
             if ours is None and not any(rate is not None for rate in theirs.values()):
                 continue

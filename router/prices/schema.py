@@ -38,7 +38,8 @@ def _decimal(value: object, places: int, low: Decimal, high: Decimal, allowed: s
         raise ValueError(f"{value!r} is not {allowed}")
     if (Fraction(number) * 10**places).denominator != 1:
         raise ValueError(f"{value!r} has more than {places} decimal places")
-    return number
+    # Without the zeros that mean nothing: 2 and "2.00" are the same price, and the same policy.
+    return Decimal(f"{number:.{places}f}".rstrip("0").rstrip("."))
 
 
 def _number(places: int, low: str, high: str, allowed: str) -> Any:

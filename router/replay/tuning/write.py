@@ -15,11 +15,9 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
-import yaml
-
 from router.errors import ConfigurationError, PolicyError
 from router.policy import Policy
-from router.policy.document import Lines, read_text
+from router.policy.document import Lines, as_yaml, read_text
 from router.policy.loader import parse_policy
 from router.replay.tuning.space import Base, Settings
 
@@ -63,7 +61,7 @@ def text_with(
             return text
     reasons = [line for key, reason in why.items() for line in comment(f"{key}: {reason}")]
     content = _plain(base.content(settings))
-    body = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=_WIDTH)
+    body = as_yaml(content, _WIDTH)
     text = "\n".join([*first, *reasons, "", body])
     if not _means(text, policy, base):
         raise ConfigurationError("the tuned policy cannot be written as it was judged")
