@@ -33,7 +33,7 @@ class Behaviour:
     body: bytes | None = None  # sent as it is instead of an answer
     content_type: str = "application/json"
     delay: float = 0.0  # seconds before the answer
-    chunk_delay: float = 0.0  # seconds between the chunks of a stream
+    chunk_delay: float = 0.0  # seconds between the chunks of a stream, or the lines of a `body`
     chunks: int = 3
     pieces: tuple[str, ...] = ()  # the texts of a stream's chunks
     cut: bool = False  # close the connection: before the answer, or in the middle of a stream
@@ -143,7 +143,9 @@ def _answer(handler: Any, body: dict[str, Any], behaviour: Behaviour) -> None:
     handler.send_header("content-type", behaviour.content_type)
     handler.send_header("content-length", str(len(payload)))
     handler.end_headers()
-    handler.wfile.write(payload)
+    for event in payload.splitlines(keepends=True) if behaviour.chunk_delay else [payload]:
+        handler.wfile.write(event)
+        time.sleep(behaviour.chunk_delay)
 
 
 def _logprobs(body: dict[str, Any], behaviour: Behaviour) -> Any:

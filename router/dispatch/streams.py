@@ -72,6 +72,8 @@ class _Meter:
         self.answer_bytes = 0
         self._said: list[str] | None = [] if terms.keep else None
         self.closed = False  # nobody reads any more, though a drain may
+        self.read_out = False  # there is nothing more to read
+        self.torn = False  # a read was cancelled, after which a reader only seems to have read all
         self._ended = False
         self._lock = threading.Lock()
         self.pid = os.getpid()
@@ -106,8 +108,23 @@ class _Meter:
             return None
         return ProviderTimeout(self.terms.model, "the stream ran past the policy's total timeout")
 
+    def whole(self) -> bool:
+        """Whether the provider came to the answer's end. litellm gives a truncated stream the
+        finish reason "stop" too, and each of Gemini's chunks one in between; OpenAI's format also
+        ends with a report of usage alone."""
+        inner = self.inner
+        if inner.received_finish_reason:
+            return True
+        if not self.read_out or self.torn:
+            return False
+        alone = any(not chunk.choices and report_of(chunk) for chunk in inner.chunks)
+        return bool(inner.intermittent_finish_reason) or alone
+
     def report(self) -> Mapping[str, Any] | None:
-        """The usage that the provider sent; litellm's own estimate does not count as one."""
+        """The usage that the provider sent; litellm's own estimate does not count as one, nor do
+        the counts so far that Anthropic, Gemini and others send before the end."""
+        if not self.whole():
+            return None
         for chunk in reversed(self.inner.chunks):
             report = report_of(chunk)
             if report is not None:
@@ -118,9 +135,8 @@ class _Meter:
         return None
 
     def broken_off(self) -> MalformedReply | None:
-        """litellm gives a truncated stream the finish reason "stop"; look behind it."""
-        finished = self.inner.received_finish_reason or self.inner.intermittent_finish_reason
-        if finished or self.report() is not None:
+        """What is wrong with a stream that has run out before the answer's end."""
+        if self.whole():
             return None
         return MalformedReply(self.terms.model, "the stream broke off before its end")
 
@@ -198,6 +214,7 @@ def _stream_class() -> Any:
                         self._meter.end(abandoned=True)
                         raise
                 if chunk is _END:
+                    self._meter.read_out = True
                     error = self._meter.broken_off()
                     _hang_up(self._inner)
                     self._meter.end(error=error)
@@ -220,9 +237,11 @@ def _stream_class() -> Any:
                         await _off_loop(self._meter, error=failed)
                         raise
                     except asyncio.CancelledError:
+                        self._meter.torn = True
                         await self.aclose()
                         raise
                 if chunk is _END:
+                    self._meter.read_out = True
                     error = self._meter.broken_off()
                     await _off_loop(self._meter, error=error)
                     if error is not None:
@@ -301,6 +320,7 @@ def _drain(inner: Any, meter: _Meter) -> None:
         while time.monotonic() < until:
             chunk = next(inner, _END)
             if chunk is _END:
+                meter.read_out = True
                 break
             meter.see(chunk)
     except Exception:
@@ -315,6 +335,7 @@ async def _adrain(inner: Any, meter: _Meter) -> None:
         async with asyncio.timeout(meter.terms.drain_seconds):
             async for chunk in inner:
                 meter.see(chunk)
+            meter.read_out = True
     except Exception:
         pass  # as in `_drain`
     finally:
