@@ -67,11 +67,15 @@ _BY_STATUS = {
 }
 _VAGUE = (ProviderUnavailable, MalformedReply)
 
-# httpx's names for what can go wrong below HTTP.
-_NEVER_WRITTEN = {"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol"}
+# httpx's and aiohttp's names for what can go wrong below HTTP.
+_NEVER_WRITTEN = {
+    *("ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol"),
+    *("ClientConnectorCertificateError", "ClientConnectorSSLError"),
+}
 _NOT_INSTALLED = {"ImportError", "ModuleNotFoundError"}  # a provider's own client is missing
 _TIMED_OUT = {"ReadTimeout", "WriteTimeout", "APITimeoutError", "Timeout"}
-_BROKE_OFF = {"ReadError", "WriteError", "RemoteProtocolError"}
+# Over aiohttp litellm calls a connection that was reset under way a ConnectError; aiohttp does not.
+_BROKE_OFF = {"ReadError", "WriteError", "RemoteProtocolError", "NetworkError", "ClientOSError"}
 _LONGEST_MESSAGE = 500
 
 
@@ -123,7 +127,7 @@ def _is_no_json(error: BaseException) -> bool:
 
 def _without_answer(kind: type[ProviderError], names: set[str]) -> tuple[type[ProviderError], bool]:
     """The kind of an error without an HTTP status, and whether the request may have been billed."""
-    if names & _NEVER_WRITTEN:
+    if names & _NEVER_WRITTEN and not names & _BROKE_OFF:
         return ProviderUnavailable, False
     if names & _NOT_INSTALLED:
         return RequestRejected, False

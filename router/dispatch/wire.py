@@ -12,8 +12,9 @@ import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, wraps
 from typing import Any
 
 from router.dispatch.failures import provider_error
@@ -27,6 +28,7 @@ _OWN_FORMAT = frozenset(
 )
 _import_lock = threading.Lock()
 _END = object()
+_sending = ContextVar("router_sending", default=False)  # whether a call of ours is under way
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +67,29 @@ def load_litellm() -> Any:
     with _import_lock:
         os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
         import litellm
+        from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 
         litellm.suppress_debug_info = True
         litellm.telemetry = False
+        _send_once(AsyncHTTPHandler)
         return litellm
+
+
+def _send_once(handler: Any) -> None:
+    """Keep litellm's asynchronous handler, which no setting does, from posting a call of ours again
+    where its connection broke: what was sent may be billed. Other calls are made as before."""
+    again = handler.single_connection_post_request
+    if hasattr(again, "__wrapped__"):
+        return
+
+    @wraps(again)
+    async def post_again(*arguments: Any, **named: Any) -> Any:
+        broken = sys.exception()
+        if _sending.get() and broken is not None:
+            raise broken
+        return await again(*arguments, **named)
+
+    handler.single_connection_post_request = post_again
 
 
 def send(call: Call) -> Reply:
@@ -84,11 +105,15 @@ def send(call: Call) -> Reply:
 async def asend(call: Call) -> Reply:
     """`send`, on the running event loop."""
     litellm = await asyncio.to_thread(load_litellm)
-    with _Mapped(call):
-        response = await litellm.acompletion(**arguments_of(call))
-        if not call.stream:
-            return Reply(_with_refusals(response))
-        return Reply(response, _first(call, await anext(response, _END)))
+    ours = _sending.set(True)
+    try:
+        with _Mapped(call):
+            response = await litellm.acompletion(**arguments_of(call))
+            if not call.stream:
+                return Reply(_with_refusals(response))
+            return Reply(response, _first(call, await anext(response, _END)))
+    finally:
+        _sending.reset(ours)
 
 
 def _with_refusals(response: Any) -> Any:
