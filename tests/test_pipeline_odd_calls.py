@@ -124,6 +124,23 @@ def test_what_never_got_through_a_servers_tls_costs_nothing(
     assert [state.held for state in router.budgets()] == [0]
 
 
+@pytest.mark.parametrize("door", ["sync", "async"])
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [(429, RateLimited), (400, RequestRejected), (502, MalformedReply), (None, MalformedReply)],
+)
+def test_an_error_in_the_place_of_an_answer_is_told_and_charged_since_nobody_says_it_was_free(
+    make_router: MakeRouter, provider: Provider, code: int | None, kind: type[Exception], door: str
+) -> None:
+    router = make_router(budgets=BUDGET, **ONCE)
+    error = {"error": {"message": "upstream is busy", "code": code}}
+    provider.default = ok(body=json.dumps(error).encode())
+    with pytest.raises(kind, match="upstream is busy"):
+        _through(router, door)
+    assert [row.cost for row in rows(router)] == [rows(router)[0].reserved]
+    assert_books_agree(router, provider)
+
+
 def _handling(outside: Exception, call: Any) -> None:
     """Call from a handler of another error, as a program does that falls back on the router."""
     try:

@@ -91,7 +91,7 @@ def provider_error(
     or an unreadable reply the status 500 too: only httpx's `HTTPStatusError` proves an answer.
     The original stays reachable as `__cause__` when the caller raises it `from error`.
     """
-    chain = list(_chain(error, outside))
+    chain, retry_after = list(_chain(error, outside)), _retry_after(error)
     status = _real_status(chain)
     kind = _kind(error)
     if status is not None:
@@ -102,13 +102,16 @@ def provider_error(
         kind, written = AuthenticationFailed, False
     elif any(map(_is_no_json, chain)):
         kind, written = RequestRejected, False
+    elif (told := _told_in_an_answer(chain)) is not None:
+        kind, written = (MalformedReply if issubclass(kind, _VAGUE) else kind), True
+        error = Exception(f"the answer is an error: {told}")
     else:
         kind, written = _without_answer(kind, {type(link).__name__ for link in chain})
     return kind(
         model,
         _message(error),
         status=status,
-        retry_after=_retry_after(error),
+        retry_after=retry_after,
         request_written=written,
     )
 
@@ -116,6 +119,15 @@ def provider_error(
 def _is_plain(error: BaseException) -> bool:
     """openai raises its root class itself only for a client that lacks credentials."""
     return type(error).__name__ == "OpenAIError"
+
+
+def _told_in_an_answer(chain: list[BaseException]) -> str | None:
+    """What an error says that came with HTTP status 200 in the place of an answer: litellm makes a
+    bare `Exception` of it, whose text is empty. Nobody says whether it was billed."""
+    for link in chain:
+        if type(link) is Exception and hasattr(link, "status_code"):
+            return str(getattr(link, "message", ""))
+    return None
 
 
 def _is_no_json(error: BaseException) -> bool:
