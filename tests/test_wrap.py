@@ -139,6 +139,32 @@ def test_parse_gives_the_parsed_model_back(
     assert sent["json_schema"]["name"] == "Colour"
 
 
+def test_chat_calls_under_their_beta_names_are_routed_too(
+    client: OpenAI, router: Router, provider: Provider
+) -> None:
+    red = ok(text='{"name": "red", "hex": "#ff0000"}')
+    provider.script("t-nano", red, ok(), red)
+    wrapped = wrap(client, router)
+    asked: Any = {"model": "auto", "messages": HELLO}
+    reply = wrapped.beta.chat.completions.parse(**asked, response_format=Colour)
+    assert reply.choices[0].message.parsed == Colour(name="red", hex="#ff0000")
+    with wrapped.beta.chat.completions.stream(**asked) as stream:
+        assert stream.get_final_completion().choices
+    twin = wrap(AsyncOpenAI(api_key="k", base_url=provider.url), router)
+    asyncio.run(twin.beta.chat.completions.parse(**asked, response_format=Colour))
+    assert provider.models == ["t-nano"] * 3
+    assert len(rows(router)) == 3
+
+
+def test_what_a_program_puts_in_the_place_of_a_method_stays_there(
+    client: OpenAI, router: Router, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrapped = wrap(client, router)
+    monkeypatch.setattr(wrapped.chat.completions, "create", lambda **arguments: "instead")
+    assert wrapped.chat.completions.create(model="auto", messages=HELLO) == "instead"
+    assert provider.wire == []
+
+
 def test_a_refusal_is_given_back_as_openai_gives_it(
     client: OpenAI, router: Router, provider: Provider
 ) -> None:

@@ -18,6 +18,7 @@ from openai import (
     Stream,
 )
 from openai.lib._parsing import parse_chat_completion, type_to_response_format_param
+from openai.resources.beta import AsyncBeta, Beta
 from openai.resources.chat import AsyncChat, AsyncCompletions, Chat, Completions
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
@@ -69,6 +70,11 @@ def _routed_class(kind: type[Any]) -> type[Any]:
     def chat(self: Any) -> Any:
         return _RoutedAsyncChat(self) if isinstance(self, AsyncOpenAI) else _RoutedChat(self)
 
+    def beta(self: Any) -> Any:  # its chat is the client's own under another name
+        found: Any = AsyncBeta(self) if isinstance(self, AsyncOpenAI) else Beta(self)
+        found.chat = self.chat
+        return found
+
     def copy(self: Any, **options: Any) -> Any:
         twin = kind.copy(self, **options)
         for name in ("_router", "_router_defaults"):
@@ -76,7 +82,9 @@ def _routed_class(kind: type[Any]) -> type[Any]:
         twin._router_client = self._router_client and self._router_client.copy(**options)
         return twin
 
-    members = {"chat": property(chat), "copy": copy, "with_options": copy}
+    # Kept as OpenAI's own are, so that what a program puts in the place of a method stays there.
+    kept = {"chat": cached_property(chat), "beta": cached_property(beta)}
+    members = {**kept, "copy": copy, "with_options": copy}
     return type(f"Routed{kind.__name__}", (kind,), members)
 
 
