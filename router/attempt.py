@@ -208,6 +208,7 @@ class Attempt:
                 error=row.error,
             )
         ledger, now = self._shared.ledger, self._shared.now
+        self._shared.ended = ends
         self._shared.spent += (row.cost or 0) if charge.billed else 0
         try:
             if charge.billed:

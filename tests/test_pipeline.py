@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -256,6 +257,28 @@ def test_a_call_that_is_cancelled_before_it_is_sent_costs_nothing(
     assert (row.status, row.cost) == ("abandoned", 0)
     assert router.ledger.verify() == []
     assert [state.held + state.settled for state in router.budgets()] == [0]
+
+
+def test_a_call_that_is_left_between_two_attempts_ends_in_the_log(
+    make_router: MakeRouter, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind: Any = {"budgets": BUDGET, "rules": [PIN_NANO], "retry": {"max_wait": 9}}
+    router, other = make_router(**kind), make_router(**kind)
+    provider.default = status(503, retry_after=5)
+    cancel_once_sent(provider, lambda: other.acompletion(messages=HELLO), after=0.5)
+
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("router.effects.time", SimpleNamespace(sleep=interrupted))
+    with pytest.raises(KeyboardInterrupt):
+        router.completion(messages=HELLO)
+    assert [row.cost for row in rows(router)] == [0, 0]
+    assert [(row.status, row.error) for row in requests(router)] == [
+        ("abandoned", "CancelledError"),
+        ("abandoned", "KeyboardInterrupt"),
+    ]
+    assert_books_agree(router, provider)
 
 
 def test_feedback_joins_the_request_and_shows_in_the_report(
