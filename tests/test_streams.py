@@ -12,6 +12,7 @@ import pytest
 
 from router import Router
 from router.errors import MalformedReply, ProviderTimeout, RateLimited
+from tests import warm
 from tests.conftest import HELLO, MakeRouter
 from tests.pipeline_kit import (
     BUDGET,
@@ -202,6 +203,36 @@ def test_a_truncated_stream_is_an_error_not_an_answer_and_is_charged_as_reserved
     (row,) = rows(router)
     assert (row.status, row.cost) == ("failed", row.reserved)
     assert requests(router)[0].status == "failed"
+    assert_books_agree(router, provider)
+
+
+FORKS = """
+import os, sys
+from router import Router
+from tests.conftest import HELLO, ladder, steady_predictor
+from tests.pipeline_kit import BUDGET
+url, store = sys.argv[1:]
+router = Router(ladder(url, budgets=BUDGET), store=store, predictor=steady_predictor())
+stream = router.completion(messages=HELLO, stream=True)
+next(stream)
+child = os.fork()
+if child == 0:
+    del stream
+    import time
+    time.sleep(0.5)
+    os._exit(0)
+os.waitpid(child, 0)
+print("".join(chunk.choices[0].delta.content or "" for chunk in stream), end="")
+"""
+
+
+def test_a_stream_that_a_forked_child_drops_is_its_parents_to_read_and_to_settle(
+    router: Router, provider: Provider
+) -> None:
+    provider.default = ok(chunk_delay=0.1, chunks=4)
+    _, said, error = warm.start(FORKS, provider.url, router.store).communicate()
+    assert (said, error) == ("part 1 part 2 part 3 ", "")
+    assert [row.status for row in rows(router)] == ["answered"]
     assert_books_agree(router, provider)
 
 

@@ -80,7 +80,10 @@ class _Meter:
         _open.add(self)
 
     def leave(self) -> bool:
-        """Mark the stream as left by its reader; return whether it was still being read."""
+        """Mark the stream as left by its reader; return whether it was still being read. In a
+        forked child its connection and its books are the parent's."""
+        if self.pid != os.getpid():
+            return False
         with self._lock:
             was_read, self.closed = not self.closed, True
             return was_read
@@ -141,6 +144,8 @@ class _Meter:
         return MalformedReply(self.terms.model, "the stream broke off before its end")
 
     def end(self, *, abandoned: bool = False, error: ProviderError | None = None) -> None:
+        if self.pid != os.getpid():
+            return
         with self._lock:
             self.closed = True
             if self._ended:
@@ -282,8 +287,7 @@ def _stream_class() -> Any:
 def _end_all() -> None:
     """When the program ends, streams that are still open are charged as abandoned."""
     for meter in list(_open):
-        if meter.pid == os.getpid():
-            meter.end(abandoned=True)
+        meter.end(abandoned=True)
 
 
 class _mapping:  # noqa: N801 - a context manager, used as a verb
