@@ -215,6 +215,22 @@ def test_scopes_and_tags_of_the_wrapping_go_with_every_call(client: OpenAI, rout
     assert request.tags == ("batch", "night")
 
 
+def test_tags_and_scopes_of_the_wrong_kind_are_refused_where_they_are_given(
+    client: OpenAI, router: Router, provider: Provider
+) -> None:
+    with pytest.raises(InvalidRequest, match="tags"):
+        wrap(client, router, tags="batch")
+    with pytest.raises(InvalidRequest, match="scopes"):
+        wrap(client, router, scopes=["team"])  # type: ignore[arg-type]
+    asked: dict[str, Any] = {"model": "auto", "messages": HELLO}
+    create = wrap(client, router, tags=["batch"]).chat.completions.create
+    with pytest.raises(InvalidRequest, match="tags"):
+        create(**asked, tags="night")
+    assert provider.wire == []
+    create(**asked, tags=None)
+    assert [request.tags for request in router.ledger.log().requests()] == [("batch",)]
+
+
 def test_a_raw_response_is_refused_with_a_reason(client: OpenAI, router: Router) -> None:
     with pytest.raises(InvalidRequest, match="raw response"):
         wrap(client, router).chat.completions.with_raw_response.create(model="auto", messages=HELLO)

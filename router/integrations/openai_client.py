@@ -24,7 +24,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from router.effects import arun, run
 from router.errors import ConfigurationError, InvalidRequest
-from router.intake import AUTO
+from router.intake import AUTO, read_scopes, read_tags
 from router.pipeline import Router
 from router.policy import Policy
 from router.routing import Routing
@@ -49,7 +49,8 @@ def wrap(
     and `metadata` and `conversation_id`.
     Returns a client of the same type: `create` gives `ChatCompletion` and `Stream` back, also when
     another provider answered; every other model and method goes where it went before.
-    Raises `ConfigurationError` for anything but an OpenAI client.
+    Raises `ConfigurationError` for anything but an OpenAI client, `InvalidRequest` for scopes or
+    tags that are none.
     """
     if not isinstance(client, OpenAI | AsyncOpenAI):
         raise ConfigurationError(
@@ -59,7 +60,7 @@ def wrap(
     twin: Any = client.copy()
     twin.__class__ = _routed_class(kind)
     twin._router = router if isinstance(router, Router) else Router(router)
-    twin._router_defaults = {"scopes": dict(scopes or {}), "tags": tuple(tags)}
+    twin._router_defaults = {"scopes": read_scopes(scopes), "tags": read_tags(tags)}
     twin._router_client = client if not isinstance(client, AzureOpenAI | AsyncAzureOpenAI) else None
     return cast(Client, twin)
 
@@ -221,8 +222,8 @@ def _routed(client: Any, arguments: Mapping[str, Any]) -> Any:
             allowed="create(), stream() and parse() of the client itself",
         )
     defaults = client._router_defaults
-    given["scopes"] = {**defaults["scopes"], **(given.get("scopes") or {})}
-    given["tags"] = (*defaults["tags"], *given.get("tags", ()))
+    given["scopes"] = {**defaults["scopes"], **read_scopes(given.get("scopes"))}
+    given["tags"] = (*defaults["tags"], *read_tags(given.get("tags")))
     return client._router.read(given.pop("messages", None), given)
 
 
