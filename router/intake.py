@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from router.deferred.limits import read_deadline
+from router.deferred.limits import read_deadline, read_timeout
 from router.dispatch.bounds import asked_cap, samples
 from router.errors import InvalidRequest
 from router.types import OWN_SCOPES, Request
@@ -227,6 +227,7 @@ def _read_by_the_router(params: Mapping[str, Any]) -> None:
                 name, f"{_short(value)} is no list", value=_short(value), allowed="a list"
             )
     _mapping("stream_options", params.get("stream_options"))
+    read_timeout(params.get("timeout"))
     asked = params.get("response_format")
     if not isinstance(asked, Mapping | type | None):
         raise InvalidRequest(

@@ -49,6 +49,7 @@ BAD_CALLS: list[tuple[str, dict[str, Any]]] = [
     *(("conversation_id", {"messages": HELLO, "conversation_id": it}) for it in (5, [])),
     *(("tools", {"messages": HELLO, "tools": tools}) for tools in (5, "x", {"type": "function"})),
     ("modalities", {"messages": HELLO, "modalities": 5}),
+    *(("timeout", {"messages": HELLO, "timeout": it}) for it in (0, -1, float("nan"), "5", (1, 2))),
     ("stream_options", {"messages": HELLO, "stream": True, "stream_options": "usage"}),
     *(("response_format", {"messages": HELLO, "response_format": it}) for it in (5, "json")),
     *((name, {"messages": HELLO, name: "x"}) for name in OWNED),
@@ -111,7 +112,7 @@ JSON = st.recursive(
 
 
 OWN_ARGUMENTS = ("tags", "scopes", "metadata", "conversation_id", "deadline")
-READ = ("n", "max_tokens", "tools", "modalities", "stream_options", "response_format")
+READ = ("n", "max_tokens", "tools", "modalities", "timeout", "stream_options", "response_format")
 
 
 @given(messages=JSON, params=st.dictionaries(st.sampled_from([*OWN_ARGUMENTS, *READ]), JSON))

@@ -8,13 +8,14 @@ import json
 import time
 from typing import Any
 
+import httpx
 import pytest
 from openai import AsyncOpenAI, AsyncStream, OpenAI, Stream
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
 
 from router import Router, wrap
-from router.errors import ConfigurationError, InvalidRequest
+from router.errors import ConfigurationError, InvalidRequest, ProviderTimeout
 from router.gates.answer import answers_of
 from router.gates.structural import faults
 from tests.conftest import HELLO, MakeRouter, ladder
@@ -34,7 +35,8 @@ def router(make_router: MakeRouter, provider: Provider) -> Router:
         tier: [{name: value for name, value in each.items() if name != "api_base"} for each in some]
         for tier, some in ladder(provider.url)["tiers"].items()
     }
-    return make_router(tiers=tiers, rules=[PIN_NANO])
+    retry = {"attempts": 2, "initial_wait": 0.01, "fallback": False}
+    return make_router(tiers=tiers, rules=[PIN_NANO], retry=retry)
 
 
 def test_auto_is_routed_and_gives_openais_type_back(
@@ -192,6 +194,23 @@ def test_options_keep_the_routing(client: OpenAI, router: Router, provider: Prov
     wrapped = wrap(client, router).with_options(timeout=5)
     wrapped.chat.completions.create(model="auto", messages=HELLO)
     assert provider.models == ["t-nano"]
+
+
+@pytest.mark.parametrize("given", ["client", "options", "call", "number"])
+def test_a_timeout_holds_wherever_openais_client_takes_one(
+    client: OpenAI, router: Router, provider: Provider, given: str
+) -> None:
+    wrapped = wrap(client, router)
+    wrapped.chat.completions.create(model="auto", messages=HELLO)  # litellm is loaded
+    if given == "client":
+        own = OpenAI(api_key="k", base_url=provider.url, timeout=0.2)
+        wrapped = wrap(own, router)
+    elif given == "options":
+        wrapped = wrapped.with_options(timeout=0.2)
+    asked = {"call": {"timeout": httpx.Timeout(0.2)}, "number": {"timeout": 0.2}}.get(given, {})
+    provider.default = ok(delay=1)
+    with pytest.raises(ProviderTimeout):
+        wrapped.chat.completions.create(model="auto", messages=HELLO, **asked)
 
 
 def test_retries_of_the_client_are_off_for_routed_calls(

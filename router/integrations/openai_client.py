@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from openai import (
+    DEFAULT_TIMEOUT,
     AsyncAzureOpenAI,
     AsyncOpenAI,
     AsyncStream,
@@ -44,7 +45,8 @@ def wrap(
     """Return a twin of an OpenAI client whose chat calls with `model="auto"` are routed.
 
     Parameters: `client`, an `OpenAI` or `AsyncOpenAI`; its key, address and transport also serve
-    the policy's `openai/` deployments that name no address of their own. `router`, a `Router` or
+    the policy's `openai/` deployments that name no address of their own, and a timeout of its own
+    holds for all of them, as far as the policy's are longer. `router`, a `Router` or
     the policy for one. `scopes` and `tags` go with every call; `create` takes its own as well,
     and `metadata` and `conversation_id`.
     Returns a client of the same type: `create` gives `ChatCompletion` and `Stream` back, also when
@@ -221,6 +223,8 @@ def _routed(client: Any, arguments: Mapping[str, Any]) -> Any:
             value=AUTO,
             allowed="create(), stream() and parse() of the client itself",
         )
+    if client.timeout != DEFAULT_TIMEOUT:
+        given.setdefault("timeout", client.timeout)
     defaults = client._router_defaults
     given["scopes"] = {**defaults["scopes"], **read_scopes(given.get("scopes"))}
     given["tags"] = (*defaults["tags"], *read_tags(given.get("tags")))
