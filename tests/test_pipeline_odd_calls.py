@@ -290,8 +290,12 @@ TOLD = [
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"messages": HELLO, "tools": [SCHEMA]}, {"messages": [*HELLO, *TOLD]}],
-    ids=["a set in a schema", "a lone surrogate in a call"],
+    [
+        {"messages": HELLO, "tools": [SCHEMA]},
+        {"messages": [*HELLO, *TOLD]},
+        {"messages": HELLO, "temperature": float("nan")},
+    ],
+    ids=["a set in a schema", "a lone surrogate in a call", "no number"],
 )
 def test_what_has_no_form_on_the_wire_is_the_callers_error_and_costs_nothing(
     make_router: MakeRouter, provider: Provider, arguments: dict[str, Any]

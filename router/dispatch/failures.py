@@ -134,6 +134,8 @@ def _is_no_json(error: BaseException) -> bool:
     """What has no form as JSON or UTF-8 never leaves the client."""
     if isinstance(error, TypeError):
         return "not JSON serializable" in str(error)
+    if type(error) is ValueError:
+        return "not JSON compliant" in str(error)  # NaN and the infinities
     return isinstance(error, UnicodeEncodeError)
 
 
