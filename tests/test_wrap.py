@@ -141,6 +141,14 @@ def test_parse_gives_the_parsed_model_back(
     assert sent["json_schema"]["name"] == "Colour"
 
 
+@pytest.mark.parametrize("more", [{}, {"response_format": None, "tools": None}])
+def test_an_answer_that_parse_was_told_no_format_for_is_given_back(
+    client: OpenAI, router: Router, more: dict[str, Any]
+) -> None:
+    reply = wrap(client, router).chat.completions.parse(model="auto", messages=HELLO, **more)
+    assert reply.choices[0].message.content == "a fine answer"
+
+
 def test_chat_calls_under_their_beta_names_are_routed_too(
     client: OpenAI, router: Router, provider: Provider
 ) -> None:

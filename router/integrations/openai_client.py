@@ -239,8 +239,9 @@ def _given(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def _parseable(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     sent = _given(arguments)
-    wanted = {"response_format": sent.get("response_format"), "input_tools": sent.get("tools", [])}
-    schema = type_to_response_format_param(sent.pop("response_format", Omit()))
+    form = sent.pop("response_format", None) or Omit()
+    wanted = {"response_format": form, "input_tools": sent.get("tools") or []}
+    schema = type_to_response_format_param(form)
     if not isinstance(schema, NotGiven | Omit):
         sent["response_format"] = schema
     return sent, wanted
