@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from router.dispatch.race import Race
 from router.dispatch.wire import Call, CancelledUnsent, asend, send
@@ -78,7 +78,8 @@ async def arun(walk: Walk[T]) -> T:
     """Drive a walk on the running event loop and return its result.
 
     A cancellation that arrives during ledger work is held back until that work is done and the
-    walk knows its outcome; it is then delivered where the walk can settle.
+    walk knows its outcome; it is then delivered where the walk can settle. What is raised in the
+    end is the cancellation that came: `asyncio.timeout` and anyio's scopes know no other as theirs.
     """
     cancelled: asyncio.CancelledError | None = None
     step: Callable[[], Effect] = lambda: next(walk)  # noqa: E731
@@ -86,9 +87,12 @@ async def arun(walk: Walk[T]) -> T:
         try:
             effect = step()
         except StopIteration as stop:
-            if cancelled is not None:
-                raise cancelled from None
-            return stop.value  # type: ignore[no-any-return]
+            if cancelled is None:
+                return stop.value  # type: ignore[no-any-return]
+            break
+        except CancelledUnsent as unsent:
+            cancelled = cast(asyncio.CancelledError, unsent.__cause__)  # it was raised from it
+            break
         try:
             if isinstance(effect, Store):
                 result, late = await _uninterrupted(effect.work)
@@ -108,6 +112,7 @@ async def arun(walk: Walk[T]) -> T:
             step = _raise_in(walk, error)
         else:
             step = _give_to(walk, result)
+    raise cancelled
 
 
 def _perform(effect: Effect) -> Any:

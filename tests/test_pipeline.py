@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import anyio
 import pytest
 
 from router import Router
@@ -257,6 +258,29 @@ def test_a_call_that_is_cancelled_before_it_is_sent_costs_nothing(
     assert (row.status, row.cost) == ("abandoned", 0)
     assert router.ledger.verify() == []
     assert [state.held + state.settled for state in router.budgets()] == [0]
+
+
+@pytest.mark.parametrize("scope", ["asyncio", "anyio"])
+def test_a_cancellation_comes_back_to_the_scope_that_it_is_of(
+    make_router: MakeRouter, provider: Provider, scope: str
+) -> None:
+    router = make_router(budgets=BUDGET, rules=[PIN_NANO])
+
+    async def call() -> str:
+        if scope == "anyio":
+            with anyio.move_on_after(0):
+                await router.acompletion(messages=HELLO)
+            return "went on"
+        try:
+            async with asyncio.timeout(0):
+                await router.acompletion(messages=HELLO)
+        except TimeoutError:
+            return "went on"
+        return "answered"
+
+    assert asyncio.run(call()) == "went on"
+    assert provider.wire == []
+    assert [(row.status, row.cost) for row in rows(router)] == [("abandoned", 0)]
 
 
 def test_a_call_that_is_left_between_two_attempts_ends_in_the_log(
