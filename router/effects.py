@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from router.dispatch.race import Race
 from router.dispatch.wire import Call, CancelledUnsent, asend, send
@@ -80,8 +80,10 @@ async def arun(walk: Walk[T]) -> T:
     A cancellation that arrives during ledger work is held back until that work is done and the
     walk knows its outcome; it is then delivered where the walk can settle. What is raised in the
     end is the cancellation that came: `asyncio.timeout` and anyio's scopes know no other as theirs.
+    No error of the walk's takes its place, or the caller would go on as if it had not been told.
     """
     cancelled: asyncio.CancelledError | None = None
+    told, failed = False, None  # whether the walk was told of it; what the walk ended with
     step: Callable[[], Effect] = lambda: next(walk)  # noqa: E731
     while True:
         try:
@@ -90,14 +92,16 @@ async def arun(walk: Walk[T]) -> T:
             if cancelled is None:
                 return stop.value  # type: ignore[no-any-return]
             break
-        except CancelledUnsent as unsent:
-            cancelled = cast(asyncio.CancelledError, unsent.__cause__)  # it was raised from it
+        except (Exception, CancelledUnsent) as error:
+            if cancelled is None:
+                raise
+            failed = error if isinstance(error, Exception) else None
             break
         try:
             if isinstance(effect, Store):
                 result, late = await _uninterrupted(effect.work)
                 cancelled = cancelled or late
-            elif cancelled is not None:
+            elif cancelled is not None and not told:
                 raise CancelledUnsent from cancelled
             elif isinstance(effect, Wait):
                 result = await asyncio.sleep(effect.seconds, None)
@@ -107,12 +111,11 @@ async def arun(walk: Walk[T]) -> T:
             else:
                 result = await asend(effect.call)
         except BaseException as error:
-            if isinstance(error, CancelledUnsent):
-                cancelled = None
+            told = told or isinstance(error, CancelledUnsent)
             step = _raise_in(walk, error)
         else:
             step = _give_to(walk, result)
-    raise cancelled
+    raise cancelled from failed
 
 
 def _perform(effect: Effect) -> Any:

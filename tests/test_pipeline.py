@@ -283,6 +283,20 @@ def test_a_cancellation_comes_back_to_the_scope_that_it_is_of(
     assert [(row.status, row.cost) for row in rows(router)] == [("abandoned", 0)]
 
 
+def test_a_cancellation_is_not_lost_to_a_refusal_that_comes_first(
+    make_router: MakeRouter, provider: Provider
+) -> None:
+    router = make_router(budgets=[{"name": "all", "limit": "0.000001"}], rules=[PIN_NANO])
+
+    async def call() -> None:
+        async with asyncio.timeout(0):
+            await router.acompletion(messages=HELLO)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(call())
+    assert [row.status for row in requests(router)] == ["refused"]
+
+
 def test_a_call_that_is_left_between_two_attempts_ends_in_the_log(
     make_router: MakeRouter, provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
