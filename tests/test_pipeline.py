@@ -319,6 +319,28 @@ def test_a_call_that_is_left_between_two_attempts_ends_in_the_log(
     assert_books_agree(router, provider)
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_interrupt_in_the_middle_of_reserving_holds_nothing(
+    make_router: MakeRouter, provider: Provider, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    router = make_router(budgets=BUDGET, rules=[PIN_NANO])
+    real = router.ledger.reserve
+
+    def interrupted(reservation: Any) -> None:
+        if when == "after":
+            real(reservation)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(router.ledger, "reserve", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        router.completion(messages=HELLO)
+    assert provider.wire == []
+    assert {row.cost for row in rows(router)} <= {0}
+    assert {request.status for request in requests(router)} <= {"abandoned"}
+    assert [state.held + state.settled for state in router.budgets()] == [0]
+    assert router.ledger.verify() == []
+
+
 def test_feedback_joins_the_request_and_shows_in_the_report(
     make_router: MakeRouter, provider: Provider
 ) -> None:
