@@ -70,6 +70,14 @@ def test_bad_input_names_its_argument_and_nothing_happens(
     assert all(state.settled == state.held == 0 for state in router.budgets())
 
 
+def test_explain_refuses_what_a_call_would_refuse(make_router: MakeRouter) -> None:
+    router = make_router()
+    assert router.explain(HELLO, model="auto").arm == router.explain(HELLO).arm
+    with pytest.raises(InvalidRequest) as caught:
+        router.explain(HELLO, model="gpt-4")
+    assert caught.value.field == "model"
+
+
 def test_a_message_may_speak_only_in_tool_calls() -> None:
     calls = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
     request = read_request(
