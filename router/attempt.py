@@ -132,6 +132,7 @@ class Attempt:
             api_base=deployment.api_base,
             api_key_env=deployment.api_key_env,
             client=self._client(arm.model, deployment.api_base),
+            total=max(left, *timeout),
         )
 
     def settle_answer(self, response: Any) -> Routing:

@@ -379,3 +379,36 @@ def test_the_total_timeout_ends_a_dripping_stream(
     assert time.monotonic() - started < 5
     assert rows(router)[-1].cost == rows(router)[-1].reserved
     assert_books_agree(router, provider)
+
+
+ALIVE = b": keep-alive\n\n" * 40
+CHUNK = b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'  # noqa: E501
+
+
+@pytest.mark.parametrize(
+    "body", [b"\n" * 40 + b"{}", ALIVE, CHUNK + ALIVE], ids=["whole", "first chunk", "next chunk"]
+)
+def test_the_total_timeout_ends_a_call_that_its_provider_only_keeps_alive(
+    make_router: MakeRouter, provider: Provider, body: bytes
+) -> None:
+    times = {"connect": 1, "read": 1, "total": 1}
+    router = make_router(
+        budgets=BUDGET, rules=[PIN_NANO], timeout=times, retry={"attempts": 1, "fallback": False}
+    )
+    streams = b"alive" in body
+    router.completion(messages=HELLO)  # litellm is loaded before the clock runs
+    form = "text/event-stream" if streams else "application/json"
+    provider.default = Behaviour(body=body, chunk_delay=0.2, content_type=form)
+
+    async def call() -> None:
+        answer = await router.acompletion(messages=HELLO, stream=streams)
+        async for _ in answer:
+            pass
+
+    started = time.monotonic()
+    with pytest.raises(ProviderTimeout, match="total timeout"):
+        asyncio.run(call())
+    assert time.monotonic() - started < 4
+    wait_until_settled(router, 2)
+    assert rows(router)[-1].cost == rows(router)[-1].reserved
+    assert_books_agree(router, provider)

@@ -22,6 +22,7 @@ from typing import Any
 from router.dispatch.closing import Closing
 from router.dispatch.failures import provider_error
 from router.dispatch.usage import report_of
+from router.dispatch.wire import within
 from router.errors import MalformedReply, ProviderError, ProviderTimeout
 from router.gates.answer import called
 
@@ -106,8 +107,12 @@ class _Meter:
                 return
             self._said.append(getattr(said, "content", None) or "")
 
+    def left(self) -> float:
+        """Seconds to the deadline."""
+        return self.terms.deadline - time.monotonic()
+
     def overdue(self) -> ProviderTimeout | None:
-        if time.monotonic() < self.terms.deadline:
+        if self.left() > 0:
             return None
         return ProviderTimeout(self.terms.model, "the stream ran past the policy's total timeout")
 
@@ -237,7 +242,8 @@ def _stream_class() -> Any:
                 if chunk is _END:
                     try:
                         with _mapping(self._meter):
-                            chunk = await anext(self._inner, _END)
+                            async with within(self._meter.terms.model, self._meter.left()):
+                                chunk = await anext(self._inner, _END)
                     except ProviderError as failed:
                         await _off_loop(self._meter, error=failed)
                         raise

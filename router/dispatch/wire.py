@@ -11,14 +11,15 @@ import copy
 import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache, wraps
 from typing import Any
 
 from router.dispatch.failures import provider_error
-from router.errors import AuthenticationFailed, MalformedReply, ProviderError
+from router.errors import AuthenticationFailed, MalformedReply, ProviderError, ProviderTimeout
 
 # What the policy's own effort goes out with: litellm knows no model of one's own server.
 EFFORT_ALLOWED = ["reasoning_effort"]
@@ -35,9 +36,9 @@ _sending = ContextVar("router_sending", default=False)  # whether a call of ours
 class Call:
     """One wire attempt, ready to go.
 
-    `arguments` are litellm's, `timeout` is (connect, read) seconds. `api_key_env` names the
-    environment variable that holds the key; `client` is an OpenAI client to send through, an
-    asynchronous one for `asend`.
+    `arguments` are litellm's, `timeout` is (connect, read) seconds, `total` the seconds that all of
+    it may take (`asend`). `api_key_env` names the environment variable that holds the key; `client`
+    is an OpenAI client to send through, an asynchronous one for `asend`.
     """
 
     model: str
@@ -48,6 +49,7 @@ class Call:
     api_base: str | None = None
     api_key_env: str | None = None
     client: Any = None
+    total: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,17 +105,32 @@ def send(call: Call) -> Reply:
 
 
 async def asend(call: Call) -> Reply:
-    """`send`, on the running event loop."""
+    """`send`, on the running event loop. Here `total` holds even where a provider keeps the
+    connection alive with empty lines, as some do; in a thread nothing can break off such a read."""
     litellm = await asyncio.to_thread(load_litellm)
     ours = _sending.set(True)
     try:
         with _Mapped(call):
-            response = await litellm.acompletion(**arguments_of(call))
-            if not call.stream:
-                return Reply(_with_refusals(response))
-            return Reply(response, _first(call, await anext(response, _END)))
+            async with within(call.model, call.total):
+                response = await litellm.acompletion(**arguments_of(call))
+                if not call.stream:
+                    return Reply(_with_refusals(response))
+                return Reply(response, _first(call, await anext(response, _END)))
     finally:
         _sending.reset(ours)
+
+
+@asynccontextmanager
+async def within(model: str, seconds: float | None) -> AsyncIterator[None]:
+    """Break off what takes longer. Raises `ProviderTimeout`."""
+    scope = asyncio.timeout(seconds)
+    try:
+        async with scope:
+            yield
+    except TimeoutError as error:
+        if not scope.expired():
+            raise
+        raise ProviderTimeout(model, "it took longer than the policy's total timeout") from error
 
 
 def _with_refusals(response: Any) -> Any:
