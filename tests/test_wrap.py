@@ -190,6 +190,41 @@ def test_a_refusal_is_given_back_as_openai_gives_it(
     assert faults({}, answers_of(reply)[0]) == ("refusal",)
 
 
+def _refusing(*deltas: dict[str, Any]) -> Any:
+    head = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "t-nano"}
+    ends = [(delta, None) for delta in deltas] + [({}, "stop")]
+    chunks = [
+        {**head, "choices": [{"index": 0, "delta": delta, "finish_reason": end}]}
+        for delta, end in ends
+    ]
+    lines = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks)
+    return ok(body=f"{lines}data: [DONE]\n\n".encode(), content_type="text/event-stream")
+
+
+def test_a_streamed_refusal_is_given_back_whole(
+    client: OpenAI, router: Router, provider: Provider
+) -> None:
+    begun = {"role": "assistant", "content": "", "refusal": None}
+    provider.default = _refusing(begun, {"refusal": "I will"}, {"refusal": " not."})
+    with wrap(client, router).chat.completions.stream(
+        model="auto", messages=HELLO, response_format=Colour
+    ) as stream:
+        for _ in stream:
+            pass
+        final = stream.get_final_completion()
+    assert final.choices[0].message.refusal == "I will not."
+    assert not final.choices[0].message.content
+
+    async def read() -> str:
+        twin = wrap(AsyncOpenAI(api_key="k", base_url=provider.url), router)
+        chunks = await twin.chat.completions.create(model="auto", messages=HELLO, stream=True)
+        return "".join([chunk.choices[0].delta.refusal or "" async for chunk in chunks])
+
+    assert asyncio.run(read()) == "I will not."
+    prompt_bound, output = 200, 1250  # nano-USD a token; no usage came
+    assert all((row.cost - len("I will not.") * output) % prompt_bound == 0 for row in rows(router))
+
+
 def test_the_stream_helper_works(client: OpenAI, router: Router) -> None:
     with wrap(client, router).chat.completions.stream(model="auto", messages=HELLO) as stream:
         for _ in stream:

@@ -27,6 +27,7 @@ from router.errors import MalformedReply, ProviderError, ProviderTimeout
 from router.gates.answer import called
 
 _END = object()
+_TEXTS = ("content", "reasoning_content", "refusal")
 _READ_FROM = ("streaming_response", "response_iterator")  # what litellm's readers read
 _background: set[asyncio.Task[None]] = set()  # keeps draining tasks from being collected
 # Keeps open streams alive when the reader's own object is collected: a stream that was collected
@@ -175,7 +176,7 @@ def answer_bytes(choices: Iterable[Any]) -> int:
     texts = []
     for choice in choices:
         said = getattr(choice, "message", None) or getattr(choice, "delta", None)
-        texts += [getattr(said, "content", None), getattr(said, "reasoning_content", None)]
+        texts += [getattr(said, name, None) for name in _TEXTS]
         for call in getattr(said, "tool_calls", None) or ():
             texts += called(call)
     return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts if text)

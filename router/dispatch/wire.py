@@ -11,6 +11,7 @@ import copy
 import os
 import sys
 import threading
+import weakref
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -101,6 +102,7 @@ def send(call: Call) -> Reply:
         response = litellm.completion(**arguments_of(call))
         if not call.stream:
             return Reply(_with_refusals(response))
+        _keep_refusals(response)
         return Reply(response, _first(call, next(response, _END)))
 
 
@@ -115,6 +117,7 @@ async def asend(call: Call) -> Reply:
                 response = await litellm.acompletion(**arguments_of(call))
                 if not call.stream:
                     return Reply(_with_refusals(response))
+                _keep_refusals(response)
                 return Reply(response, _first(call, await anext(response, _END)))
     finally:
         _sending.reset(ours)
@@ -141,6 +144,20 @@ def _with_refusals(response: Any) -> Any:
         if aside.get("refusal") and getattr(message, "refusal", None) is None:
             message.refusal = aside["refusal"]
     return response
+
+
+def _keep_refusals(stream: Any) -> None:
+    """Have litellm hand on a stream's pieces of a refusal, which it takes for empty chunks."""
+    found, itself = (
+        type(stream).is_chunk_non_empty,
+        weakref.proxy(stream),
+    )  # no cycle: it goes at once
+
+    def says_something(completion: Any, chunk: Any, *more: Any) -> bool:
+        refusal = getattr(chunk.choices[0].delta, "refusal", None)
+        return bool(refusal) or bool(found(itself, completion, chunk, *more))
+
+    stream.is_chunk_non_empty = says_something
 
 
 class _Mapped:
