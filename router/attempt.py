@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from router.capacity import Ticket
@@ -17,7 +18,7 @@ from router.dispatch.failures import headers_of, said
 from router.dispatch.logprobs import ask_for_logprobs
 from router.dispatch.streams import StreamEnd, StreamTerms, answer_bytes, routed_stream, whole
 from router.dispatch.usage import report_of
-from router.dispatch.wire import EFFORT_ALLOWED, Call, Reply
+from router.dispatch.wire import EFFORT_ALLOWED, Call, CancelledUnsent, Reply
 from router.errors import LedgerUnavailable, RouterError
 from router.gates.answer import kept_answers
 from router.ladder import asked_effort
@@ -66,8 +67,12 @@ class Attempt:
         """Hold the upper bound in every budget; the request's row is written with the first."""
         try:
             self._reserve()
-        except BaseException:
+        except Exception:
             self._ticket.unsent()
+            raise
+        except BaseException:  # an interrupt: it may have been written all the same
+            with suppress(RouterError):
+                self.settle_failure(CancelledUnsent())
             raise
 
     def _reserve(self) -> None:
@@ -128,6 +133,7 @@ class Attempt:
             api_base=deployment.api_base,
             api_key_env=deployment.api_key_env,
             client=self._client(arm.model, deployment.api_base),
+            total=max(left, *timeout),
         )
 
     def settle_answer(self, response: Any) -> Routing:
@@ -209,6 +215,7 @@ class Attempt:
                 error=row.error,
             )
         ledger, now = self._shared.ledger, self._shared.now
+        self._shared.ended = ends
         self._shared.spent += (row.cost or 0) if charge.billed else 0
         try:
             if charge.billed:

@@ -70,6 +70,7 @@ class Attempts:
     waits: list[float] = field(default_factory=list)
     count: int = 0  # wire attempts that were reserved
     failure: BaseException | None = None  # of the latest attempt that failed
+    ended: bool = False  # whether the log knows how the request ended
     deadline: float = field(init=False)
     _pause: float = 0.05
 
@@ -148,6 +149,16 @@ class Attempts:
         else:
             end = RequestEnd(status, accepted=None, baseline=None, error=text)
             self.ledger.finish(self.request.request_id, end, self.now)
+
+    def leave(self, error: BaseException) -> None:
+        """Log that its caller left the request while it waited between two attempts."""
+        if self.count == 0 or self.ended:
+            return
+        end = RequestEnd("abandoned", accepted=None, baseline=None, error=said(error))
+        try:
+            self.ledger.finish(self.request.request_id, end, self.now)
+        except LedgerUnavailable as unavailable:
+            _log.error("request %s: %s", self.request.request_id, unavailable)
 
     def row(
         self,

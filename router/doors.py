@@ -55,7 +55,8 @@ class Doors:
 
     def explain(self, messages: Any, **arguments: Any) -> Decision:
         """Return the decision for a chat call without making it: nothing is reserved or sent."""
-        return self.preview(self.read(messages, arguments, AUTO))
+        model = arguments.pop("model", AUTO)
+        return self.preview(self.read(messages, arguments, model))
 
     def feedback(self, request_id: str | Any, score: float) -> None:
         """Say how good an answer was, 0 to 1, now or later; the latest word counts.

@@ -78,22 +78,30 @@ async def arun(walk: Walk[T]) -> T:
     """Drive a walk on the running event loop and return its result.
 
     A cancellation that arrives during ledger work is held back until that work is done and the
-    walk knows its outcome; it is then delivered where the walk can settle.
+    walk knows its outcome; it is then delivered where the walk can settle. What is raised in the
+    end is the cancellation that came: `asyncio.timeout` and anyio's scopes know no other as theirs.
+    No error of the walk's takes its place, or the caller would go on as if it had not been told.
     """
     cancelled: asyncio.CancelledError | None = None
+    told, failed = False, None  # whether the walk was told of it; what the walk ended with
     step: Callable[[], Effect] = lambda: next(walk)  # noqa: E731
     while True:
         try:
             effect = step()
         except StopIteration as stop:
-            if cancelled is not None:
-                raise cancelled from None
-            return stop.value  # type: ignore[no-any-return]
+            if cancelled is None:
+                return stop.value  # type: ignore[no-any-return]
+            break
+        except (Exception, CancelledUnsent) as error:
+            if cancelled is None:
+                raise
+            failed = error if isinstance(error, Exception) else None
+            break
         try:
             if isinstance(effect, Store):
                 result, late = await _uninterrupted(effect.work)
                 cancelled = cancelled or late
-            elif cancelled is not None:
+            elif cancelled is not None and not told:
                 raise CancelledUnsent from cancelled
             elif isinstance(effect, Wait):
                 result = await asyncio.sleep(effect.seconds, None)
@@ -103,11 +111,11 @@ async def arun(walk: Walk[T]) -> T:
             else:
                 result = await asend(effect.call)
         except BaseException as error:
-            if isinstance(error, CancelledUnsent):
-                cancelled = None
+            told = told or isinstance(error, CancelledUnsent)
             step = _raise_in(walk, error)
         else:
             step = _give_to(walk, result)
+    raise cancelled from failed
 
 
 def _perform(effect: Effect) -> Any:

@@ -36,12 +36,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from router.money import format_usd
 
 
 class RouterError(Exception):
     """The root of the tree: `except RouterError` catches whatever the router itself raises."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An exception is else made again from its text alone, which these do not take: one that a
+        # worker of a process pool raised broke the pool.
+        return _as_it_was, (type(self), self.args, self.__dict__)
+
+
+def _as_it_was(kind: type[RouterError], args: tuple[Any, ...], fields: dict[str, Any]) -> Any:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(fields)
+    return error
 
 
 class ConfigurationError(RouterError):

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from router.deferred.limits import read_deadline
+from router.deferred.limits import read_deadline, read_timeout
 from router.dispatch.bounds import asked_cap, samples
 from router.errors import InvalidRequest
 from router.types import OWN_SCOPES, Request
@@ -26,15 +26,18 @@ OWNED = {
     "base_url": "the deployment's `api_base`",
     "api_key": "the deployment's `api_key_env`",
     "api_version": "the deployment's `params`",
+    "azure": "the deployment's `model`",
     "client": "`wrap(client)`",
     "custom_llm_provider": "the deployment's `model`",
     "deployment_id": "the deployment's `model`",
+    "extra_query": "the deployment's `api_base`: litellm would send it in the body",
     "fallbacks": "the policy's tiers",
     "context_window_fallback_dict": "the policy's tiers",
     "model_list": "the policy's tiers",
     "max_retries": "the policy's `retry`",
     "num_retries": "the policy's `retry`",
     "retry_policy": "the policy's `retry`",
+    "request_timeout": "the argument `timeout`",
     "caching": "a cache before the router: an answer of litellm's would be charged as new",
     "mock_response": "a local provider",
     "input_cost_per_token": "the deployment's `price`",
@@ -58,7 +61,7 @@ def read_request(
     messages: Any,
     stream: Any = False,
     scopes: Mapping[str, str] | None = None,
-    tags: Sequence[str] = (),
+    tags: Iterable[str] | None = None,
     metadata: Mapping[str, Any] | None = None,
     conversation_id: str | None = None,
     deadline: Any = None,
@@ -83,6 +86,14 @@ def read_request(
             raise InvalidRequest(name, "is not taken from a request", allowed=f"set it in {home}")
     asked_cap(params)
     samples(params)
+    _read_by_the_router(params)
+    if conversation_id is not None and not isinstance(conversation_id, str):
+        raise InvalidRequest(
+            "conversation_id",
+            f"{_short(conversation_id)} is no text",
+            value=_short(conversation_id),
+            allowed="text of at most 256 characters",
+        )
     return Request(
         request_id=new_request_id(now),
         is_new=True,
@@ -90,9 +101,9 @@ def read_request(
         params={name: value for name, value in params.items() if value is not None},
         now=now,
         stream=bool(stream),
-        scopes=_scopes(scopes),
-        tags=_tags(tags),
-        metadata=dict(metadata or {}),
+        scopes=read_scopes(scopes),
+        tags=read_tags(tags),
+        metadata=_mapping("metadata", metadata),
         conversation_id=conversation_id,
         deadline=read_deadline(deadline, now),
     )
@@ -180,13 +191,9 @@ def _valid_unicode(place: str, text: str) -> None:
         ) from None
 
 
-def _scopes(scopes: Mapping[str, str] | None) -> Mapping[str, str]:
-    if scopes is not None and not isinstance(scopes, Mapping):
-        raise InvalidRequest(
-            "scopes", f"{_short(scopes)} is no mapping", value=_short(scopes),
-            allowed='names and values such as {"user": "ann"}',
-        )  # fmt: skip
-    for name, value in (scopes or {}).items():
+def read_scopes(scopes: Mapping[str, str] | None) -> Mapping[str, str]:
+    """Check whose budgets pay. Raises `InvalidRequest`."""
+    for name, value in _mapping("scopes", scopes).items():
         if name in OWN_SCOPES:
             raise InvalidRequest(
                 f"scopes.{name}",
@@ -204,10 +211,43 @@ def _scopes(scopes: Mapping[str, str] | None) -> Mapping[str, str]:
     return dict(scopes or {})
 
 
-def _tags(tags: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags):
+def read_tags(tags: Iterable[str] | None) -> tuple[str, ...]:
+    """Check what a request is for. Raises `InvalidRequest`."""
+    if tags is None:
+        return ()
+    found = tuple(tags) if isinstance(tags, Iterable) and not isinstance(tags, str) else None
+    if found is None or not all(isinstance(tag, str) for tag in found):
         raise InvalidRequest("tags", f"{_short(tags)} is not a list of tags", allowed='["billing"]')
-    return tuple(tags)
+    return found
+
+
+def _read_by_the_router(params: Mapping[str, Any]) -> None:
+    """Refuse arguments of the wrong kind that the router reads itself, before it stumbles."""
+    for name in ("tools", "functions", "modalities"):
+        value = params.get(name)
+        if isinstance(value, str | bytes | Mapping) or not isinstance(value, Sequence | None):
+            raise InvalidRequest(
+                name, f"{_short(value)} is no list", value=_short(value), allowed="a list"
+            )
+    _mapping("stream_options", params.get("stream_options"))
+    read_timeout(params.get("timeout"))
+    asked = params.get("response_format")
+    if not isinstance(asked, Mapping | type | None):
+        raise InvalidRequest(
+            "response_format",
+            f"{_short(asked)} is no format",
+            value=_short(asked),
+            allowed='a mapping such as {"type": "json_object"}, or a pydantic class',
+        )
+
+
+def _mapping(name: str, value: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    if value is not None and not isinstance(value, Mapping):
+        raise InvalidRequest(
+            name, f"{_short(value)} is no mapping", value=_short(value),
+            allowed='names and values such as {"user": "ann"}',
+        )  # fmt: skip
+    return dict(value or {})
 
 
 def _short(value: object) -> str:

@@ -232,6 +232,9 @@ class Router(Doors, Deferrals):
                 raise  # there is no store to write to
             yield Store(partial(attempts.close_with, plan, decision, error))
             raise
+        except BaseException as error:  # a cancellation, an interrupt
+            yield Store(partial(attempts.leave, error))
+            raise
 
     def _try(self, attempts: Attempts, plan: Plan, decision: Decision) -> Walk[Any]:
         """One arm: a reservation, a wire attempt and a settlement, as often as `retry` says."""

@@ -8,6 +8,8 @@ It keeps what came over the wire and what it would bill.
 from __future__ import annotations
 
 import json
+import socket
+import struct
 import threading
 import time
 from collections import defaultdict, deque
@@ -33,10 +35,11 @@ class Behaviour:
     body: bytes | None = None  # sent as it is instead of an answer
     content_type: str = "application/json"
     delay: float = 0.0  # seconds before the answer
-    chunk_delay: float = 0.0  # seconds between the chunks of a stream
+    chunk_delay: float = 0.0  # seconds between the chunks of a stream, or the lines of a `body`
     chunks: int = 3
     pieces: tuple[str, ...] = ()  # the texts of a stream's chunks
     cut: bool = False  # close the connection: before the answer, or in the middle of a stream
+    reset: bool = False  # reset it instead of an answer
     tool_calls: Any = None
     # Of tokens: (text, log-probability, {other text: its}); given where the call asks for them.
     logprobs: tuple[tuple[str, float, dict[str, float]], ...] = ()
@@ -130,6 +133,13 @@ class Provider:
 
 def _answer(handler: Any, body: dict[str, Any], behaviour: Behaviour) -> None:
     time.sleep(behaviour.delay)
+    if behaviour.reset:
+        handler.close_connection = True
+        no_goodbye = struct.pack("ii", 1, 0)
+        handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_goodbye)
+        handler.rfile.close()
+        handler.connection.close()
+        return
     if behaviour.cut and not body.get("stream"):
         handler.close_connection = True
         return
@@ -143,7 +153,9 @@ def _answer(handler: Any, body: dict[str, Any], behaviour: Behaviour) -> None:
     handler.send_header("content-type", behaviour.content_type)
     handler.send_header("content-length", str(len(payload)))
     handler.end_headers()
-    handler.wfile.write(payload)
+    for event in payload.splitlines(keepends=True) if behaviour.chunk_delay else [payload]:
+        handler.wfile.write(event)
+        time.sleep(behaviour.chunk_delay)
 
 
 def _logprobs(body: dict[str, Any], behaviour: Behaviour) -> Any:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import os
+import pickle
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from router import errors
 from router.dispatch.failures import ERRORS, provider_error
 from router.dispatch.wire import Call, load_litellm, send
 from router.errors import (
@@ -67,6 +72,47 @@ def test_a_refused_connection_counts_as_never_sent() -> None:
         error = provider_error("m", wrapped)
     assert isinstance(error, ProviderUnavailable)
     assert not error.request_written
+
+
+FIELDS: dict[type[errors.RouterError], tuple[Any, dict[str, Any]]] = {
+    errors.PolicyError: (("my.yaml", "tiers", "is empty"), {"value": 1, "line": 3}),
+    errors.UnknownPrice: (("m", "no entry"), {}),
+    errors.ModelFileError: (("m.npz", "corrupt"), {}),
+    errors.OutcomeFileError: (("o.jsonl", "empty"), {}),
+    errors.LogFileError: (("l.parquet", "empty"), {}),
+    errors.ReplayError: (("too few rows",), {}),
+    errors.ImportFileError: (("l.csv", 4, "cost", "no number"), {"truncated": True}),
+    errors.TrainingError: (("too few rows", 3), {}),
+    errors.CalibrationError: (("no score", [1, 2]), {}),
+    errors.InvalidRequest: (("n", "is 0"), {"value": 0, "allowed": "1"}),
+    errors.NoCapableDeployment: (({"nano": "cannot see"},), {}),
+    errors.BudgetExceeded: (("daily",), {"needed": 5, "used": 6, "held": 7, "limit": 8,
+                                         "resets_at": 9.0, "on_exceed": "queue"}),
+    errors.AtCapacity: (({"nano": "is full"}, 1.5), {}),
+    errors.PutOff: ((2.5,), {}),
+    errors.DeferredError: (("t1", "Cancelled", "by you"), {}),
+    errors.LedgerUnavailable: (("sqlite", "locked"), {}),
+    errors.LedgerCorrupt: (("sqlite", "a sum is wrong"), {}),
+    errors.ReservationError: (("r1", "settled", "ended"), {}),
+    errors.ClockJumped: ((), {"ahead": 1.0, "allowed": 2.0, "now": 3.0, "trusted": 4.0}),
+    errors.ProviderError: (("m", "busy"), {"status": 503, "retry_after": 1.5}),
+}  # fmt: skip
+
+
+def _every(kind: type[errors.RouterError]) -> Iterator[type[errors.RouterError]]:
+    yield kind
+    for below in kind.__subclasses__():
+        yield from _every(below)
+
+
+@pytest.mark.parametrize("kind", _every(errors.RouterError), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("again", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))])  # noqa: S301
+def test_an_error_passes_from_process_to_process_with_its_fields(kind: Any, again: Any) -> None:
+    own = next((FIELDS[base] for base in kind.__mro__ if base in FIELDS), (("why",), {}))
+    error = kind(*own[0], **own[1])
+    other = again(error)
+    assert type(other) is kind
+    assert (str(other), vars(other)) == (str(error), vars(error))
 
 
 def test_messages_are_one_bounded_line() -> None:

@@ -44,7 +44,14 @@ BAD_CALLS: list[tuple[str, dict[str, Any]]] = [
     ("scopes.user", {"messages": HELLO, "scopes": {"user": ""}}),
     ("scopes.user", {"messages": HELLO, "scopes": {"user": "x" * 300}}),
     ("scopes.user", {"messages": HELLO, "scopes": {"user": 7}}),
-    ("tags", {"messages": HELLO, "tags": "billing"}),
+    *(("tags", {"messages": HELLO, "tags": tags}) for tags in ("billing", 5, [5])),
+    *(("metadata", {"messages": HELLO, "metadata": it}) for it in ("x", 5, [("a", 1)])),
+    *(("conversation_id", {"messages": HELLO, "conversation_id": it}) for it in (5, [])),
+    *(("tools", {"messages": HELLO, "tools": tools}) for tools in (5, "x", {"type": "function"})),
+    ("modalities", {"messages": HELLO, "modalities": 5}),
+    *(("timeout", {"messages": HELLO, "timeout": it}) for it in (0, -1, float("nan"), "5", (1, 2))),
+    ("stream_options", {"messages": HELLO, "stream": True, "stream_options": "usage"}),
+    *(("response_format", {"messages": HELLO, "response_format": it}) for it in (5, "json")),
     *((name, {"messages": HELLO, name: "x"}) for name in OWNED),
 ]
 
@@ -61,6 +68,14 @@ def test_bad_input_names_its_argument_and_nothing_happens(
     assert provider.wire == []
     assert list(router.ledger.log().requests()) == []
     assert all(state.settled == state.held == 0 for state in router.budgets())
+
+
+def test_explain_refuses_what_a_call_would_refuse(make_router: MakeRouter) -> None:
+    router = make_router()
+    assert router.explain(HELLO, model="auto").arm == router.explain(HELLO).arm
+    with pytest.raises(InvalidRequest) as caught:
+        router.explain(HELLO, model="gpt-4")
+    assert caught.value.field == "model"
 
 
 def test_a_message_may_speak_only_in_tool_calls() -> None:
@@ -82,6 +97,13 @@ def test_a_reply_can_be_handed_back_as_the_next_turns_message() -> None:
     assert request.messages[1]["content"] == "Hello"
 
 
+@pytest.mark.parametrize("tags", [None, [], ("a", "b"), {"a": 1}.keys(), iter(["a"])])
+def test_tags_may_be_absent_or_come_in_any_series(tags: Any) -> None:
+    request = read_request(model="auto", messages=HELLO, tags=tags, params={}, max_messages=10)
+    assert request.tags in ((), ("a", "b"), ("a",))
+    assert bool(request.tags) == (tags is not None and tags != [])
+
+
 def test_request_ids_are_version_7_uuids_in_order_of_time() -> None:
     made = [new_request_id(float(second)) for second in range(1, 50)]
     assert made == sorted(made)
@@ -97,17 +119,15 @@ JSON = st.recursive(
 )
 
 
-@given(messages=JSON, params=st.dictionaries(st.sampled_from(["n", "max_tokens", "tags"]), JSON))
+OWN_ARGUMENTS = ("tags", "scopes", "metadata", "conversation_id", "deadline")
+READ = ("n", "max_tokens", "tools", "modalities", "timeout", "stream_options", "response_format")
+
+
+@given(messages=JSON, params=st.dictionaries(st.sampled_from([*OWN_ARGUMENTS, *READ]), JSON))
 def test_no_shape_of_input_escapes_the_error_tree(messages: Any, params: dict[str, Any]) -> None:
-    tags = params.pop("tags", ())
+    own = {name: params.pop(name) for name in OWN_ARGUMENTS if name in params}
     try:
-        read_request(
-            model="auto",
-            messages=messages,
-            tags=tags if isinstance(tags, list | str) else (),
-            params=params,
-            max_messages=100,
-        )
+        read_request(model="auto", messages=messages, params=params, max_messages=100, **own)
     except RouterError:
         return
     assert isinstance(messages, list)

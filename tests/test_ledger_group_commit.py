@@ -98,3 +98,16 @@ def test_who_runs_out_of_time_while_another_thread_does_the_work_learns_that_it_
     answered = sorted(each for each in got if isinstance(each, str))
     assert answered == noted(database)
     assert all(isinstance(each, str | LedgerUnavailable) for each in got)
+
+
+def test_a_transaction_that_an_interrupt_left_open_is_undone_by_whoever_comes_next(tmp_path):
+    path = str(tmp_path / "store.db")
+    database = Database(path, durability="normal", busy_seconds=5, create=True)
+    database.submit(note("first"))
+    assert noted(database) == ["first"]
+    for slot in database._slots():
+        slot.connection.execute("BEGIN")
+    note("half")(database._writer.connection)
+    assert noted(database) == ["first"]
+    database.submit(note("second"))
+    assert noted(database) == ["first", "second"]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import anyio
 import pytest
 
 from router import Router
@@ -256,6 +258,87 @@ def test_a_call_that_is_cancelled_before_it_is_sent_costs_nothing(
     assert (row.status, row.cost) == ("abandoned", 0)
     assert router.ledger.verify() == []
     assert [state.held + state.settled for state in router.budgets()] == [0]
+
+
+@pytest.mark.parametrize("scope", ["asyncio", "anyio"])
+def test_a_cancellation_comes_back_to_the_scope_that_it_is_of(
+    make_router: MakeRouter, provider: Provider, scope: str
+) -> None:
+    router = make_router(budgets=BUDGET, rules=[PIN_NANO])
+
+    async def call() -> str:
+        if scope == "anyio":
+            with anyio.move_on_after(0):
+                await router.acompletion(messages=HELLO)
+            return "went on"
+        try:
+            async with asyncio.timeout(0):
+                await router.acompletion(messages=HELLO)
+        except TimeoutError:
+            return "went on"
+        return "answered"
+
+    assert asyncio.run(call()) == "went on"
+    assert provider.wire == []
+    assert [(row.status, row.cost) for row in rows(router)] == [("abandoned", 0)]
+
+
+def test_a_cancellation_is_not_lost_to_a_refusal_that_comes_first(
+    make_router: MakeRouter, provider: Provider
+) -> None:
+    router = make_router(budgets=[{"name": "all", "limit": "0.000001"}], rules=[PIN_NANO])
+
+    async def call() -> None:
+        async with asyncio.timeout(0):
+            await router.acompletion(messages=HELLO)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(call())
+    assert [row.status for row in requests(router)] == ["refused"]
+
+
+def test_a_call_that_is_left_between_two_attempts_ends_in_the_log(
+    make_router: MakeRouter, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind: Any = {"budgets": BUDGET, "rules": [PIN_NANO], "retry": {"max_wait": 9}}
+    router, other = make_router(**kind), make_router(**kind)
+    provider.default = status(503, retry_after=5)
+    cancel_once_sent(provider, lambda: other.acompletion(messages=HELLO), after=0.5)
+
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("router.effects.time", SimpleNamespace(sleep=interrupted))
+    with pytest.raises(KeyboardInterrupt):
+        router.completion(messages=HELLO)
+    assert [row.cost for row in rows(router)] == [0, 0]
+    assert [(row.status, row.error) for row in requests(router)] == [
+        ("abandoned", "CancelledError"),
+        ("abandoned", "KeyboardInterrupt"),
+    ]
+    assert_books_agree(router, provider)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_interrupt_in_the_middle_of_reserving_holds_nothing(
+    make_router: MakeRouter, provider: Provider, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    router = make_router(budgets=BUDGET, rules=[PIN_NANO])
+    real = router.ledger.reserve
+
+    def interrupted(reservation: Any) -> None:
+        if when == "after":
+            real(reservation)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(router.ledger, "reserve", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        router.completion(messages=HELLO)
+    assert provider.wire == []
+    assert {row.cost for row in rows(router)} <= {0}
+    assert {request.status for request in requests(router)} <= {"abandoned"}
+    assert [state.held + state.settled for state in router.budgets()] == [0]
+    assert router.ledger.verify() == []
 
 
 def test_feedback_joins_the_request_and_shows_in_the_report(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -9,6 +10,8 @@ import httpx
 import litellm
 import pytest
 
+from router import Router
+from router.dispatch.wire import load_litellm
 from router.errors import (
     LedgerUnavailable,
     MalformedReply,
@@ -64,6 +67,77 @@ def test_litellms_own_retries_are_off_whatever_the_program_has_set(
     with pytest.raises(ProviderUnavailable):
         router.completion(messages=HELLO)
     assert len(provider.wire) == 1
+    assert_books_agree(router, provider)
+
+
+@pytest.mark.parametrize("over", ["aiohttp", "httpx"])
+@pytest.mark.parametrize("model", ["openai/m", "anthropic/m"])
+@pytest.mark.parametrize("broken", [ok(reset=True), ok(cut=True)], ids=["reset", "closed"])
+def test_a_call_whose_connection_broke_is_not_sent_again_unasked_and_is_charged(
+    make_router: MakeRouter, provider: Provider, monkeypatch: pytest.MonkeyPatch,
+    broken: Behaviour, model: str, over: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(litellm, "disable_aiohttp_transport", over == "httpx")
+    litellm.in_memory_llm_clients_cache.flush_cache()
+    tiers = ladder(provider.url)["tiers"]
+    tiers["nano"][0]["model"] = model
+    monkeypatch.setenv("A_KEY", "k")
+    tiers["nano"][0]["api_key_env"] = "A_KEY"
+    router = make_router(tiers=tiers, budgets=BUDGET, **ONCE)
+    provider.default = broken
+    with pytest.raises(ProviderUnavailable) as failed:
+        asyncio.run(router.acompletion(messages=HELLO))
+    assert failed.value.request_written
+    assert len(provider.wire) == 1
+    assert [row.cost for row in rows(router)] == [rows(router)[0].reserved]
+    assert_books_agree(router, provider)
+
+
+def test_a_programs_own_calls_through_litellm_are_sent_again_as_ever(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_litellm()
+    monkeypatch.setattr(litellm, "disable_aiohttp_transport", True)
+    litellm.in_memory_llm_clients_cache.flush_cache()
+    provider.default = ok(cut=True)
+    own = {"model": "anthropic/m", "messages": HELLO, "api_base": provider.url, "api_key": "k"}
+    with pytest.raises(litellm.InternalServerError):
+        asyncio.run(litellm.acompletion(**own, num_retries=0, max_retries=0))
+    assert len(provider.wire) == 2
+
+
+def _through(router: Router, door: str) -> Any:
+    if door == "sync":
+        return router.completion(messages=HELLO)
+    return asyncio.run(router.acompletion(messages=HELLO))
+
+
+@pytest.mark.parametrize("door", ["sync", "async"])
+def test_what_never_got_through_a_servers_tls_costs_nothing(
+    make_router: MakeRouter, provider: Provider, door: str
+) -> None:
+    tiers = ladder(provider.url.replace("http:", "https:"))["tiers"]
+    router = make_router(tiers=tiers, budgets=BUDGET, **ONCE)
+    with pytest.raises(ProviderUnavailable):
+        _through(router, door)
+    assert [row.cost for row in rows(router)] == [0]
+    assert [state.held for state in router.budgets()] == [0]
+
+
+@pytest.mark.parametrize("door", ["sync", "async"])
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [(429, RateLimited), (400, RequestRejected), (502, MalformedReply), (None, MalformedReply)],
+)
+def test_an_error_in_the_place_of_an_answer_is_told_and_charged_since_nobody_says_it_was_free(
+    make_router: MakeRouter, provider: Provider, code: int | None, kind: type[Exception], door: str
+) -> None:
+    router = make_router(budgets=BUDGET, **ONCE)
+    error = {"error": {"message": "upstream is busy", "code": code}}
+    provider.default = ok(body=json.dumps(error).encode())
+    with pytest.raises(kind, match="upstream is busy"):
+        _through(router, door)
+    assert [row.cost for row in rows(router)] == [rows(router)[0].reserved]
     assert_books_agree(router, provider)
 
 
@@ -216,8 +290,12 @@ TOLD = [
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"messages": HELLO, "tools": [SCHEMA]}, {"messages": [*HELLO, *TOLD]}],
-    ids=["a set in a schema", "a lone surrogate in a call"],
+    [
+        {"messages": HELLO, "tools": [SCHEMA]},
+        {"messages": [*HELLO, *TOLD]},
+        {"messages": HELLO, "temperature": float("nan")},
+    ],
+    ids=["a set in a schema", "a lone surrogate in a call", "no number"],
 )
 def test_what_has_no_form_on_the_wire_is_the_callers_error_and_costs_nothing(
     make_router: MakeRouter, provider: Provider, arguments: dict[str, Any]

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from router import Router
 from router.dispatch.wire import load_litellm
 from router.errors import MalformedReply, ProviderTimeout, RateLimited
+from tests import warm
 from tests.conftest import HELLO, MakeRouter
 from tests.pipeline_kit import (
     BUDGET,
@@ -22,6 +25,7 @@ from tests.pipeline_kit import (
     rows,
 )
 from tests.provider import USAGE, Behaviour, Provider, ok, status
+from tests.usage_wire import wire
 
 PRICE = {"input": "1", "output": "1"}
 
@@ -231,6 +235,144 @@ def test_a_truncated_stream_is_an_error_not_an_answer_and_is_charged_as_reserved
     assert_books_agree(router, provider)
 
 
+FORKS = """
+import os, sys
+from router import Router
+from tests.conftest import HELLO, ladder, steady_predictor
+from tests.pipeline_kit import BUDGET
+url, store = sys.argv[1:]
+router = Router(ladder(url, budgets=BUDGET), store=store, predictor=steady_predictor())
+stream = router.completion(messages=HELLO, stream=True)
+next(stream)
+child = os.fork()
+if child == 0:
+    del stream
+    import time
+    time.sleep(0.5)
+    os._exit(0)
+os.waitpid(child, 0)
+print("".join(chunk.choices[0].delta.content or "" for chunk in stream), end="")
+"""
+
+
+def test_a_stream_that_a_forked_child_drops_is_its_parents_to_read_and_to_settle(
+    router: Router, provider: Provider
+) -> None:
+    provider.default = ok(chunk_delay=0.1, chunks=4)
+    _, said, error = warm.start(FORKS, provider.url, router.store).communicate()
+    assert (said, error) == ("part 1 part 2 part 3 ", "")
+    assert [row.status for row in rows(router)] == ["answered"]
+    assert_books_agree(router, provider)
+
+
+# ── counts so far, which some providers send with the first chunk or with each ──────────────────
+OPENAI = [{"prompt_tokens": 20, "completion_tokens": n, "total_tokens": 20 + n} for n in (1, 900)]
+ANTHROPIC = [{"input_tokens": 20, "output_tokens": n} for n in (1, 900)]
+GEMINI = [
+    {"promptTokenCount": 20, "candidatesTokenCount": n, "totalTokenCount": 20 + n} for n in (1, 900)
+]
+COUNTING = {
+    "anthropic": ("anthropic/m", "", ANTHROPIC),
+    "gemini": ("gemini/m", "", GEMINI),
+    "openai_cumulative": ("openai/m", "/v1", OPENAI),
+}
+
+
+@pytest.fixture
+def counting(make_router: MakeRouter, provider: Provider, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A router of one model whose provider counts as it goes, in one form or another."""
+    monkeypatch.setenv("COUNTING_KEY", "k")
+
+    def make(form: str, **changes: Any) -> Router:
+        model, path, usage = COUNTING[form]
+        provider.default = wire(form, usage, stream=True)
+        deployment = {
+            "model": model,
+            "api_base": provider.url.removesuffix("/v1") + path,
+            "api_key_env": "COUNTING_KEY",
+            "price": {"input": "1", "output": "1"},
+            "capabilities": {"context_window": 100_000},
+        }
+        tiers = {"nano": [deployment]}
+        once = {"attempts": 1}
+        return make_router(tiers=tiers, baseline="nano", budgets=BUDGET, retry=once, **changes)
+
+    return make
+
+
+@pytest.mark.parametrize(("form", "end"), [("anthropic", b"event: message_delta"),
+                                           ("openai_cumulative", b"data: [DONE]")])  # fmt: skip
+def test_counts_so_far_do_not_make_a_truncated_stream_an_answer(
+    counting: Any, provider: Provider, form: str, end: bytes
+) -> None:
+    router, whole = counting(form), provider.default.body
+    assert whole is not None
+    cut = whole.partition(end)[0]
+    if form == "openai_cumulative":  # its finish reason comes before
+        cut = cut[: cut.rstrip().rindex(b"data: ")]
+    provider.default = replace(provider.default, body=cut)
+    with pytest.raises(MalformedReply, match="broke off"):
+        list(router.completion(messages=HELLO, stream=True))
+    (row,) = rows(router)
+    assert (row.status, row.cost) == ("failed", row.reserved)
+    assert_books_agree(router, provider)
+
+
+@pytest.mark.parametrize("form", COUNTING)
+def test_counts_so_far_are_no_bill_of_a_stream_that_is_hung_up_on(
+    counting: Any, provider: Provider, form: str
+) -> None:
+    router = counting(form, streams={"on_abandon": "abort"})
+    stream = router.completion(messages=HELLO, stream=True)
+    next(stream)
+    stream.close()
+    wait_until_settled(router)
+    (row,) = rows(router)
+    assert (row.status, row.cost) == ("abandoned", row.reserved)
+    assert_books_agree(router, provider)
+
+
+@pytest.mark.parametrize("form", COUNTING)
+def test_counts_so_far_are_no_bill_of_a_stream_that_was_cancelled(
+    counting: Any, provider: Provider, form: str
+) -> None:
+    router = counting(form)
+    provider.default = replace(provider.default, chunk_delay=0.3)
+
+    async def read() -> None:
+        async for _ in await router.acompletion(messages=HELLO, stream=True):
+            read_some.set()
+
+    async def cancel() -> None:
+        task = asyncio.create_task(read())
+        await read_some.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        while not rows(router):
+            await asyncio.sleep(0.01)
+
+    read_some = asyncio.Event()
+    asyncio.run(cancel())
+    (row,) = rows(router)
+    assert (row.status, row.cost) == ("abandoned", row.reserved)
+    assert_books_agree(router, provider)
+
+
+@pytest.mark.parametrize("form", COUNTING)
+def test_a_stream_that_counts_as_it_goes_is_billed_by_its_last_count(
+    counting: Any, provider: Provider, form: str
+) -> None:
+    router = counting(form)
+    stream = router.completion(messages=HELLO, stream=True)
+    next(stream)
+    stream.close()
+    wait_until_settled(router)
+    (row,) = rows(router)
+    assert (row.status, row.cost, row.cost_source) == ("abandoned", 920_000, "computed")
+    assert_books_agree(router, provider)
+
+
 def test_a_stream_that_is_refused_before_its_first_chunk_is_retried(
     router: Router, provider: Provider
 ) -> None:
@@ -264,5 +406,38 @@ def test_the_total_timeout_ends_a_dripping_stream(
     with pytest.raises(ProviderTimeout, match="total timeout"):
         list(router.completion(messages=HELLO, stream=True))
     assert time.monotonic() - started < 5
+    assert rows(router)[-1].cost == rows(router)[-1].reserved
+    assert_books_agree(router, provider)
+
+
+ALIVE = b": keep-alive\n\n" * 40
+CHUNK = b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'  # noqa: E501
+
+
+@pytest.mark.parametrize(
+    "body", [b"\n" * 40 + b"{}", ALIVE, CHUNK + ALIVE], ids=["whole", "first chunk", "next chunk"]
+)
+def test_the_total_timeout_ends_a_call_that_its_provider_only_keeps_alive(
+    make_router: MakeRouter, provider: Provider, body: bytes
+) -> None:
+    times = {"connect": 1, "read": 1, "total": 1}
+    router = make_router(
+        budgets=BUDGET, rules=[PIN_NANO], timeout=times, retry={"attempts": 1, "fallback": False}
+    )
+    streams = b"alive" in body
+    router.completion(messages=HELLO)  # litellm is loaded before the clock runs
+    form = "text/event-stream" if streams else "application/json"
+    provider.default = Behaviour(body=body, chunk_delay=0.2, content_type=form)
+
+    async def call() -> None:
+        answer = await router.acompletion(messages=HELLO, stream=streams)
+        async for _ in answer:
+            pass
+
+    started = time.monotonic()
+    with pytest.raises(ProviderTimeout, match="total timeout"):
+        asyncio.run(call())
+    assert time.monotonic() - started < 4
+    wait_until_settled(router, 2)
     assert rows(router)[-1].cost == rows(router)[-1].reserved
     assert_books_agree(router, provider)

@@ -8,13 +8,14 @@ import json
 import time
 from typing import Any
 
+import httpx
 import pytest
 from openai import AsyncOpenAI, AsyncStream, OpenAI, Stream
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
 
 from router import Router, wrap
-from router.errors import ConfigurationError, InvalidRequest
+from router.errors import ConfigurationError, InvalidRequest, ProviderTimeout
 from router.gates.answer import answers_of
 from router.gates.structural import faults
 from tests.conftest import HELLO, MakeRouter, ladder
@@ -37,7 +38,8 @@ def router(make_router: MakeRouter, provider: Provider) -> Router:
         tier: [{name: value for name, value in each.items() if name != "api_base"} for each in some]
         for tier, some in ladder(provider.url)["tiers"].items()
     }
-    return make_router(tiers=tiers, rules=[PIN_NANO])
+    retry = {"attempts": 2, "initial_wait": 0.01, "fallback": False}
+    return make_router(tiers=tiers, rules=[PIN_NANO], retry=retry)
 
 
 def test_auto_is_routed_and_gives_openais_type_back(
@@ -165,6 +167,40 @@ def test_parse_gives_the_parsed_model_back(
     assert sent["json_schema"]["name"] == "Colour"
 
 
+@pytest.mark.parametrize("more", [{}, {"response_format": None, "tools": None}])
+def test_an_answer_that_parse_was_told_no_format_for_is_given_back(
+    client: OpenAI, router: Router, more: dict[str, Any]
+) -> None:
+    reply = wrap(client, router).chat.completions.parse(model="auto", messages=HELLO, **more)
+    assert reply.choices[0].message.content == "a fine answer"
+
+
+def test_chat_calls_under_their_beta_names_are_routed_too(
+    client: OpenAI, router: Router, provider: Provider
+) -> None:
+    red = ok(text='{"name": "red", "hex": "#ff0000"}')
+    provider.script("t-nano", red, ok(), red)
+    wrapped = wrap(client, router)
+    asked: Any = {"model": "auto", "messages": HELLO}
+    reply = wrapped.beta.chat.completions.parse(**asked, response_format=Colour)
+    assert reply.choices[0].message.parsed == Colour(name="red", hex="#ff0000")
+    with wrapped.beta.chat.completions.stream(**asked) as stream:
+        assert stream.get_final_completion().choices
+    twin = wrap(AsyncOpenAI(api_key="k", base_url=provider.url), router)
+    asyncio.run(twin.beta.chat.completions.parse(**asked, response_format=Colour))
+    assert provider.models == ["t-nano"] * 3
+    assert len(rows(router)) == 3
+
+
+def test_what_a_program_puts_in_the_place_of_a_method_stays_there(
+    client: OpenAI, router: Router, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrapped = wrap(client, router)
+    monkeypatch.setattr(wrapped.chat.completions, "create", lambda **arguments: "instead")
+    assert wrapped.chat.completions.create(model="auto", messages=HELLO) == "instead"
+    assert provider.wire == []
+
+
 def test_a_refusal_is_given_back_as_openai_gives_it(
     client: OpenAI, router: Router, provider: Provider
 ) -> None:
@@ -180,6 +216,41 @@ def test_a_refusal_is_given_back_as_openai_gives_it(
     assert faults({}, answers_of(reply)[0]) == ("refusal",)
 
 
+def _refusing(*deltas: dict[str, Any]) -> Any:
+    head = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "t-nano"}
+    ends = [(delta, None) for delta in deltas] + [({}, "stop")]
+    chunks = [
+        {**head, "choices": [{"index": 0, "delta": delta, "finish_reason": end}]}
+        for delta, end in ends
+    ]
+    lines = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks)
+    return ok(body=f"{lines}data: [DONE]\n\n".encode(), content_type="text/event-stream")
+
+
+def test_a_streamed_refusal_is_given_back_whole(
+    client: OpenAI, router: Router, provider: Provider
+) -> None:
+    begun = {"role": "assistant", "content": "", "refusal": None}
+    provider.default = _refusing(begun, {"refusal": "I will"}, {"refusal": " not."})
+    with wrap(client, router).chat.completions.stream(
+        model="auto", messages=HELLO, response_format=Colour
+    ) as stream:
+        for _ in stream:
+            pass
+        final = stream.get_final_completion()
+    assert final.choices[0].message.refusal == "I will not."
+    assert not final.choices[0].message.content
+
+    async def read() -> str:
+        twin = wrap(AsyncOpenAI(api_key="k", base_url=provider.url), router)
+        chunks = await twin.chat.completions.create(model="auto", messages=HELLO, stream=True)
+        return "".join([chunk.choices[0].delta.refusal or "" async for chunk in chunks])
+
+    assert asyncio.run(read()) == "I will not."
+    prompt_bound, output = 200, 1250  # nano-USD a token; no usage came
+    assert all((row.cost - len("I will not.") * output) % prompt_bound == 0 for row in rows(router))
+
+
 def test_the_stream_helper_works(client: OpenAI, router: Router) -> None:
     with wrap(client, router).chat.completions.stream(model="auto", messages=HELLO) as stream:
         for _ in stream:
@@ -192,6 +263,23 @@ def test_options_keep_the_routing(client: OpenAI, router: Router, provider: Prov
     wrapped = wrap(client, router).with_options(timeout=5)
     wrapped.chat.completions.create(model="auto", messages=HELLO)
     assert provider.models == ["t-nano"]
+
+
+@pytest.mark.parametrize("given", ["client", "options", "call", "number"])
+def test_a_timeout_holds_wherever_openais_client_takes_one(
+    client: OpenAI, router: Router, provider: Provider, given: str
+) -> None:
+    wrapped = wrap(client, router)
+    wrapped.chat.completions.create(model="auto", messages=HELLO)  # litellm is loaded
+    if given == "client":
+        own = OpenAI(api_key="k", base_url=provider.url, timeout=0.2)
+        wrapped = wrap(own, router)
+    elif given == "options":
+        wrapped = wrapped.with_options(timeout=0.2)
+    asked = {"call": {"timeout": httpx.Timeout(0.2)}, "number": {"timeout": 0.2}}.get(given, {})
+    provider.default = ok(delay=1)
+    with pytest.raises(ProviderTimeout):
+        wrapped.chat.completions.create(model="auto", messages=HELLO, **asked)
 
 
 def test_retries_of_the_client_are_off_for_routed_calls(
@@ -213,6 +301,22 @@ def test_scopes_and_tags_of_the_wrapping_go_with_every_call(client: OpenAI, rout
     (request,) = router.ledger.log().requests()
     assert request.scopes == {"team": "search", "user": "ann"}
     assert request.tags == ("batch", "night")
+
+
+def test_tags_and_scopes_of_the_wrong_kind_are_refused_where_they_are_given(
+    client: OpenAI, router: Router, provider: Provider
+) -> None:
+    with pytest.raises(InvalidRequest, match="tags"):
+        wrap(client, router, tags="batch")
+    with pytest.raises(InvalidRequest, match="scopes"):
+        wrap(client, router, scopes=["team"])  # type: ignore[arg-type]
+    asked: dict[str, Any] = {"model": "auto", "messages": HELLO}
+    create = wrap(client, router, tags=["batch"]).chat.completions.create
+    with pytest.raises(InvalidRequest, match="tags"):
+        create(**asked, tags="night")
+    assert provider.wire == []
+    create(**asked, tags=None)
+    assert [request.tags for request in router.ledger.log().requests()] == [("batch",)]
 
 
 def test_a_raw_response_is_refused_with_a_reason(client: OpenAI, router: Router) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -85,13 +86,32 @@ def timeouts(
     """How long to wait for a connection and for the next bytes of an answer, in seconds, `left`
     before the request's end. `asked`: the caller's own `timeout`, if any."""
     left = max(_SHORTEST_READ, left)
+    longest_connect, longest_read = read_timeout(asked)
     read = min(policy.timeout.read, left)
     behind = left - policy.timeout.total  # a call at the standard price has to fit in there
     if service_tier == FLEX and policy.deferred is not None and behind > 0:
         read = min(policy.deferred.flex_timeout, behind)
-    if isinstance(asked, int | float) and not isinstance(asked, bool):
-        read = min(read, float(asked))
-    return min(policy.timeout.connect, left), read
+    return min(policy.timeout.connect, left, longest_connect), min(read, longest_read)
+
+
+def read_timeout(asked: Any) -> tuple[float, float]:
+    """Return how long a caller's `timeout` lets a connection and the next bytes take, in seconds:
+    a number above 0 for both, or an `httpx.Timeout` (None in it: for ever).
+
+    Raises `InvalidRequest` for anything else.
+    """
+    found = (asked, asked)
+    if asked is not None and hasattr(asked, "connect") and hasattr(asked, "read"):
+        found = (asked.connect, asked.read)
+    for seconds in found:
+        is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+        if seconds is not None and not (is_number and seconds > 0):  # NaN is not either
+            raise InvalidRequest(
+                "timeout", f"{seconds!r} is no time to wait for", value=asked,
+                allowed="seconds above 0, or an httpx.Timeout",
+            )  # fmt: skip
+    connect, read = (math.inf if seconds is None else float(seconds) for seconds in found)
+    return connect, read
 
 
 def flex_aside(request: Request, chosen: int, error: BaseException) -> BaseException:

@@ -67,11 +67,15 @@ _BY_STATUS = {
 }
 _VAGUE = (ProviderUnavailable, MalformedReply)
 
-# httpx's names for what can go wrong below HTTP.
-_NEVER_WRITTEN = {"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol"}
+# httpx's and aiohttp's names for what can go wrong below HTTP.
+_NEVER_WRITTEN = {
+    *("ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol"),
+    *("ClientConnectorCertificateError", "ClientConnectorSSLError"),
+}
 _NOT_INSTALLED = {"ImportError", "ModuleNotFoundError"}  # a provider's own client is missing
 _TIMED_OUT = {"ReadTimeout", "WriteTimeout", "APITimeoutError", "Timeout"}
-_BROKE_OFF = {"ReadError", "WriteError", "RemoteProtocolError"}
+# Over aiohttp litellm calls a connection that was reset under way a ConnectError; aiohttp does not.
+_BROKE_OFF = {"ReadError", "WriteError", "RemoteProtocolError", "NetworkError", "ClientOSError"}
 _LONGEST_MESSAGE = 500
 
 
@@ -87,7 +91,7 @@ def provider_error(
     or an unreadable reply the status 500 too: only httpx's `HTTPStatusError` proves an answer.
     The original stays reachable as `__cause__` when the caller raises it `from error`.
     """
-    chain = list(_chain(error, outside))
+    chain, retry_after = list(_chain(error, outside)), _retry_after(error)
     status = _real_status(chain)
     kind = _kind(error)
     if status is not None:
@@ -98,13 +102,16 @@ def provider_error(
         kind, written = AuthenticationFailed, False
     elif any(map(_is_no_json, chain)):
         kind, written = RequestRejected, False
+    elif (told := _told_in_an_answer(chain)) is not None:
+        kind, written = (MalformedReply if issubclass(kind, _VAGUE) else kind), True
+        error = Exception(f"the answer is an error: {told}")
     else:
         kind, written = _without_answer(kind, {type(link).__name__ for link in chain})
     return kind(
         model,
         _message(error),
         status=status,
-        retry_after=_retry_after(error),
+        retry_after=retry_after,
         request_written=written,
     )
 
@@ -114,16 +121,27 @@ def _is_plain(error: BaseException) -> bool:
     return type(error).__name__ == "OpenAIError"
 
 
+def _told_in_an_answer(chain: list[BaseException]) -> str | None:
+    """What an error says that came with HTTP status 200 in the place of an answer: litellm makes a
+    bare `Exception` of it, whose text is empty. Nobody says whether it was billed."""
+    for link in chain:
+        if type(link) is Exception and hasattr(link, "status_code"):
+            return str(getattr(link, "message", ""))
+    return None
+
+
 def _is_no_json(error: BaseException) -> bool:
     """What has no form as JSON or UTF-8 never leaves the client."""
     if isinstance(error, TypeError):
         return "not JSON serializable" in str(error)
+    if type(error) is ValueError:
+        return "not JSON compliant" in str(error)  # NaN and the infinities
     return isinstance(error, UnicodeEncodeError)
 
 
 def _without_answer(kind: type[ProviderError], names: set[str]) -> tuple[type[ProviderError], bool]:
     """The kind of an error without an HTTP status, and whether the request may have been billed."""
-    if names & _NEVER_WRITTEN:
+    if names & _NEVER_WRITTEN and not names & _BROKE_OFF:
         return ProviderUnavailable, False
     if names & _NOT_INSTALLED:
         return RequestRejected, False

@@ -22,10 +22,12 @@ from typing import Any
 from router.dispatch.closing import Closing
 from router.dispatch.failures import provider_error
 from router.dispatch.usage import report_of
+from router.dispatch.wire import within
 from router.errors import MalformedReply, ProviderError, ProviderTimeout
 from router.gates.answer import called
 
 _END = object()
+_TEXTS = ("content", "reasoning_content", "refusal")
 _READ_FROM = ("streaming_response", "response_iterator")  # what litellm's readers read
 _background: set[asyncio.Task[None]] = set()  # keeps draining tasks from being collected
 # Keeps open streams alive when the reader's own object is collected: a stream that was collected
@@ -72,13 +74,18 @@ class _Meter:
         self.answer_bytes = 0
         self._said: list[str] | None = [] if terms.keep else None
         self.closed = False  # nobody reads any more, though a drain may
+        self.read_out = False  # there is nothing more to read
+        self.torn = False  # a read was cancelled, after which a reader only seems to have read all
         self._ended = False
         self._lock = threading.Lock()
         self.pid = os.getpid()
         _open.add(self)
 
     def leave(self) -> bool:
-        """Mark the stream as left by its reader; return whether it was still being read."""
+        """Mark the stream as left by its reader; return whether it was still being read. In a
+        forked child its connection and its books are the parent's."""
+        if self.pid != os.getpid():
+            return False
         with self._lock:
             was_read, self.closed = not self.closed, True
             return was_read
@@ -101,13 +108,32 @@ class _Meter:
                 return
             self._said.append(getattr(said, "content", None) or "")
 
+    def left(self) -> float:
+        """Seconds to the deadline."""
+        return self.terms.deadline - time.monotonic()
+
     def overdue(self) -> ProviderTimeout | None:
-        if time.monotonic() < self.terms.deadline:
+        if self.left() > 0:
             return None
         return ProviderTimeout(self.terms.model, "the stream ran past the policy's total timeout")
 
+    def whole(self) -> bool:
+        """Whether the provider came to the answer's end. litellm gives a truncated stream the
+        finish reason "stop" too, and each of Gemini's chunks one in between; OpenAI's format also
+        ends with a report of usage alone."""
+        inner = self.inner
+        if inner.received_finish_reason:
+            return True
+        if not self.read_out or self.torn:
+            return False
+        alone = any(not chunk.choices and report_of(chunk) for chunk in inner.chunks)
+        return bool(inner.intermittent_finish_reason) or alone
+
     def report(self) -> Mapping[str, Any] | None:
-        """The usage that the provider sent; litellm's own estimate does not count as one."""
+        """The usage that the provider sent; litellm's own estimate does not count as one, nor do
+        the counts so far that Anthropic, Gemini and others send before the end."""
+        if not self.whole():
+            return None
         for chunk in reversed(self.inner.chunks):
             report = report_of(chunk)
             if report is not None:
@@ -126,13 +152,14 @@ class _Meter:
         return hasattr(reader, "completed_response")
 
     def broken_off(self) -> MalformedReply | None:
-        """litellm gives a truncated stream the finish reason "stop"; look behind it."""
-        finished = self.inner.received_finish_reason or self.inner.intermittent_finish_reason
-        if finished or self.report() is not None:
+        """What is wrong with a stream that has run out before the answer's end."""
+        if self.whole():
             return None
         return MalformedReply(self.terms.model, "the stream broke off before its end")
 
     def end(self, *, abandoned: bool = False, error: ProviderError | None = None) -> None:
+        if self.pid != os.getpid():
+            return
         with self._lock:
             self.closed = True
             if self._ended:
@@ -157,7 +184,7 @@ def answer_bytes(choices: Iterable[Any]) -> int:
     texts = []
     for choice in choices:
         said = getattr(choice, "message", None) or getattr(choice, "delta", None)
-        texts += [getattr(said, "content", None), getattr(said, "reasoning_content", None)]
+        texts += [getattr(said, name, None) for name in _TEXTS]
         for call in getattr(said, "tool_calls", None) or ():
             texts += called(call)
     return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts if text)
@@ -206,6 +233,7 @@ def _stream_class() -> Any:
                         self._meter.end(abandoned=True)
                         raise
                 if chunk is _END:
+                    self._meter.read_out = True
                     error = self._meter.broken_off()
                     _hang_up(self._inner)
                     self._meter.end(error=error)
@@ -223,14 +251,17 @@ def _stream_class() -> Any:
                 if chunk is _END:
                     try:
                         with _mapping(self._meter):
-                            chunk = await anext(self._inner, _END)
+                            async with within(self._meter.terms.model, self._meter.left()):
+                                chunk = await anext(self._inner, _END)
                     except ProviderError as failed:
                         await _off_loop(self._meter, error=failed)
                         raise
                     except asyncio.CancelledError:
+                        self._meter.torn = True
                         await self.aclose()
                         raise
                 if chunk is _END:
+                    self._meter.read_out = True
                     error = self._meter.broken_off()
                     await _off_loop(self._meter, error=error)
                     if error is not None:
@@ -278,8 +309,7 @@ def _wire_of(inner: Any) -> Any:
 def _end_all() -> None:
     """When the program ends, streams that are still open are charged as abandoned."""
     for meter in list(_open):
-        if meter.pid == os.getpid():
-            meter.end(abandoned=True)
+        meter.end(abandoned=True)
 
 
 class _mapping:  # noqa: N801 - a context manager, used as a verb
@@ -316,6 +346,7 @@ def _drain(inner: Any, meter: _Meter) -> None:
         while time.monotonic() < until:
             chunk = next(inner, _END)
             if chunk is _END:
+                meter.read_out = True
                 break
             meter.see(chunk)
     except Exception:
@@ -330,6 +361,7 @@ async def _adrain(inner: Any, meter: _Meter) -> None:
         async with asyncio.timeout(meter.terms.drain_seconds):
             async for chunk in inner:
                 meter.see(chunk)
+            meter.read_out = True
     except Exception:
         pass  # as in `_drain`
     finally:

@@ -11,15 +11,18 @@ import copy
 import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, lru_cache, wraps
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
 from router.dispatch.failures import provider_error
-from router.errors import AuthenticationFailed, MalformedReply, ProviderError
+from router.errors import AuthenticationFailed, MalformedReply, ProviderError, ProviderTimeout
 
 # What the policy's own effort goes out with: litellm knows no model of one's own server.
 EFFORT_ALLOWED = ["reasoning_effort"]
@@ -31,15 +34,16 @@ _USUAL_HEADERS = ("accept", "authorization", "content-type", "user-agent", "x-st
 _MCP_HANDLER = "litellm.responses.mcp.litellm_proxy_mcp_handler"
 _import_lock = threading.Lock()
 _END = object()
+_sending = ContextVar("router_sending", default=False)  # whether a call of ours is under way
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
     """One wire attempt, ready to go.
 
-    `arguments` are litellm's, `timeout` is (connect, read) seconds. `api_key_env` names the
-    environment variable that holds the key; `client` is an OpenAI client to send through, an
-    asynchronous one for `asend`.
+    `arguments` are litellm's, `timeout` is (connect, read) seconds, `total` the seconds that all of
+    it may take (`asend`). `api_key_env` names the environment variable that holds the key; `client`
+    is an OpenAI client to send through, an asynchronous one for `asend`.
     """
 
     model: str
@@ -50,6 +54,7 @@ class Call:
     api_base: str | None = None
     api_key_env: str | None = None
     client: Any = None
+    total: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +74,14 @@ def load_litellm() -> Any:
     with _import_lock:
         os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
         import litellm
+        from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 
         litellm.suppress_debug_info = True
         litellm.telemetry = False
         if litellm.disable_hf_tokenizer_download is None:
             litellm.disable_hf_tokenizer_download = True  # for a count that nothing here reads
         _stand_in_for_mcp()
+        _send_once(AsyncHTTPHandler)
         return litellm
 
 
@@ -99,6 +106,23 @@ def _stand_in_for_mcp() -> None:
     sys.modules.setdefault(_MCP_HANDLER, module)
 
 
+def _send_once(handler: Any) -> None:
+    """Keep litellm's asynchronous handler, which no setting does, from posting a call of ours again
+    where its connection broke: what was sent may be billed. Other calls are made as before."""
+    again = handler.single_connection_post_request
+    if hasattr(again, "__wrapped__"):
+        return
+
+    @wraps(again)
+    async def post_again(*arguments: Any, **named: Any) -> Any:
+        broken = sys.exception()
+        if _sending.get() and broken is not None:
+            raise broken
+        return await again(*arguments, **named)
+
+    handler.single_connection_post_request = post_again
+
+
 def send(call: Call) -> Reply:
     """Make one wire attempt. Raises a `ProviderError`, its cause being litellm's exception."""
     litellm = load_litellm()
@@ -106,17 +130,38 @@ def send(call: Call) -> Reply:
         response = litellm.completion(**arguments_of(call))
         if not call.stream:
             return Reply(_with_refusals(response))
+        _keep_refusals(response)
         return Reply(response, _first(call, next(response, _END)))
 
 
 async def asend(call: Call) -> Reply:
-    """`send`, on the running event loop."""
+    """`send`, on the running event loop. Here `total` holds even where a provider keeps the
+    connection alive with empty lines, as some do; in a thread nothing can break off such a read."""
     litellm = await asyncio.to_thread(load_litellm)
-    with _Mapped(call):
-        response = await litellm.acompletion(**arguments_of(call))
-        if not call.stream:
-            return Reply(_with_refusals(response))
-        return Reply(response, _first(call, await anext(response, _END)))
+    ours = _sending.set(True)
+    try:
+        with _Mapped(call):
+            async with within(call.model, call.total):
+                response = await litellm.acompletion(**arguments_of(call))
+                if not call.stream:
+                    return Reply(_with_refusals(response))
+                _keep_refusals(response)
+                return Reply(response, _first(call, await anext(response, _END)))
+    finally:
+        _sending.reset(ours)
+
+
+@asynccontextmanager
+async def within(model: str, seconds: float | None) -> AsyncIterator[None]:
+    """Break off what takes longer. Raises `ProviderTimeout`."""
+    scope = asyncio.timeout(seconds)
+    try:
+        async with scope:
+            yield
+    except TimeoutError as error:
+        if not scope.expired():
+            raise
+        raise ProviderTimeout(model, "it took longer than the policy's total timeout") from error
 
 
 def _with_refusals(response: Any) -> Any:
@@ -127,6 +172,20 @@ def _with_refusals(response: Any) -> Any:
         if aside.get("refusal") and getattr(message, "refusal", None) is None:
             message.refusal = aside["refusal"]
     return response
+
+
+def _keep_refusals(stream: Any) -> None:
+    """Have litellm hand on a stream's pieces of a refusal, which it takes for empty chunks."""
+    found, itself = (
+        type(stream).is_chunk_non_empty,
+        weakref.proxy(stream),
+    )  # no cycle: it goes at once
+
+    def says_something(completion: Any, chunk: Any, *more: Any) -> bool:
+        refusal = getattr(chunk.choices[0].delta, "refusal", None)
+        return bool(refusal) or bool(found(itself, completion, chunk, *more))
+
+    stream.is_chunk_non_empty = says_something
 
 
 class _Mapped:

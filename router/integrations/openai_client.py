@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from openai import (
+    DEFAULT_TIMEOUT,
     AsyncAzureOpenAI,
     AsyncOpenAI,
     AsyncStream,
@@ -18,12 +19,13 @@ from openai import (
     Stream,
 )
 from openai.lib._parsing import parse_chat_completion, type_to_response_format_param
+from openai.resources.beta import AsyncBeta, Beta
 from openai.resources.chat import AsyncChat, AsyncCompletions, Chat, Completions
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from router.effects import arun, run
 from router.errors import ConfigurationError, InvalidRequest
-from router.intake import AUTO
+from router.intake import AUTO, read_scopes, read_tags
 from router.pipeline import Router
 from router.policy import Policy
 from router.routing import Routing
@@ -43,12 +45,14 @@ def wrap(
     """Return a twin of an OpenAI client whose chat calls with `model="auto"` are routed.
 
     Parameters: `client`, an `OpenAI` or `AsyncOpenAI`; its key, address and transport also serve
-    the policy's `openai/` deployments that name no address of their own. `router`, a `Router` or
+    the policy's `openai/` deployments that name no address of their own, and a timeout of its own
+    holds for all of them, as far as the policy's are longer. `router`, a `Router` or
     the policy for one. `scopes` and `tags` go with every call; `create` takes its own as well,
     and `metadata` and `conversation_id`.
     Returns a client of the same type: `create` gives `ChatCompletion` and `Stream` back, also when
     another provider answered; every other model and method goes where it went before.
-    Raises `ConfigurationError` for anything but an OpenAI client.
+    Raises `ConfigurationError` for anything but an OpenAI client, `InvalidRequest` for scopes or
+    tags that are none.
     """
     if not isinstance(client, OpenAI | AsyncOpenAI):
         raise ConfigurationError(
@@ -58,7 +62,7 @@ def wrap(
     twin: Any = client.copy()
     twin.__class__ = _routed_class(kind)
     twin._router = router if isinstance(router, Router) else Router(router)
-    twin._router_defaults = {"scopes": dict(scopes or {}), "tags": tuple(tags)}
+    twin._router_defaults = {"scopes": read_scopes(scopes), "tags": read_tags(tags)}
     twin._router_client = client if not isinstance(client, AzureOpenAI | AsyncAzureOpenAI) else None
     return cast(Client, twin)
 
@@ -69,6 +73,11 @@ def _routed_class(kind: type[Any]) -> type[Any]:
     def chat(self: Any) -> Any:
         return _RoutedAsyncChat(self) if isinstance(self, AsyncOpenAI) else _RoutedChat(self)
 
+    def beta(self: Any) -> Any:  # its chat is the client's own under another name
+        found: Any = AsyncBeta(self) if isinstance(self, AsyncOpenAI) else Beta(self)
+        found.chat = self.chat
+        return found
+
     def copy(self: Any, **options: Any) -> Any:
         twin = kind.copy(self, **options)
         for name in ("_router", "_router_defaults"):
@@ -76,7 +85,9 @@ def _routed_class(kind: type[Any]) -> type[Any]:
         twin._router_client = self._router_client and self._router_client.copy(**options)
         return twin
 
-    members = {"chat": property(chat), "copy": copy, "with_options": copy}
+    # Kept as OpenAI's own are, so that what a program puts in the place of a method stays there.
+    kept = {"chat": cached_property(chat), "beta": cached_property(beta)}
+    members = {**kept, "copy": copy, "with_options": copy}
     return type(f"Routed{kind.__name__}", (kind,), members)
 
 
@@ -212,9 +223,11 @@ def _routed(client: Any, arguments: Mapping[str, Any]) -> Any:
             value=AUTO,
             allowed="create(), stream() and parse() of the client itself",
         )
+    if client.timeout != DEFAULT_TIMEOUT:
+        given.setdefault("timeout", client.timeout)
     defaults = client._router_defaults
-    given["scopes"] = {**defaults["scopes"], **(given.get("scopes") or {})}
-    given["tags"] = (*defaults["tags"], *given.get("tags", ()))
+    given["scopes"] = {**defaults["scopes"], **read_scopes(given.get("scopes"))}
+    given["tags"] = (*defaults["tags"], *read_tags(given.get("tags")))
     return client._router.read(given.pop("messages", None), given)
 
 
@@ -226,8 +239,9 @@ def _given(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def _parseable(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     sent = _given(arguments)
-    wanted = {"response_format": sent.get("response_format"), "input_tools": sent.get("tools", [])}
-    schema = type_to_response_format_param(sent.pop("response_format", Omit()))
+    form = sent.pop("response_format", None) or Omit()
+    wanted = {"response_format": form, "input_tools": sent.get("tools") or []}
+    schema = type_to_response_format_param(form)
     if not isinstance(schema, NotGiven | Omit):
         sent["response_format"] = schema
     return sent, wanted

@@ -88,7 +88,10 @@ class _Turn:
         ):
             raise LedgerUnavailable(self._database.name, "other threads kept it busy for too long")
         try:
-            return self._database._connection(self._slot)
+            connection = self._database._connection(self._slot)
+            if connection.in_transaction:  # an interrupt came between its beginning and its care
+                connection.rollback()
+            return connection
         except BaseException as error:
             self.__exit__(type(error), error)
             raise
