@@ -426,6 +426,15 @@ def test_what_is_missing_is_said_with_counts(
     assert "4 requests in" in out
 
 
+def test_an_import_names_models_as_they_are_written(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = lines(tmp_path / "in.jsonl", [line(1, model="who[/x]", cost_usd=None)])
+    store = tmp_path / "s[b].db"
+    code, out, _ = run(capsys, "import", "jsonl", file, "--out", store)
+    assert (code, "of models: who[/x] (1)" in out, str(store) in out) == (0, True, True)
+
+
 def test_requests_that_a_policy_cannot_take_are_imported_without_a_plan(tmp_path: Path) -> None:
     policy = load_policy({**POLICY, "budgets": [{"name": "b", "limit": "1", "window": "day"}]})
     from router.predict import load_predictor

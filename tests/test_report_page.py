@@ -119,6 +119,21 @@ def test_nothing_that_users_name_becomes_markup(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "name", ["[/red]", "[bold]x", ":fire:", "\x1b[31mred", "a\nb", "\u202eabc"]
+)
+def test_a_terminal_shows_names_as_they_are_written_and_obeys_none_of_them(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = opened(tmp_path)
+    log_request(ledger, "a", NOW, CENT, tags=(name,), attempt={"model": name})
+    ledger.close()
+    code, out, _ = run(capsys, "report", str(tmp_path / "report.db"))
+    shown = re.sub(r"[\x00-\x1f\u202e]", "\ufffd", name)
+    assert code == 0
+    assert sum(line.startswith(f"{shown} ") for line in out.split("\n")) == 2  # model and tag
+
+
+@pytest.mark.parametrize(
     "fill",
     [
         lambda ledger: None,

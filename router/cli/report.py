@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from router.cli.options import check_page, period, since_option, until_option, write_page
-from router.cli.output import console, emit, json_option
+from router.cli.output import as_written, console, emit, json_option
 from router.drift.watcher import all_alarms, open_alarms
 from router.ledger import open_ledger
 from router.ledger.url import store_url
@@ -172,12 +172,12 @@ def render_break_even(found: Sequence[BreakEven], console: Console) -> None:
 
 def _table(title: str, lines: dict[str, Line]) -> Table:
     table = Table(box=None, pad_edge=False)
-    table.add_column(title, style="bold")
+    table.add_column(title, style="bold", overflow="fold")
     for name in ("requests", "attempts", "spent", "baseline", "saved", "quality", "bill/quote"):
         table.add_column(name, justify="right")
     for key, line in lines.items():
         table.add_row(
-            key,
+            as_written(key),
             f"{line.requests:,}",
             f"{line.attempts:,}",
             format_usd(line.spent),
