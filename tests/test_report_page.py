@@ -165,19 +165,27 @@ def headline(html: str) -> str:
     return title
 
 
-def test_the_headline_is_what_was_saved_net_of_the_router_s_own_calls(tmp_path: Path) -> None:
+def test_page_and_terminal_say_what_was_saved_net_of_the_router_s_own_calls(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     ledger = opened(tmp_path)
     log_request(ledger, "a", NOW, CENT * 40, baseline=CENT * 200)
     log_request(ledger, "b", NOW, CENT * 20, purpose="judge")
     html = page_of(ledger)
     assert headline(html) == "$1.40 saved (70.0%)"
     assert "70.0%, less $0.2000 of own calls" in html
+    said = run(capsys, "report", str(tmp_path / "report.db"))[1]
+    assert "Saved $1.40 (70.0%), net of $0.2000" in said
 
 
-def test_a_loss_is_called_a_loss(tmp_path: Path) -> None:
+def test_a_loss_is_called_a_loss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ledger = opened(tmp_path)
-    log_request(ledger, "a", NOW, CENT * 300, baseline=CENT * 200)
+    log_request(ledger, "a", NOW, CENT * 50, baseline=CENT * 200)
+    log_request(ledger, "b", NOW, CENT * 250, purpose="judge")
     assert headline(page_of(ledger)) == "$1.00 lost (50.0%)"
+    assert (
+        "Lost $1.00 (50.0%), net of $2.50" in run(capsys, "report", str(tmp_path / "report.db"))[1]
+    )
 
 
 def test_what_is_unknown_is_called_unknown_and_never_free(tmp_path: Path) -> None:

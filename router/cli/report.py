@@ -142,9 +142,10 @@ def _lead(report: Savings) -> Iterator[str]:
         f"{spent}; always the baseline tier would have cost "
         f"[bold]{format_usd(total.baseline)}[/]{of_them}."
     )
-    share = "" if total.saved_share is None else f" ({total.saved_share:.1%})"
-    verb = "Saved" if report.net_saved >= 0 else "Lost"
-    yield f"{verb} [bold]{format_usd(abs(report.net_saved))}[/]{share}, net of {own}"
+    saved = report.net_saved
+    share = f" ({abs(saved) / total.baseline:.1%})" if total.baseline else ""
+    verb = "Saved" if saved >= 0 else "Lost"
+    yield f"{verb} [bold]{format_usd(abs(saved))}[/]{share}, net of {own}"
 
 
 def render_alarms(alarms: Sequence[tuple[str, Alarm]], console: Console) -> None:
