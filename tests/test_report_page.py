@@ -249,6 +249,29 @@ def test_own_calls_alone_are_spend_on_the_page_as_json_and_in_the_terminal(
     assert "the router spent $0.0500 on calls of its own" in said
 
 
+def test_what_has_no_tier_or_an_unknown_one_has_a_line_of_its_own_everywhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As calls have that were imported without a policy, into a log with others."""
+    ledger = opened(tmp_path)
+    log_request(ledger, "a", NOW, CENT)
+    log_request(ledger, "b", NOW, 2 * CENT, attempt={"tier": ""}, label=0.5, tags=("",))
+    log_request(ledger, "c", NOW, 3 * CENT, attempt={"tier": "huge"})
+    html = page_of(ledger)
+    store = str(tmp_path / "report.db")
+    report = json.loads(run(capsys, "report", store, "--json")[1])
+    assert {tier: line["realized_usd"] for tier, line in report["by_tier"].items()} == {
+        "mini": 0.01, "": 0.02, "huge": 0.03,
+    }  # fmt: skip
+    assert [each["quality"] for each in report["prices"] if each["name"] == ""] == [0.5]
+    terminal = [line.split()[:4] for line in run(capsys, "report", store)[1].splitlines()]
+    assert ["(none)", "1", "1", "$0.0200"] in terminal[4:7]
+    assert ["huge", "1", "1", "$0.0300"] in terminal[4:7]
+    assert "In all: mini 1, (none) 1, huge 1." in html
+    assert "<td></td>" not in html
+    assert "</svg></span>" not in html  # a key without a name
+
+
 def test_without_labels_the_page_says_that_nothing_is_known_of_quality(tmp_path: Path) -> None:
     ledger = opened(tmp_path)
     log_request(ledger, "a", NOW, CENT)

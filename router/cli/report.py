@@ -17,7 +17,7 @@ from router.cli.output import as_written, console, emit, json_option
 from router.drift.watcher import all_alarms, open_alarms
 from router.ledger import open_ledger
 from router.ledger.url import store_url
-from router.log.savings import Line, Savings, notes, savings
+from router.log.savings import Line, Savings, notes, savings, shown_name
 from router.money import format_usd
 from router.policy import load_policy
 
@@ -178,7 +178,7 @@ def _table(title: str, lines: dict[str, Line]) -> Table:
         table.add_column(name, justify="right")
     for key, line in lines.items():
         table.add_row(
-            as_written(key),
+            as_written(shown_name(key)),
             f"{line.requests:,}",
             f"{line.attempts:,}",
             format_usd(line.spent),

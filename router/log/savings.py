@@ -129,7 +129,7 @@ class Savings:
 
     def finished(self) -> Savings:
         """Itself, with the tiers in their order, and labels weighed."""
-        self.by_tier = {tier: self.by_tier[tier] for tier in TIERS if tier in self.by_tier}
+        self.by_tier = {tier: self.by_tier[tier] for tier in tier_names(self.by_tier)}
         self.label_weights = self.total.judged.weights(self.answers)
         tables = (self.by_tier, self.by_model, self.by_day, self.by_tag)
         for line in (self.total, *(line for table in tables for line in table.values())):
@@ -161,6 +161,17 @@ class Savings:
             "by_day": {key: line.as_dict() for key, line in self.by_day.items()},
             "by_tag": {key: line.as_dict() for key, line in self.by_tag.items()},
         }
+
+
+def tier_names(tiers: Iterable[str]) -> list[str]:
+    """Tiers in their order; others, which a log may hold, behind them."""
+    found = set(tiers)
+    return [*(tier for tier in TIERS if tier in found), *sorted(found.difference(TIERS))]
+
+
+def shown_name(name: str) -> str:
+    """A name for people; calls that were imported without a policy, say, have no tier."""
+    return name or "(none)"
 
 
 def per_good(per_answer: float | None, quality: float | None) -> float | None:

@@ -8,7 +8,7 @@ from html import escape
 
 from router.drift.record import moment
 from router.ledger.wording import amount_text, limit_text
-from router.log.savings import Line
+from router.log.savings import Line, shown_name
 from router.money import format_usd
 from router.replay.drawing import bar, key
 from router.replay.report_budgets import BudgetPace
@@ -119,7 +119,7 @@ def _time(data: ReportData) -> Iterator[str]:
     tiers = all_tiers(bins)
     if not tiers:
         return
-    body = key(*((fill_of(tier), tier) for tier in tiers)) + figure(
+    body = key(*((fill_of(tier), shown_name(tier)) for tier in tiers)) + figure(
         tier_mix(bins, data.period), "Which tier gave the answers that were accepted."
     )
     rows = [
@@ -129,7 +129,7 @@ def _time(data: ReportData) -> Iterator[str]:
         )
         for each in bins
     ]
-    shown = table(("from", *(f"#{tier}" for tier in tiers)), rows)
+    shown = table(("from", *(f"#{shown_name(tier)}" for tier in tiers)), rows)
     yield section("Tier mix over time", body + behind(shown))
 
 
@@ -149,7 +149,7 @@ def _prices(data: ReportData) -> str:
         share = (price.per_answer or 0.0) / dearest if dearest else 0.0
         kind = fill_of(price.name) if price.kind == "tier" else "was-spent"
         cells: tuple[str, ...] = (
-            price.name,
+            shown_name(price.name),
             f"{price.answers:,}",
             _usd(price.spent if price.priced or price.spent else None),
             _usd(price.per_answer),
@@ -263,7 +263,7 @@ def _movers(data: ReportData) -> str:
         most = max((abs(mover.change) for mover in data.movers if mover.kind == kind), default=0)
         rows = [
             (
-                mover.name,
+                shown_name(mover.name),
                 format_usd(mover.before),
                 format_usd(mover.after),
                 f"{'+' if mover.change > 0 else ''}{format_usd(mover.change)}",
@@ -340,7 +340,7 @@ def _lines(data: ReportData) -> str:
         ("day", data.savings.by_day),
         ("tag", data.savings.by_tag),
     ):
-        rows = [_line(name, line) for name, line in lines.items()]
+        rows = [_line(shown_name(name), line) for name, line in lines.items()]
         columns = (title, "#requests", "#attempts", "#spent", "#baseline", "#saved", "#quality",
                    "#bill/quote")  # fmt: skip
         if rows:
