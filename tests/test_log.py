@@ -152,6 +152,50 @@ def test_a_log_longer_than_a_page_comes_whole_and_in_order_also_where_times_are_
     assert [row.request_id for row in ledger.log().attempts()] == [f"r{n}" for n in range(count)]
 
 
+def test_requests_of_one_moment_come_with_their_attempts_and_each_row_is_read_once(
+    ledger, monkeypatch
+):
+    """Other tools log whole seconds, or days: as many requests as there are may be of one time."""
+    monkeypatch.setattr("router.log.reader._PAGE", 5)
+    for call in range(42):
+        reserve(ledger, f"r{call}", 10, now=NOW)
+        release(ledger, f"r{call}")
+    inner = getattr(ledger.log(), "_log", ledger.log())  # Redis's is a copy in SQLite
+    read, page = [], type(inner)._page
+
+    def counted(self, query, place):
+        rows = page(self, query, place)
+        read.extend(rows)
+        return rows
+
+    monkeypatch.setattr(type(inner), "_page", counted)
+    found = list(ledger.log().with_attempts())
+    assert [request.request_id for request, _ in found] == [f"r{call}" for call in range(42)]
+    assert [[each.request_id for each in own] for _, own in found] == [
+        [f"r{call}"] for call in range(42)
+    ]
+    assert len(read) == 2 * 42
+
+
+def test_what_comes_in_while_a_log_is_read_takes_no_attempt_from_another(ledger, monkeypatch):
+    """Calls under leases, and imported ones, come in later than their time says."""
+    monkeypatch.setattr("router.log.reader._PAGE", 5)
+    log, early = ledger.log(), [f"r{call}" for call in range(42)]
+    for call, name in enumerate(early):
+        reserve(ledger, name, 10, now=NOW + call)
+        release(ledger, name)
+    found = {}
+    for at, (request, attempts) in enumerate(log.with_attempts()):
+        found[request.request_id] = [each.request_id for each in attempts]
+        for ahead in range(0, 12, 2):
+            name = f"late{at}.{ahead}"
+            if at < len(early) and at % 3 == 0:
+                reserve(ledger, name, 10, now=request.time + ahead + 0.5)
+                release(ledger, name)
+    assert {name: found[name] for name in early} == {name: [name] for name in early}
+    assert all(own in ([], [name]) for name, own in found.items())  # some are still open
+
+
 def test_the_latest_label_counts(ledger):
     reserve(ledger, "a", 100)
     log = ledger.log()

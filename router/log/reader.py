@@ -55,6 +55,12 @@ FROM (SELECT id, request_id, time FROM request
 LEFT JOIN attempt ON attempt.request_id = page.request_id
 ORDER BY page.time, page.id, attempt.number
 """
+_ATTEMPTS_OF_PAGE = """
+SELECT attempt.* FROM request JOIN attempt ON attempt.request_id = request.request_id
+WHERE (request.time, request.id) >= (:time_low, :id_low)
+  AND (request.time, request.id) <= (:time_high, :id_high)
+ORDER BY request.time, request.id, attempt.number
+"""
 _VOLUME = """
 SELECT {bin} AS bin, count(*) AS requests FROM request
 WHERE time >= :since AND time < :until AND status != 'returned' AND purpose = 'serve' GROUP BY 1
@@ -111,12 +117,9 @@ class PagedLog(ABC):
     def requests(
         self, since: float | None = None, until: float | None = None
     ) -> Iterator[LoggedRequest]:
-        query = _WITH_LOOKS if self._has("look") else _REQUESTS
-        for rows in self._pages(query, since, until):
+        for rows in self._pages(self._requests, since, until):
             for row in rows:
-                values = _values(row)
-                del values["id"]
-                yield LoggedRequest(**values)
+                yield _request(row)
 
     def attempts(
         self, since: float | None = None, until: float | None = None
@@ -127,6 +130,24 @@ class PagedLog(ABC):
                 if values["number"] is not None:  # a request without attempts
                     del values["_time"], values["_id"]
                     yield AttemptRow(**values)
+
+    def with_attempts(
+        self, since: float | None = None, until: float | None = None
+    ) -> Iterator[tuple[LoggedRequest, list[AttemptRow]]]:
+        for rows in self._pages(self._requests, since, until):
+            first, last = rows[0], rows[-1]
+            own: dict[str, list[AttemptRow]] = {row["request_id"]: [] for row in rows}
+            place = {
+                "time_low": float(first["time"]),
+                "id_low": first["id"],
+                "time_high": float(last["time"]),
+                "id_high": last["id"],
+            }
+            for row in self._page(_ATTEMPTS_OF_PAGE, place):
+                if row["request_id"] in own:  # else its request has come since
+                    own[row["request_id"]].append(AttemptRow(**_values(row)))
+            for row in rows:
+                yield _request(row), own[row["request_id"]]
 
     def volume(self, since: float, until: float, bin_seconds: int) -> dict[int, int]:
         place = {"since": float(since), "until": float(until), "bin": bin_seconds}
@@ -190,6 +211,10 @@ class PagedLog(ABC):
     @abstractmethod
     def _put(self, label: Label) -> bool:
         """Write a label; False for a request that is not in the log."""
+
+    @property
+    def _requests(self) -> str:
+        return _WITH_LOOKS if self._has("look") else _REQUESTS
 
     def _pages(
         self, query: str, since: float | None, until: float | None
@@ -261,6 +286,12 @@ class SqliteLog(PagedLog):
                     (text, name, version),
                 )
             return done.rowcount == 1
+
+
+def _request(row: Mapping[str, Any]) -> LoggedRequest:
+    values = _values(row)
+    del values["id"]
+    return LoggedRequest(**values)
 
 
 def _values(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,11 +9,9 @@ cost is not known is not compared: it counts as spent, and in no saving.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import islice
 from typing import Any, cast
 
 from router.log.base import Log, LoggedRequest
@@ -23,7 +21,6 @@ from router.policy.arms import arm_named
 from router.types import TIERS, AttemptRow, Tier
 
 _BILLED = ("computed", "reported")  # costs that rest on what a provider said
-_PAGE = 1000  # requests
 UNACCOUNTED = "sent while the ledger was away"  # how the note of such an attempt begins
 
 
@@ -187,28 +184,9 @@ def _usd(nano: float | None) -> float | None:
 def savings(log: Log, since: float | None = None, until: float | None = None) -> Savings:
     """Sum up a log. `since` and `until` bound the requests' times, unix seconds; days are UTC."""
     report = Savings()
-    for request, attempts in joined(log, since, until):
+    for request, attempts in log.with_attempts(since, until):
         report.add(request, attempts)
     return report.finished()
-
-
-def joined(
-    log: Log, since: float | None = None, until: float | None = None
-) -> Iterator[tuple[LoggedRequest, list[AttemptRow]]]:
-    """Each request of a period with its ended wire attempts, holding one page of them at a time.
-
-    The attempts are read after their requests, so an answered request is never without the attempt
-    that answered it.
-    """
-    requests = log.requests(since, until)
-    while page := list(islice(requests, _PAGE)):
-        attempts: dict[str, list[AttemptRow]] = {request.request_id: [] for request in page}
-        for attempt in log.attempts(page[0].time, math.nextafter(page[-1].time, math.inf)):
-            # Others asked at the very same moment belong to the page before or after.
-            if attempt.request_id in attempts:
-                attempts[attempt.request_id].append(attempt)
-        for request in page:
-            yield request, attempts[request.request_id]
 
 
 def notes(report: Savings) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from router.log.base import Log, LoggedRequest
-from router.log.savings import Line, Savings, arm_of, baseline_of, joined, notes, per_good
+from router.log.savings import Line, Savings, arm_of, baseline_of, notes, per_good
 from router.money import NANO_PER_USD
 from router.prices import load_book
 from router.replay.break_even import BreakEven, TokenCounts, break_evens
@@ -205,7 +205,7 @@ def report_data(
     """
     period = period_of(log, since, until)
     reader = _Reader(period, seed)
-    for request, attempts in joined(log, since, until):
+    for request, attempts in log.with_attempts(since, until):
         reader.add(request, attempts)
     savings, bins = reader.savings.finished(), reader.filled_bins()
     return ReportData(

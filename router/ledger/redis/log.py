@@ -31,6 +31,12 @@ class DrainedLog:
         self._drain()
         return self._log.attempts(since, until)
 
+    def with_attempts(
+        self, since: float | None = None, until: float | None = None
+    ) -> Iterator[tuple[LoggedRequest, list[AttemptRow]]]:
+        self._drain()
+        return self._log.with_attempts(since, until)
+
     def volume(self, since: float, until: float, bin_seconds: int) -> dict[int, int]:
         self._drain()
         return self._log.volume(since, until, bin_seconds)
