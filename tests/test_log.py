@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from router.errors import ConfigurationError, InvalidRequest
+from router.errors import ConfigurationError, InvalidRequest, LedgerCorrupt
 from router.ledger import open_ledger
 from router.log import LoggedRequest, open_log
 from router.log.writer import to_json
@@ -194,6 +194,24 @@ def test_what_comes_in_while_a_log_is_read_takes_no_attempt_from_another(ledger,
                 release(ledger, name)
     assert {name: found[name] for name in early} == {name: [name] for name in early}
     assert all(own in ([], [name]) for name, own in found.items())  # some are still open
+
+
+def test_a_damaged_row_is_named_with_its_store_and_column(tmp_path):
+    file = tmp_path / "log.db"
+    opened = open_ledger(f"sqlite:///{file}")
+    for name in ("a", "b"):
+        reserve(opened, name, 100, now=NOW)
+        settle(opened, name, 50)
+    opened.close()
+    database = sqlite3.connect(file)
+    database.execute("UPDATE request SET decision = '[{' WHERE request_id = 'b'")
+    database.commit()
+    database.close()
+    log = open_log(f"sqlite:///{file}")
+    for read in (log.requests, log.with_attempts):
+        with pytest.raises(LedgerCorrupt, match="decision of request 'b' in its log is not JSON"):
+            list(read())
+    log.close()
 
 
 def test_the_latest_label_counts(ledger):

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from router.errors import InvalidRequest
+from router.errors import InvalidRequest, LedgerCorrupt
 from router.ledger.url import load_postgres, scheme, sqlite_path
 from router.log.base import Label, Log, LoggedRequest, Memo
 from router.log.schema import HAS_TABLE, MEMO_TABLE
@@ -96,7 +96,9 @@ def open_log(url: str) -> Log:
     return SqliteLog(database, owned=True)
 
 
-class _Closable(Protocol):
+class _Database(Protocol):
+    name: str
+
     def close(self) -> None: ...
 
 
@@ -111,7 +113,7 @@ class PagedLog(ABC):
 
     _bin: str
 
-    def __init__(self, database: _Closable, *, owned: bool):
+    def __init__(self, database: _Database, *, owned: bool):
         self._database, self._owned = database, owned
 
     def requests(
@@ -119,14 +121,14 @@ class PagedLog(ABC):
     ) -> Iterator[LoggedRequest]:
         for rows in self._pages(self._requests, since, until):
             for row in rows:
-                yield _request(row)
+                yield self._request(row)
 
     def attempts(
         self, since: float | None = None, until: float | None = None
     ) -> Iterator[AttemptRow]:
         for rows in self._pages(_ATTEMPTS, since, until):
             for row in rows:
-                values = _values(row)
+                values = self._values(row)
                 if values["number"] is not None:  # a request without attempts
                     del values["_time"], values["_id"]
                     yield AttemptRow(**values)
@@ -145,9 +147,9 @@ class PagedLog(ABC):
             }
             for row in self._page(_ATTEMPTS_OF_PAGE, place):
                 if row["request_id"] in own:  # else its request has come since
-                    own[row["request_id"]].append(AttemptRow(**_values(row)))
+                    own[row["request_id"]].append(AttemptRow(**self._values(row)))
             for row in rows:
-                yield _request(row), own[row["request_id"]]
+                yield self._request(row), own[row["request_id"]]
 
     def volume(self, since: float, until: float, bin_seconds: int) -> dict[int, int]:
         place = {"since": float(since), "until": float(until), "bin": bin_seconds}
@@ -211,6 +213,29 @@ class PagedLog(ABC):
     @abstractmethod
     def _put(self, label: Label) -> bool:
         """Write a label; False for a request that is not in the log."""
+
+    def _request(self, row: Mapping[str, Any]) -> LoggedRequest:
+        values = self._values(row)
+        del values["id"]
+        return LoggedRequest(**values)
+
+    def _values(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """A row's columns by name, with JSON text read back."""
+        values = dict(row)
+        for name in JSON_COLUMNS & values.keys():
+            if values[name] is not None:
+                try:
+                    values[name] = json.loads(values[name])
+                except ValueError as error:
+                    request = f"request {values['request_id']!r}"
+                    raise LedgerCorrupt(
+                        self._database.name, f"{name} of {request} in its log is not JSON: {error}"
+                    ) from None
+        if "tags" in values:
+            values["tags"] = tuple(values["tags"])
+            values["decision"] = tuple(values["decision"])
+            values["stream"] = bool(values["stream"])
+        return values
 
     @property
     def _requests(self) -> str:
@@ -286,22 +311,3 @@ class SqliteLog(PagedLog):
                     (text, name, version),
                 )
             return done.rowcount == 1
-
-
-def _request(row: Mapping[str, Any]) -> LoggedRequest:
-    values = _values(row)
-    del values["id"]
-    return LoggedRequest(**values)
-
-
-def _values(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row's columns by name, with JSON text read back."""
-    values = dict(row)
-    for name in JSON_COLUMNS & values.keys():
-        if values[name] is not None:
-            values[name] = json.loads(values[name])
-    if "tags" in values:
-        values["tags"] = tuple(values["tags"])
-        values["decision"] = tuple(values["decision"])
-        values["stream"] = bool(values["stream"])
-    return values
