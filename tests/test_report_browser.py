@@ -134,6 +134,22 @@ def test_a_report_draws_every_figure_fetches_nothing_and_complains_of_nothing(
     assert shown.complaints == []
 
 
+@pytest.mark.parametrize("name", ["a month", "hostile names"])
+def test_at_any_width_the_page_fits_and_the_words_of_its_charts_can_be_read(
+    name: str, browser: chromium.Browser, tmp_path: Path
+) -> None:
+    fill, budgets, _ = LOGS[name]
+    shown = browser.open(write(tmp_path, fill, budgets))
+    smallest = """
+    Math.min(...[...document.querySelectorAll('svg[role=img] text')]
+      .map(word => word.getBoundingClientRect().height))
+    """
+    for width in (320, 360, 600, 641, 700, 780, 1400):
+        shown.show(width=width)
+        assert shown.evaluate("document.documentElement.scrollWidth") <= width
+        assert shown.evaluate(smallest) >= 10, width
+
+
 def test_light_dark_and_paper_each_have_colours_that_can_be_read(
     browser: chromium.Browser, tmp_path: Path
 ) -> None:
