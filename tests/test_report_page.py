@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import date, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -280,13 +281,33 @@ def test_without_labels_the_page_says_that_nothing_is_known_of_quality(tmp_path:
     assert "per good answer" not in html
 
 
-def test_a_table_shows_no_more_rows_than_can_be_read(tmp_path: Path) -> None:
+def test_of_many_tags_the_dearest_are_shown_first_and_the_others_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     ledger = opened(tmp_path)
     for number in range(70):
-        log_request(ledger, f"r{number}", NOW, CENT, tags=(f"tag {number}",))
+        log_request(ledger, f"r{number}", NOW, CENT + number, tags=(f"tag {number:02}",))
     html = page_of(ledger)
+    dearest = [f"tag {number}" for number in range(69, 19, -1)]
     assert "20 more are in the JSON." in html
-    assert html.count("<td>tag ") < 70
+    assert re.findall(r"<td>(tag \d+)</td>", html[html.index("<h2>All sums") :]) == dearest
+    said = run(capsys, "report", str(tmp_path / "report.db"))[1]
+    assert re.findall(r"^tag \d+", said, flags=re.M) == dearest
+    assert "\n20 tags that cost less: --json\n" in said
+
+
+def test_the_table_below_a_chart_over_time_has_every_bin_and_that_of_days_every_day(
+    tmp_path: Path,
+) -> None:
+    ledger = opened(tmp_path)
+    for number in range(70):
+        log_request(ledger, f"r{number}", MONDAY + number * DAY, CENT)
+    html = page_of(ledger)
+    days = [str(date(2026, 10, 26) + timedelta(days=number)) for number in range(70)]
+    *below, sums = re.split("<h2>(?:Spend over|Tier mix|What an accepted|All sums)", html)[1:]
+    for part in (*below[:2], sums):
+        assert re.findall(r"<td>(20\d\d-\d\d-\d\d)</td>", part) == days
+    assert "more are in the JSON" not in html
 
 
 def test_the_command_writes_the_page_and_says_the_rest_as_ever(

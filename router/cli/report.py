@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from router.cli.output import as_written, console, emit, json_option
 from router.drift.watcher import all_alarms, open_alarms
 from router.ledger import open_ledger
 from router.ledger.url import store_url
-from router.log.savings import Line, Savings, notes, savings, shown_name
+from router.log.savings import MOST_LINES, Line, Savings, notes, savings, shown_name
 from router.money import format_usd
 from router.policy import load_policy
 
@@ -123,7 +124,10 @@ def render(report: Savings, console: Console) -> None:
         ("tag", report.by_tag),
     ):
         if lines and (title != "day" or len(lines) > 1):
-            console.print(_table(title, lines))
+            shown = len(lines) if title == "day" else MOST_LINES
+            console.print(_table(title, dict(islice(lines.items(), shown))))
+            if len(lines) > shown:
+                console.print(f"[dim]{len(lines) - shown:,} {title}s that cost less: --json[/]")
     for note in notes(report):
         console.print(f"[dim]{note}[/]")
 

@@ -20,6 +20,7 @@ from router.money import NANO_PER_USD, format_usd
 from router.policy.arms import arm_named
 from router.types import TIERS, AttemptRow, Tier
 
+MOST_LINES = 50  # rows of a table, where there may be one for each user; the JSON has all of them
 _BILLED = ("computed", "reported")  # costs that rest on what a provider said
 UNACCOUNTED = "sent while the ledger was away"  # how the note of such an attempt begins
 
@@ -125,8 +126,10 @@ class Savings:
         _add(self, request, attempts)
 
     def finished(self) -> Savings:
-        """Itself, with the tiers in their order, and labels weighed."""
+        """Itself, with the tiers in their order, the dearest models and tags first, and labels
+        weighed."""
         self.by_tier = {tier: self.by_tier[tier] for tier in tier_names(self.by_tier)}
+        self.by_model, self.by_tag = _dearest_first(self.by_model), _dearest_first(self.by_tag)
         self.label_weights = self.total.judged.weights(self.answers)
         tables = (self.by_tier, self.by_model, self.by_day, self.by_tag)
         for line in (self.total, *(line for table in tables for line in table.values())):
@@ -164,6 +167,10 @@ def tier_names(tiers: Iterable[str]) -> list[str]:
     """Tiers in their order; others, which a log may hold, behind them."""
     found = set(tiers)
     return [*(tier for tier in TIERS if tier in found), *sorted(found.difference(TIERS))]
+
+
+def _dearest_first(lines: Mapping[str, Line]) -> dict[str, Line]:
+    return dict(sorted(lines.items(), key=lambda item: (-item[1].spent, item[0])))
 
 
 def shown_name(name: str) -> str:

@@ -114,7 +114,7 @@ def _time(data: ReportData) -> Iterator[str]:
         caption = "Spend counts retries and failures; the baseline counts answers of known cost."
         body = legend + figure(over_time(bins, data.period), caption)
     columns = ("from", "#answered", "#spent", "#baseline", "#saved", "#without a price")
-    yield section("Spend over time", body + behind(table(columns, rows)))
+    yield section("Spend over time", body + behind(table(columns, rows, whole=True)))
 
     tiers = all_tiers(bins)
     if not tiers:
@@ -129,7 +129,7 @@ def _time(data: ReportData) -> Iterator[str]:
         )
         for each in bins
     ]
-    shown = table(("from", *(f"#{shown_name(tier)}" for tier in tiers)), rows)
+    shown = table(("from", *(f"#{shown_name(tier)}" for tier in tiers)), rows, whole=True)
     yield section("Tier mix over time", body + behind(shown))
 
 
@@ -344,7 +344,7 @@ def _lines(data: ReportData) -> str:
         columns = (title, "#requests", "#attempts", "#spent", "#baseline", "#saved", "#quality",
                    "#bill/quote")  # fmt: skip
         if rows:
-            body += table(columns, rows)
+            body += table(columns, rows, whole=title == "day")
     return section("All sums", behind(body), on_paper=False) if body else ""
 
 
