@@ -120,11 +120,21 @@ def test_the_period_is_the_log_s_own_within_what_was_asked(ledger: Ledger) -> No
         log_request(ledger, f"r{day}", MONDAY + day * DAY + 0.5, CENT)
     whole, part = of(ledger), of(ledger, since=MONDAY + 2 * DAY, until=MONDAY + 9 * DAY)
     assert whole.period is not None
-    assert (whole.period.first, whole.period.last) == (MONDAY + DAY, MONDAY + 9 * DAY + 1)
+    assert (whole.period.first, whole.period.last) == (MONDAY + DAY, MONDAY + 9 * DAY)
     assert part.period is not None
     assert part.period.first == MONDAY + 5 * DAY
     assert part.savings.total.requests == 1
     assert of(ledger, since=MONDAY + 20 * DAY).period is None
+
+
+def test_a_log_that_ends_in_the_last_second_of_a_bin_has_no_bin_after_it(ledger: Ledger) -> None:
+    log_request(ledger, "a", MONDAY + DAY - 90, CENT)
+    log_request(ledger, "b", MONDAY + DAY - 0.5, CENT)
+    data = of(ledger)
+    assert [each.requests for each in data.bins] == [1, 1]
+    assert data.period is not None
+    assert data.period.last < MONDAY + DAY
+    assert data.period.first < data.period.middle < data.period.last
 
 
 def test_an_unknown_price_is_unknown_and_never_zero(ledger: Ledger) -> None:

@@ -221,7 +221,7 @@ def report_data(
         failures=reader.sorted_failures(),
         notes=tuple(notes(savings)),
         break_even=break_evens(
-            policies, load_book(), now, reader.tokens, period.last - period.first if period else 0.0
+            policies, load_book(), now, reader.tokens, period.end - period.first if period else 0.0
         )
         if policies
         else (),
