@@ -160,6 +160,7 @@ def monkeypatch_module() -> Any:
     [
         ("a.jsonl", '{"id":1}\n{"id":\n{"id":3}\n', 2, "not a line of JSON", False, 2),
         ("a.jsonl", '{"id":1}\n[1]\n', 2, "not an object", False, 1),
+        ("a.jsonl", '"id":1}\n{"id":2}\n{"id":3}\n', 1, "not a line of JSON", False, 2),
         ("a.jsonl", '{"id":NaN}\n', 1, "NaN", False, 0),
         ("a.jsonl", '{"id":1}\n{"id":"a', 2, "ends in the middle of a line", True, 1),
         ("a.jsonl", '{"id":' + "[" * 200_000 + "\n", 1, "", False, 0),
@@ -212,6 +213,22 @@ def test_a_cut_gzip_a_cut_dump_and_a_damaged_database_are_said(tmp_path: Path) -
     with pytest.raises(ImportFileError, match="malformed; copy it again") as caught:
         read(tmp_path / "a.db", table="Logs")
     assert caught.value.truncated
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ("id,n\na,1\n".encode("utf-16"), "is UTF-16 text; save it as UTF-8"),
+        (b"PK\x03\x04\x14\x00", "is a zip archive or a spreadsheet; unpack it"),
+        (b"PAR1\x15\x04", "is a Parquet file; write its rows as lines of JSON"),
+    ],
+)
+def test_a_file_of_another_kind_is_called_what_it_is(
+    tmp_path: Path, data: bytes, says: str
+) -> None:
+    (tmp_path / "a.csv").write_bytes(data)
+    with pytest.raises(ImportFileError, match=says):
+        read(tmp_path / "a.csv")
 
 
 def test_columns_must_have_names_of_their_own(tmp_path: Path) -> None:
