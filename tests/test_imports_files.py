@@ -275,10 +275,16 @@ def test_times_are_unix_seconds_whatever_zone_they_are_in(
     assert row(value).time("x", unit) == seconds
 
 
-@pytest.mark.parametrize("value", [1777629600000, 0, -5, "yesterday", True, [1], "1e999999999"])
+@pytest.mark.parametrize(
+    "value",
+    [1777629600000, 0, -5, "yesterday", True, [1], "1e999999999", 3.5, 29627160, "20260501"],
+)
 def test_what_is_no_time_is_refused(value: Any) -> None:
+    """As are seconds since a start, minutes, and a date whose digits look like seconds."""
     with pytest.raises(ImportFileError, match=r"f\.jsonl:7: x: "):
         row(value).time("x")
+    with pytest.raises(ImportFileError, match="from 2000 to 2100"):
+        row(1777629600000).time("x", "ns")
 
 
 def test_a_time_without_a_zone_is_refused_where_none_is_known() -> None:
