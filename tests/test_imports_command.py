@@ -22,7 +22,7 @@ from router.replay.imports import import_files, read_files
 from router.replay.imports.chat import usage_of
 from router.replay.imports.planned import ELSEWHERE, Planner
 from router.replay.imports.record import ImportedCall
-from router.replay.imports.tally import Tally
+from router.replay.imports.tally import OTHERWISE, Tally
 from router.replay.imports.writer import LATENCY_UNKNOWN, Writer
 from router.types import AttemptRow, Budget
 from tests.import_kit import lines, run
@@ -200,6 +200,23 @@ def test_importing_again_adds_nothing(
     again = brought(capsys, tmp_path, rows, "--policy", policy)
     assert (again["added"], again["already_there"], again["labels_added"]) == (0, 3, 0)
     assert logged(tmp_path / "s.db") == before
+
+
+def test_an_import_s_cost_is_what_the_store_s_spend_grows_by_and_another_cost_is_said(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    spent = 0
+    for rows, added, otherwise in (
+        ([line(1), line(1), line(2, cost_usd=None)], 2, 0),
+        ([line(1), line(2, cost_usd=None), line(3)], 1, 0),
+        ([line(1, cost_usd="9"), line(2), line(4, cost_usd="0.5"), line(4)], 1, 3),
+    ):
+        said = brought(capsys, tmp_path, rows)
+        spent += said["known_cost_nano"]
+        report = json.loads(run(capsys, "report", tmp_path / "s.db", "--json")[1])
+        assert report["realized_nano"] == spent
+        assert (said["added"], sum(said["cost"].values())) == (added, added)
+        assert said["notes"].get(OTHERWISE, 0) == otherwise
 
 
 CALLS = st.lists(
@@ -423,7 +440,7 @@ def test_what_is_missing_is_said_with_counts(
     )  # fmt: skip
     assert code == 0
     assert "missing for replay" in out
-    assert "4 requests in" in out
+    assert "4 calls read: 0 added" in out
 
 
 def test_an_import_names_models_as_they_are_written(

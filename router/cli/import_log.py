@@ -111,14 +111,15 @@ def _render(tally: Tally, out: str, console: Console) -> None:
         console.print("No call of a chat model was found.")
     else:
         console.print(
-            f"[bold]{tally.calls:,}[/] requests in {escape(out)}: [bold]{tally.added:,}[/] added, "
-            f"{tally.already:,} already there; {tally.labels:,} labels added."
+            f"[bold]{tally.calls:,}[/] calls read: [bold]{tally.added:,}[/] added to {escape(out)},"
+            f" {tally.already:,} already there; {tally.labels:,} labels added."
         )
         data = tally.as_dict()
         console.print(
-            f"From {data['first']} to {data['last']}; {tally.failed:,} of them failed. Their known "
-            f"cost is {format_usd(tally.cost)}: reported for {tally.costs['reported']:,}, computed "
-            f"for {tally.costs['computed']:,}, unknown for {tally.costs['unknown']:,}."
+            f"From {data['first']} to {data['last']}; {tally.failed:,} of them failed. The known "
+            f"cost of those added is {format_usd(tally.cost)}: reported for "
+            f"{tally.costs['reported']:,}, computed for {tally.costs['computed']:,}, unknown for "
+            f"{tally.costs['unknown']:,}."
         )
     for title, counts in (("left out", tally.left_out), ("note", tally.notes)):
         for why, count in counts.most_common():
