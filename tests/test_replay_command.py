@@ -17,6 +17,7 @@ from router.replay.off_policy.replay import conclude
 from router.replay.off_policy.run import run
 from router.replay.off_policy.table import LeftOut, rows_of
 from tests.conftest import HELLO, ladder
+from tests.ledger_kit import reserve
 from tests.provider import Provider
 from tests.replay_kit import MODELS, PRICES, ladder_text, make_rows, write_jsonl
 from tests.report_kit import CENT, MONDAY, log_request, opened, views
@@ -44,6 +45,15 @@ def test_what_comes_in_while_a_log_is_exported_takes_no_other_row_from_it(
     ledger.close()
     assert exported >= set(early)
     assert left_out == LeftOut()
+
+
+def test_a_call_under_way_is_left_out_as_open_and_not_as_refused(tmp_path: Path) -> None:
+    ledger, left_out = opened(tmp_path), LeftOut()
+    reserve(ledger, "under way", CENT)
+    log_request(ledger, "refused", MONDAY, status="refused")
+    assert list(rows_of(ledger.log(), None, None, left_out)) == []
+    ledger.close()
+    assert left_out == LeftOut(open=1, refused=1)
 
 
 @pytest.fixture(scope="module")

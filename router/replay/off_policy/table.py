@@ -116,10 +116,10 @@ def rows_of(
     for request, mine in log.with_attempts(since, until):
         if request.purpose != "serve":
             left_out.own += 1
-        elif not mine or request.status == "refused":
-            left_out.refused += 1
         elif request.status == "open":
             left_out.open += 1
+        elif not mine or request.status == "refused":
+            left_out.refused += 1
         elif (row := _row(request, mine)) is None:
             left_out.undecided += 1
         else:
