@@ -189,13 +189,52 @@ def test_a_loss_is_called_a_loss(tmp_path: Path, capsys: pytest.CaptureFixture[s
     )
 
 
-def test_what_is_unknown_is_called_unknown_and_never_free(tmp_path: Path) -> None:
-    ledger = opened(tmp_path)
+def test_what_is_unknown_is_called_unknown_and_never_free(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger, store = opened(tmp_path), str(tmp_path / "report.db")
     log_request(ledger, "a", NOW, None, baseline=None, decision=views("mini", expected=None))
     html = page_of(ledger)
     assert headline(html) == "Savings unknown: no price is known"
     assert "<b>unknown</b> was spent" in html
-    assert "$0.00</dd>" not in html
+    assert "$0.00" not in html.replace("less $0.00 of own calls", "")
+    terminal = run(capsys, "report", store)[1]
+    assert terminal.startswith("unknown spent on 1 answered requests; of none of them both")
+    assert re.search(r"^openai/t-mini +1 +1 +unknown +unknown +- ", terminal, flags=re.M)
+    report = json.loads(run(capsys, "report", store, "--json")[1])
+    for line in (report, report["by_tier"]["mini"], report["by_model"]["openai/t-mini"]):
+        assert (line["realized_usd"], line["baseline_usd"], line["savings_usd"]) == (None,) * 3
+        assert line["unpriced_attempts"] == 1
+    assert (report["realized_nano"], report["net_savings_usd"]) == (None, None)
+
+
+def test_what_an_own_call_of_unknown_price_cost_says_nothing_of_an_answer_s(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger, store = opened(tmp_path), str(tmp_path / "report.db")
+    log_request(ledger, "a", NOW, CENT)
+    log_request(ledger, "judged", NOW, None, purpose="judge")
+    assert headline(page_of(ledger)) == "$0.0100 saved (50.0%)"
+    report = json.loads(run(capsys, "report", store, "--json")[1])
+    assert (report["per_answer_usd"], report["unknown_costs"]) == (0.01, 1)
+
+
+def test_failures_of_unknown_cost_alone_leave_what_was_saved_unknown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger, store = opened(tmp_path), str(tmp_path / "report.db")
+    log_request(ledger, "a", NOW, None, status="failed", error="Timeout: x")
+    assert headline(page_of(ledger)) == "Savings unknown: no price is known"
+    said = run(capsys, "report", store)[1]
+    assert said.startswith("unknown spent on 0 answered requests.\nWhat was saved is not known")
+
+
+def test_a_model_whose_calls_all_failed_for_nothing_cost_nothing(tmp_path: Path) -> None:
+    ledger = opened(tmp_path)
+    log_request(ledger, "a", NOW, CENT)
+    log_request(ledger, "b", NOW, 0, tier="mid", status="failed", error="Timeout: x")
+    html = page_of(ledger)
+    assert re.search(r"<td>openai/t-mid</td><td[^>]*>0</td><td[^>]*>\$0\.00<", html)
 
 
 def test_a_part_that_is_unknown_is_said_beside_the_headline(tmp_path: Path) -> None:
@@ -206,6 +245,9 @@ def test_a_part_that_is_unknown_is_said_beside_the_headline(tmp_path: Path) -> N
     html = page_of(ledger)
     assert "1 attempt more had no known price, so the true spend is higher" in html
     assert "1 answer had no known baseline" in html
+    # Of mini's three answers two have a price: $0.02 over three is not what one of them cost.
+    assert re.search(r"<td>mini</td>.*?>3<.*?>\$0\.0200<.*?>\$0\.0100<", html)
+    assert "Attempts without a known price are left out, and the answers that they gave." in html
 
 
 def test_page_and_terminal_say_what_they_compare(

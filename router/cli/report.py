@@ -135,10 +135,14 @@ def render(report: Savings, console: Console) -> None:
 def _lead(report: Savings) -> Iterator[str]:
     """What was spent, and what was saved as far as it can be told."""
     total = report.total
-    spent = f"[bold]{format_usd(total.spent)}[/] spent on {total.requests:,} answered requests"
+    spent = (
+        f"[bold]{format_usd(total.known_spent)}[/] spent on {total.requests:,} answered requests"
+    )
     own = f"{format_usd(report.overhead)} that the router spent on calls of its own."
-    if total.requests and not total.comparable:
-        yield f"{spent}; of none of them both a baseline and the costs are known."
+    saved = report.known_net_saved
+    if saved is None:
+        why = "; of none of them both a baseline and the costs are known"
+        yield f"{spent}{why if total.requests else ''}."
         yield f"What was saved is not known; not in it are {own}"
         return
     of_them = "" if total.comparable == total.requests else f" for {total.comparable:,} of them"
@@ -146,7 +150,6 @@ def _lead(report: Savings) -> Iterator[str]:
         f"{spent}; always the baseline tier would have cost "
         f"[bold]{format_usd(total.baseline)}[/]{of_them}."
     )
-    saved = report.net_saved
     share = f" ({abs(saved) / total.baseline:.1%})" if total.baseline else ""
     verb = "Saved" if saved >= 0 else "Lost"
     yield f"{verb} [bold]{format_usd(abs(saved))}[/]{share}, net of {own}"
@@ -185,8 +188,8 @@ def _table(title: str, lines: dict[str, Line]) -> Table:
             as_written(shown_name(key)),
             f"{line.requests:,}",
             f"{line.attempts:,}",
-            format_usd(line.spent),
-            format_usd(line.baseline),
+            format_usd(line.known_spent),
+            format_usd(line.known_baseline),
             "-" if line.saved_share is None else f"{line.saved_share:.1%}",
             "-" if line.quality is None else f"{line.quality:.3f}",
             "-" if line.bill_over_quote is None else f"{line.bill_over_quote:.2f}",

@@ -35,6 +35,7 @@ class Line:
 
     requests: int = 0  # that got an answer, or began to
     attempts: int = 0  # on the wire
+    unpriced: int = 0  # of `attempts`, those without a known price, which are in no sum
     spent: int = 0
     comparable: int = 0  # of `requests`, those whose baseline and costs are all known
     compared: int = 0  # of `spent`, what these and requests without an answer cost
@@ -44,6 +45,16 @@ class Line:
     predicted: int = 0  # expected cost of the accepted answers, as quoted before the call
     billed: int = 0  # their real cost
     judged: LabelSums = field(default_factory=LabelSums)
+
+    @property
+    def known_spent(self) -> int | None:
+        """What was spent as far as it is known; None where no attempt has a known price."""
+        return None if self.attempts and self.unpriced == self.attempts else self.spent
+
+    @property
+    def known_baseline(self) -> int | None:
+        """The baseline; None where of no answer both it and the costs are known."""
+        return None if self.requests and not self.comparable else self.baseline
 
     @property
     def saved(self) -> int:
@@ -63,11 +74,12 @@ class Line:
         return {
             "requests": self.requests,
             "attempts": self.attempts,
-            "realized_usd": self.spent / NANO_PER_USD,
+            "unpriced_attempts": self.unpriced,
+            "realized_usd": _usd(self.known_spent),
             "comparable_requests": self.comparable,
             "compared_usd": self.compared / NANO_PER_USD,
-            "baseline_usd": self.baseline / NANO_PER_USD,
-            "savings_usd": self.saved / NANO_PER_USD,
+            "baseline_usd": _usd(self.known_baseline),
+            "savings_usd": None if self.known_baseline is None else _usd(self.saved),
             "savings_pct": None if self.saved_share is None else round(100 * self.saved_share, 2),
             "quality": self.quality,
             "labels": self.labels,
@@ -110,10 +122,16 @@ class Savings:
         return self.total.saved - self.overhead
 
     @property
+    def known_net_saved(self) -> int | None:
+        """The same, None where what was spent or the baseline is not known."""
+        known = self.total.known_spent is not None and self.total.known_baseline is not None
+        return self.net_saved if known else None
+
+    @property
     def per_answer(self) -> float | None:
         """Nano-USD of an accepted answer, with all that led to it; None where there is none, or a
         cost is unknown."""
-        known = self.total.requests and not self.unknown_cost
+        known = self.total.requests and not self.total.unpriced
         return self.total.spent / self.total.requests if known else None
 
     @property
@@ -143,10 +161,10 @@ class Savings:
             **self.total.as_dict(),
             "per_answer_usd": _usd(self.per_answer),
             "per_good_answer_usd": _usd(self.per_good_answer),
-            "realized_nano": self.total.spent,
-            "baseline_nano": self.total.baseline,
+            "realized_nano": self.total.known_spent,
+            "baseline_nano": self.total.known_baseline,
             "overhead_usd": self.overhead / NANO_PER_USD,
-            "net_savings_usd": self.net_saved / NANO_PER_USD,
+            "net_savings_usd": _usd(self.known_net_saved),
             "no_answer_usd": self.wasted / NANO_PER_USD,
             "failed": self.failed,
             "refused": self.refused,
@@ -290,6 +308,7 @@ def _add(report: Savings, request: LoggedRequest, attempts: list[AttemptRow]) ->
         report.assumed += attempt.cost_source in ("assumed", "expired")
         if attempt.cost is None:
             report.unknown_cost += 1
+            _count(lines, unpriced=1)
             continue
         _count(lines, spent=attempt.cost, compared=0 if baseline is None else attempt.cost)
         if attempt.number not in bought:

@@ -130,22 +130,17 @@ class ReportData:
     @property
     def spent(self) -> int | None:
         """Nano-USD; None where no attempt has a known price."""
-        total = self.savings.total
-        unknown = total.attempts and self.savings.unknown_cost >= total.attempts
-        return None if unknown else total.spent
+        return self.savings.total.known_spent
 
     @property
     def baseline(self) -> int | None:
         """Nano-USD; None where no answer has both a known baseline and known costs."""
-        total = self.savings.total
-        return None if total.requests and not total.comparable else total.baseline
+        return self.savings.total.known_baseline
 
     @property
     def net_saved(self) -> int | None:
         """Nano-USD saved, less what the router spent itself; None where a side is unknown."""
-        if self.spent is None or self.baseline is None:
-            return None
-        return self.savings.net_saved
+        return self.savings.known_net_saved
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON: the savings as ever, and a key for each further part."""

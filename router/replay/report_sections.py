@@ -147,11 +147,13 @@ def _prices(data: ReportData) -> str:
 
     def row(price: Price) -> tuple[str, ...]:
         share = (price.per_answer or 0.0) / dearest if dearest else 0.0
-        kind = fill_of(price.name) if price.kind == "tier" else "was-spent"
+        tier = price.kind == "tier"
+        kind = fill_of(price.name) if tier else "was-spent"
+        line = (data.savings.by_tier if tier else data.savings.by_model)[price.name]
         cells: tuple[str, ...] = (
             shown_name(price.name),
             f"{price.answers:,}",
-            _usd(price.spent if price.priced or price.spent else None),
+            format_usd(line.known_spent),
             _usd(price.per_answer),
             "" if price.per_answer is None else Markup(bar(share, kind)),
         )
@@ -164,6 +166,8 @@ def _prices(data: ReportData) -> str:
         '<p class="soft">All that was paid to a tier or model, failed attempts and answers not '
         "taken included, over the answers of it that were accepted."
     )
+    if data.savings.unknown_cost:
+        body += " Attempts without a known price are left out, and the answers that they gave."
     body += (
         " Per good answer: over the share that labels call good, each weighed by how many answers "
         "it stands for.</p>"
@@ -353,8 +357,8 @@ def _line(name: str, line: Line) -> tuple[str, ...]:
         name,
         f"{line.requests:,}",
         f"{line.attempts:,}",
-        format_usd(line.spent),
-        format_usd(line.baseline),
+        format_usd(line.known_spent),
+        format_usd(line.known_baseline),
         share_text(line.saved_share),
         share_text(line.quality),
         "–" if line.bill_over_quote is None else f"{line.bill_over_quote:.2f}",
