@@ -382,6 +382,17 @@ def test_a_page_that_cannot_be_written_is_one_clear_line(
     assert (code, "cannot be written" in err) == (1, True)
 
 
+def test_no_page_is_written_over_a_store(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    ledger, store = opened(tmp_path), str(tmp_path / "report.db")
+    log_request(ledger, "a", NOW, CENT)
+    ledger.close()
+    code, _, err = run(capsys, "report", store, "--html", store)
+    assert (code, "report.db is a database" in " ".join(err.split())) == (2, True)
+    assert json.loads(run(capsys, "report", store, "--json")[1])["realized_usd"] == 0.01
+
+
 def test_the_period_asked_for_is_the_page_s(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
