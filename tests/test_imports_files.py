@@ -321,6 +321,7 @@ def test_a_field_is_read_or_refused_and_never_breaks_otherwise(value: Any) -> No
 
 def test_text_is_what_every_store_can_hold() -> None:
     assert row("a\ud800b\0ü").text("x") == "a?b?ü"
+    assert row(["a\ud800b\0ü", 5]).texts("x") == ("a?b?ü", "5")
 
 
 def test_an_error_says_file_line_field_value_and_what_to_do() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 import sqlite3
 from dataclasses import fields, replace
 
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from router.errors import ConfigurationError, InvalidRequest, LedgerCorrupt
 from router.ledger import open_ledger
 from router.log import LoggedRequest, open_log
-from router.log.writer import to_json
+from router.log.writer import sound, to_json
 from router.types import AttemptRow, Budget, RequestEnd, RequestRow, Reservation
 from tests.ledger_kit import NOW, TTL, attempt_row, release, request_row, reserve, settle, url
 from tests.stores import heavy
@@ -301,5 +303,32 @@ def test_a_lone_surrogate_or_a_nul_in_a_text_does_not_stop_a_settlement(store, l
     [request], [attempt] = ledger.log().requests(), ledger.log().attempts()
     nul = "\ufffd" if store.name == "postgres" else "\0"  # which cannot hold one
     assert (request.error, attempt.error) == ("?", f"bad ? text{nul}")
-    assert attempt.usage == {"x": "\ud800"}
+    assert attempt.usage == {"x": "?"}
     assert ledger.verify() == []
+
+
+@given(st.lists(st.text(st.characters(), max_size=6)))  # surrogates too, alone and in pairs
+def test_json_of_a_log_can_be_written_wherever_its_text_can(texts):
+    kept = json.loads(to_json(texts))
+    assert kept == json.loads(sound(json.dumps(texts)))
+    for text, said in zip(texts, kept, strict=True):
+        paired = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        assert said.replace("?", "") == re.sub(r"[?\ufffd]", "", paired)
+        said.encode()
+
+
+def test_a_lone_surrogate_in_a_log_of_an_earlier_release_is_read_as_a_mark(tmp_path):
+    file = tmp_path / "log.db"
+    opened = open_ledger(f"sqlite:///{file}")
+    reserve(opened, "a", 100)
+    settle(opened, "a", 50)
+    opened.close()
+    database = sqlite3.connect(file)
+    tags = r"""["\ud83dx","\ud83d\ude00","\\ud83d"]"""
+    database.execute("UPDATE request SET tags = ?", (tags,))
+    database.commit()
+    database.close()
+    log = open_log(f"sqlite:///{file}")
+    [request] = log.requests()
+    log.close()
+    assert request.tags == ("?x", "\U0001f600", r"\ud83d")

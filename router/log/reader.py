@@ -11,7 +11,7 @@ from router.errors import InvalidRequest, LedgerCorrupt
 from router.ledger.url import load_postgres, scheme, sqlite_path
 from router.log.base import Label, Log, LoggedRequest, Memo
 from router.log.schema import HAS_TABLE, MEMO_TABLE
-from router.log.writer import JSON_COLUMNS, to_json
+from router.log.writer import JSON_COLUMNS, sound, to_json
 from router.types import AttemptRow
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ class PagedLog(ABC):
         for name in JSON_COLUMNS & values.keys():
             if values[name] is not None:
                 try:
-                    values[name] = json.loads(values[name])
+                    values[name] = json.loads(sound(values[name]))
                 except ValueError as error:
                     request = f"request {values['request_id']!r}"
                     raise LedgerCorrupt(

@@ -58,7 +58,7 @@ class Row:
         value = self.values[field]
         if isinstance(value, bool | Mapping | list):
             raise self.problem(field, "must be text")
-        return str(value).encode("utf-8", "replace").decode().replace("\0", "?")
+        return _storable(value)
 
     def required(self, field: str, todo: str = "export the log with this column") -> str:
         """Text that must be there."""
@@ -178,7 +178,7 @@ class Row:
             return ()
         if not isinstance(value, list):
             value = [value]
-        return tuple(str(each) for each in value if each is not None and str(each).strip())
+        return tuple(_storable(each) for each in value if each is not None and str(each).strip())
 
     def _number(self, field: str) -> Decimal | None:
         if not self.has(field):
@@ -219,6 +219,10 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(each) for each in value]
     return value
+
+
+def _storable(value: Any) -> str:
+    return str(value).encode("utf-8", "replace").decode().replace("\0", "?")
 
 
 def _no_number(name: str) -> Any:
