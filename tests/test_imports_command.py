@@ -272,6 +272,16 @@ def test_a_label_that_came_later_is_added_and_somebody_elses_is_left_alone(
     assert [request.label for request in requests] == [1.0, 0.25]
 
 
+def test_a_label_is_looked_up_by_its_call_however_many_were_made_at_that_moment(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [line(at, time=START, label=1) for at in range(5)]
+    brought(capsys, tmp_path, rows)
+    monkeypatch.setattr("router.log.reader.SqliteLog._page", None)  # reads the calls of a moment
+    again = brought(capsys, tmp_path, [*rows[:4], line(4, time=START, label=0)])
+    assert (again["added"], again["labels_added"]) == (0, 1)
+
+
 def test_an_interrupted_import_is_gone_on_with(tmp_path: Path) -> None:
     """Dead between reservation and settlement, or swept since: the call ends as it was."""
     for swept in (False, True):

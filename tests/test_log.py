@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from router.errors import ConfigurationError, InvalidRequest, LedgerCorrupt
 from router.ledger import open_ledger
-from router.log import LoggedRequest, open_log
+from router.log import Label, LoggedRequest, open_log
 from router.log.writer import sound, to_json
 from router.types import AttemptRow, Budget, RequestEnd, RequestRow, Reservation
 from tests.ledger_kit import NOW, TTL, attempt_row, release, request_row, reserve, settle, url
@@ -224,6 +224,10 @@ def test_the_latest_label_counts(ledger):
     log.feedback("a", 0.25, "judge", now=NOW + 5)
     log.feedback("a", 0.75, "import", now=NOW + 1)  # about an earlier time
     assert [(row.label, row.label_source) for row in log.requests()] == [(0.25, "judge")]
+    assert log.label("a") == Label("a", 0.25, "judge", NOW + 5)
+    log.feedback("a", 0.5, "judge:m", now=NOW + 9, rate=0.5)  # a machine's stands behind
+    assert log.label("a") == Label("a", 0.25, "judge", NOW + 5)
+    assert log.label("b") is None
 
 
 @pytest.mark.parametrize("score", [-0.01, 1.01, math.nan, math.inf, True, "1", None])

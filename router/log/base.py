@@ -113,6 +113,10 @@ class Log(Protocol):
         """
         ...
 
+    def label(self, request_id: str) -> Label | None:
+        """The label of a request that counts; None without one."""
+        ...
+
     def labels(self) -> Iterator[Label]:
         """Every label, in the order in which they were written."""
         ...

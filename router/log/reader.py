@@ -43,6 +43,10 @@ _WITH_LOOKS = _REQUESTS.replace(
     "/* looks */",
     ", (SELECT looks FROM look WHERE look.request_id = request.request_id) AS looks",
 )
+LABEL_OF = f"""
+SELECT request_id, score, source, time, rate FROM label WHERE request_id = :request_id
+ORDER BY {_MACHINE}, time DESC, id DESC LIMIT 1
+"""
 _LABELS = """
 SELECT id, request_id, score, source, time, rate FROM label WHERE id > :id ORDER BY id LIMIT :page
 """
@@ -197,6 +201,9 @@ class PagedLog(ABC):
             self._database.close()
 
     @abstractmethod
+    def label(self, request_id: str) -> Label | None: ...
+
+    @abstractmethod
     def memos(self, prefix: str) -> dict[str, Memo]: ...
 
     @abstractmethod
@@ -279,6 +286,11 @@ class SqliteLog(PagedLog):
                 (label.score, label.source, label.time, label.rate, label.request_id),
             )
             return done.rowcount == 1
+
+    def label(self, request_id: str) -> Label | None:
+        with self._database.read() as connection:
+            row = connection.execute(LABEL_OF, {"request_id": request_id}).fetchone()
+            return None if row is None else Label(*row)
 
     def _has(self, table: str) -> bool:
         with self._database.read() as connection:

@@ -59,6 +59,10 @@ class DrainedLog:
         self._drain()
         self._log.feedback(request_id, score, source, now=now, rate=rate)
 
+    def label(self, request_id: str) -> Label | None:
+        self._drain()
+        return self._log.label(request_id)
+
     def labels(self) -> Iterator[Label]:
         self._drain()
         return self._log.labels()

@@ -8,7 +8,6 @@ known by its id and changes nothing; one that an interrupted import left open is
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -206,11 +205,8 @@ class Writer:
         if call.label is None or call.error is not None:
             return False
         if not new:
-            moment = self._log.requests(call.time, math.nextafter(call.time, math.inf))
-            logged = next((each for each in moment if each.request_id == request_id), None)
-            if logged is None or logged.label_source not in (None, call.label_source):
-                return False
-            if logged.label == call.label:
+            logged = self._log.label(request_id)
+            if logged and (logged.source != call.label_source or logged.score == call.label):
                 return False
         self._log.feedback(request_id, call.label, call.label_source, now=self._now)
         return True
