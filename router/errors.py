@@ -303,10 +303,11 @@ class ClockJumped(LedgerError):
 
 
 class ReservationError(LedgerError):
-    """A reservation is unknown or has ended otherwise. Fields: `reservation_id`, `state`."""
+    """A reservation is unknown or has ended otherwise. Fields: `reservation_id`, `state`; `held`,
+    the nano-USD that it holds where another amount was asked for under its id, else None."""
 
-    def __init__(self, reservation_id: str, state: str, problem: str):
-        self.reservation_id, self.state = reservation_id, state
+    def __init__(self, reservation_id: str, state: str, problem: str, held: int | None = None):
+        self.reservation_id, self.state, self.held = reservation_id, state, held
         super().__init__(f"reservation {reservation_id} ({state}): {problem}")
 
 

@@ -146,8 +146,9 @@ def helicone(**changes: Any) -> dict[str, Any]:
         "request_id": "h1", "response_id": "x", "request_created_at": "2026-05-01T10:00:00.000Z",
         "response_created_at": "2026-05-01T10:00:02.500Z", "response_status": 200,
         "request_path": "https://api.example.test/v1/chat/completions", "provider": "OPENAI",
-        "model": "gpt-5.4-mini", "request_user_id": "ann", "delay_ms": 2500, "prompt_tokens": 100,
-        "completion_tokens": 20, "prompt_cache_read_tokens": 40, "cost": 0.00123,
+        "model": "gpt-5.4-mini", "request_user_id": "ann", "delay_ms": 2500, "prompt_tokens": 60,
+        "completion_tokens": 15, "prompt_cache_read_tokens": 40, "reasoning_tokens": 5,
+        "total_tokens": 80, "cost": 0.00123,
         "request_body": {"messages": ASKED, "max_tokens": 64, "stream": True},
         "response_body": BODY, "request_properties": {"Helicone-Session-Id": "s1"},
         "feedback_rating": True, "scores": {"correct": 0.5, "polite": {"value": 9}},
@@ -158,11 +159,6 @@ def helicone(**changes: Any) -> dict[str, Any]:
 REQUESTED = replace(
     SPENT,
     id="h1",
-    usage={
-        "prompt_tokens": 100,
-        "completion_tokens": 20,
-        "prompt_tokens_details": {"cached_tokens": 40},
-    },
     label=1.0,
     label_source="helicone",
     scopes={"user": "ann"},

@@ -114,6 +114,19 @@ def test_names_in_brackets_are_shown_as_they_are_written(
     assert (code, odd in out) == (0, True)
 
 
+def test_a_tag_that_no_text_can_hold_ends_no_report(
+    capsys: pytest.CaptureFixture[str], make_router: MakeRouter, tmp_path: Path
+) -> None:
+    """Half an emoji, as programs make that cut text by UTF-16: refused, and the refusal logged."""
+    with pytest.raises(InvalidRequest):
+        make_router().completion(messages=HELLO, tags=["\ud83d"])
+    store = str(tmp_path / "router.db")
+    assert run_json(capsys, "report", store)["refused"] == 1
+    code, out, _ = run(capsys, "report", store)
+    assert code == 0
+    out.encode()
+
+
 def test_an_error_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "explain", "Hello", "--policy", "no-such-policy")
     assert (code, out) == (1, "")

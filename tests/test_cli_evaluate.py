@@ -80,6 +80,18 @@ def test_decisions_and_plot_are_written_where_they_were_asked_for(
     assert (tmp_path / "p.png").stat().st_size > 10_000
 
 
+def test_a_file_s_name_is_neither_markup_nor_mathematics(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    name = "of [b] $_{x$.parquet"
+    path, plot = str(write_parquet(tmp_path / name, make_rows(60))), tmp_path / "p[b].html"
+    arguments = ("evaluate", path, "--ladder", ladder_text(), *FAST, "--plot", str(plot))
+    code, out, err = run(capsys, *arguments)
+    assert (code, err) == (0, "")
+    assert name in out
+    assert f"plot: {plot}" in out
+
+
 def test_a_model_needs_no_scores_and_decides_the_same(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

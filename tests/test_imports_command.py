@@ -22,7 +22,7 @@ from router.replay.imports import import_files, read_files
 from router.replay.imports.chat import usage_of
 from router.replay.imports.planned import ELSEWHERE, Planner
 from router.replay.imports.record import ImportedCall
-from router.replay.imports.tally import Tally
+from router.replay.imports.tally import OTHERWISE, Tally
 from router.replay.imports.writer import LATENCY_UNKNOWN, Writer
 from router.types import AttemptRow, Budget
 from tests.import_kit import lines, run
@@ -202,6 +202,23 @@ def test_importing_again_adds_nothing(
     assert logged(tmp_path / "s.db") == before
 
 
+def test_an_import_s_cost_is_what_the_store_s_spend_grows_by_and_another_cost_is_said(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    spent = 0
+    for rows, added, otherwise in (
+        ([line(1), line(1), line(2, cost_usd=None)], 2, 0),
+        ([line(1), line(2, cost_usd=None), line(3)], 1, 0),
+        ([line(1, cost_usd="9"), line(2), line(4, cost_usd="0.5"), line(4)], 1, 3),
+    ):
+        said = brought(capsys, tmp_path, rows)
+        spent += said["known_cost_nano"]
+        report = json.loads(run(capsys, "report", tmp_path / "s.db", "--json")[1])
+        assert report["realized_nano"] == spent
+        assert (said["added"], sum(said["cost"].values())) == (added, added)
+        assert said["notes"].get(OTHERWISE, 0) == otherwise
+
+
 CALLS = st.lists(
     st.builds(
         ImportedCall,
@@ -253,6 +270,16 @@ def test_a_label_that_came_later_is_added_and_somebody_elses_is_left_alone(
     assert (said["added"], said["labels_added"]) == (0, 1)
     requests, _ = logged(tmp_path / "s.db")
     assert [request.label for request in requests] == [1.0, 0.25]
+
+
+def test_a_label_is_looked_up_by_its_call_however_many_were_made_at_that_moment(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [line(at, time=START, label=1) for at in range(5)]
+    brought(capsys, tmp_path, rows)
+    monkeypatch.setattr("router.log.reader.SqliteLog._page", None)  # reads the calls of a moment
+    again = brought(capsys, tmp_path, [*rows[:4], line(4, time=START, label=0)])
+    assert (again["added"], again["labels_added"]) == (0, 1)
 
 
 def test_an_interrupted_import_is_gone_on_with(tmp_path: Path) -> None:
@@ -423,7 +450,16 @@ def test_what_is_missing_is_said_with_counts(
     )  # fmt: skip
     assert code == 0
     assert "missing for replay" in out
-    assert "4 requests in" in out
+    assert "4 calls read: 0 added" in out
+
+
+def test_an_import_names_models_as_they_are_written(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = lines(tmp_path / "in.jsonl", [line(1, model="who[/x]", cost_usd=None)])
+    store = tmp_path / "s[b].db"
+    code, out, _ = run(capsys, "import", "jsonl", file, "--out", store)
+    assert (code, "of models: who[/x] (1)" in out, str(store) in out) == (0, True, True)
 
 
 def test_requests_that_a_policy_cannot_take_are_imported_without_a_plan(tmp_path: Path) -> None:

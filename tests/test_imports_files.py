@@ -160,6 +160,7 @@ def monkeypatch_module() -> Any:
     [
         ("a.jsonl", '{"id":1}\n{"id":\n{"id":3}\n', 2, "not a line of JSON", False, 2),
         ("a.jsonl", '{"id":1}\n[1]\n', 2, "not an object", False, 1),
+        ("a.jsonl", '"id":1}\n{"id":2}\n{"id":3}\n', 1, "not a line of JSON", False, 2),
         ("a.jsonl", '{"id":NaN}\n', 1, "NaN", False, 0),
         ("a.jsonl", '{"id":1}\n{"id":"a', 2, "ends in the middle of a line", True, 1),
         ("a.jsonl", '{"id":' + "[" * 200_000 + "\n", 1, "", False, 0),
@@ -214,6 +215,22 @@ def test_a_cut_gzip_a_cut_dump_and_a_damaged_database_are_said(tmp_path: Path) -
     assert caught.value.truncated
 
 
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ("id,n\na,1\n".encode("utf-16"), "is UTF-16 text; save it as UTF-8"),
+        (b"PK\x03\x04\x14\x00", "is a zip archive or a spreadsheet; unpack it"),
+        (b"PAR1\x15\x04", "is a Parquet file; write its rows as lines of JSON"),
+    ],
+)
+def test_a_file_of_another_kind_is_called_what_it_is(
+    tmp_path: Path, data: bytes, says: str
+) -> None:
+    (tmp_path / "a.csv").write_bytes(data)
+    with pytest.raises(ImportFileError, match=says):
+        read(tmp_path / "a.csv")
+
+
 def test_columns_must_have_names_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("id,id\n1,2\n")
     with pytest.raises(ImportFileError, match="does not name the columns"):
@@ -258,10 +275,16 @@ def test_times_are_unix_seconds_whatever_zone_they_are_in(
     assert row(value).time("x", unit) == seconds
 
 
-@pytest.mark.parametrize("value", [1777629600000, 0, -5, "yesterday", True, [1], "1e999999999"])
+@pytest.mark.parametrize(
+    "value",
+    [1777629600000, 0, -5, "yesterday", True, [1], "1e999999999", 3.5, 29627160, "20260501"],
+)
 def test_what_is_no_time_is_refused(value: Any) -> None:
+    """As are seconds since a start, minutes, and a date whose digits look like seconds."""
     with pytest.raises(ImportFileError, match=r"f\.jsonl:7: x: "):
         row(value).time("x")
+    with pytest.raises(ImportFileError, match="from 2000 to 2100"):
+        row(1777629600000).time("x", "ns")
 
 
 def test_a_time_without_a_zone_is_refused_where_none_is_known() -> None:
@@ -298,6 +321,7 @@ def test_a_field_is_read_or_refused_and_never_breaks_otherwise(value: Any) -> No
 
 def test_text_is_what_every_store_can_hold() -> None:
     assert row("a\ud800b\0ü").text("x") == "a?b?ü"
+    assert row(["a\ud800b\0ü", 5]).texts("x") == ("a?b?ü", "5")
 
 
 def test_an_error_says_file_line_field_value_and_what_to_do() -> None:

@@ -193,13 +193,15 @@ def test_every_format_comes_into_a_sound_log_once(
 ) -> None:
     file, store = lines(tmp_path / "a.jsonl", [RECORDS[format]]), tmp_path / "s.db"
     asked = ["import", format, file, "--out", store, "--policy", "default", "--content", "--json"]
+    cost = 0
     for added in (1, 0):
         code, out, _ = run(capsys, *asked)
         said = json.loads(out)
         assert (code, said["requests"], said["added"]) == (0, 1, added)
+        cost += said["known_cost_nano"]
     assert json.loads(run(capsys, "ledger", "verify", store, "--json")[1])["sound"]
     report = json.loads(run(capsys, "report", store, "--json")[1])
-    assert (report["requests"], report["realized_nano"]) == (1, said["known_cost_nano"])
+    assert (report["requests"], report["realized_nano"]) == (1, cost)
 
 
 @pytest.mark.parametrize("format", sorted(RECORDS))

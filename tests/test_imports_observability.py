@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from router.dispatch.usage import read_usage
 from router.replay.imports.record import ImportedCall
+from router.types import Usage
 from tests.import_kit import calls, found, left_out, lines
 from tests.import_records import (
     ASKED,
@@ -113,6 +115,19 @@ def test_helicones_requests_are_read_from_lines_and_csv(tmp_path: Path) -> None:
     assert only(calls("helicone", as_csv(tmp_path / "a.csv", [helicone()]))) == REQUESTED
     (tmp_path / "a.json").write_text(json.dumps({"data": [helicone()], "error": None}))
     assert only(calls("helicone", tmp_path / "a.json")) == REQUESTED
+
+
+def test_helicone_counts_caches_beside_the_prompt_and_reasoning_beside_the_answer(
+    tmp_path: Path,
+) -> None:
+    row = helicone(prompt_tokens=10, prompt_cache_write_tokens=7, reasoning_tokens=900)
+    call = only(calls("helicone", lines(tmp_path / "a.jsonl", [row])))
+    assert call.usage is not None
+    usage, note = read_usage(call.usage)
+    assert (usage, note) == (
+        Usage(input=10, cache_read=40, cache_write_5m=7, output=15, reasoning=900),
+        None,
+    )
 
 
 @pytest.mark.parametrize(("wanted", "label"), [("correct", 0.5), ("polite", None), ("other", None)])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 import sqlite3
 from dataclasses import fields, replace
 
@@ -11,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from router.errors import ConfigurationError, InvalidRequest
+from router.errors import ConfigurationError, InvalidRequest, LedgerCorrupt
 from router.ledger import open_ledger
-from router.log import LoggedRequest, open_log
-from router.log.writer import to_json
+from router.log import Label, LoggedRequest, open_log
+from router.log.writer import sound, to_json
 from router.types import AttemptRow, Budget, RequestEnd, RequestRow, Reservation
 from tests.ledger_kit import NOW, TTL, attempt_row, release, request_row, reserve, settle, url
 from tests.stores import heavy
@@ -152,6 +154,68 @@ def test_a_log_longer_than_a_page_comes_whole_and_in_order_also_where_times_are_
     assert [row.request_id for row in ledger.log().attempts()] == [f"r{n}" for n in range(count)]
 
 
+def test_requests_of_one_moment_come_with_their_attempts_and_each_row_is_read_once(
+    ledger, monkeypatch
+):
+    """Other tools log whole seconds, or days: as many requests as there are may be of one time."""
+    monkeypatch.setattr("router.log.reader._PAGE", 5)
+    for call in range(42):
+        reserve(ledger, f"r{call}", 10, now=NOW)
+        release(ledger, f"r{call}")
+    inner = getattr(ledger.log(), "_log", ledger.log())  # Redis's is a copy in SQLite
+    read, page = [], type(inner)._page
+
+    def counted(self, query, place):
+        rows = page(self, query, place)
+        read.extend(rows)
+        return rows
+
+    monkeypatch.setattr(type(inner), "_page", counted)
+    found = list(ledger.log().with_attempts())
+    assert [request.request_id for request, _ in found] == [f"r{call}" for call in range(42)]
+    assert [[each.request_id for each in own] for _, own in found] == [
+        [f"r{call}"] for call in range(42)
+    ]
+    assert len(read) == 2 * 42
+
+
+def test_what_comes_in_while_a_log_is_read_takes_no_attempt_from_another(ledger, monkeypatch):
+    """Calls under leases, and imported ones, come in later than their time says."""
+    monkeypatch.setattr("router.log.reader._PAGE", 5)
+    log, early = ledger.log(), [f"r{call}" for call in range(42)]
+    for call, name in enumerate(early):
+        reserve(ledger, name, 10, now=NOW + call)
+        release(ledger, name)
+    found = {}
+    for at, (request, attempts) in enumerate(log.with_attempts()):
+        found[request.request_id] = [each.request_id for each in attempts]
+        for ahead in range(0, 12, 2):
+            name = f"late{at}.{ahead}"
+            if at < len(early) and at % 3 == 0:
+                reserve(ledger, name, 10, now=request.time + ahead + 0.5)
+                release(ledger, name)
+    assert {name: found[name] for name in early} == {name: [name] for name in early}
+    assert all(own in ([], [name]) for name, own in found.items())  # some are still open
+
+
+def test_a_damaged_row_is_named_with_its_store_and_column(tmp_path):
+    file = tmp_path / "log.db"
+    opened = open_ledger(f"sqlite:///{file}")
+    for name in ("a", "b"):
+        reserve(opened, name, 100, now=NOW)
+        settle(opened, name, 50)
+    opened.close()
+    database = sqlite3.connect(file)
+    database.execute("UPDATE request SET decision = '[{' WHERE request_id = 'b'")
+    database.commit()
+    database.close()
+    log = open_log(f"sqlite:///{file}")
+    for read in (log.requests, log.with_attempts):
+        with pytest.raises(LedgerCorrupt, match="decision of request 'b' in its log is not JSON"):
+            list(read())
+    log.close()
+
+
 def test_the_latest_label_counts(ledger):
     reserve(ledger, "a", 100)
     log = ledger.log()
@@ -160,6 +224,10 @@ def test_the_latest_label_counts(ledger):
     log.feedback("a", 0.25, "judge", now=NOW + 5)
     log.feedback("a", 0.75, "import", now=NOW + 1)  # about an earlier time
     assert [(row.label, row.label_source) for row in log.requests()] == [(0.25, "judge")]
+    assert log.label("a") == Label("a", 0.25, "judge", NOW + 5)
+    log.feedback("a", 0.5, "judge:m", now=NOW + 9, rate=0.5)  # a machine's stands behind
+    assert log.label("a") == Label("a", 0.25, "judge", NOW + 5)
+    assert log.label("b") is None
 
 
 @pytest.mark.parametrize("score", [-0.01, 1.01, math.nan, math.inf, True, "1", None])
@@ -239,5 +307,32 @@ def test_a_lone_surrogate_or_a_nul_in_a_text_does_not_stop_a_settlement(store, l
     [request], [attempt] = ledger.log().requests(), ledger.log().attempts()
     nul = "\ufffd" if store.name == "postgres" else "\0"  # which cannot hold one
     assert (request.error, attempt.error) == ("?", f"bad ? text{nul}")
-    assert attempt.usage == {"x": "\ud800"}
+    assert attempt.usage == {"x": "?"}
     assert ledger.verify() == []
+
+
+@given(st.lists(st.text(st.characters(), max_size=6)))  # surrogates too, alone and in pairs
+def test_json_of_a_log_can_be_written_wherever_its_text_can(texts):
+    kept = json.loads(to_json(texts))
+    assert kept == json.loads(sound(json.dumps(texts)))
+    for text, said in zip(texts, kept, strict=True):
+        paired = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        assert said.replace("?", "") == re.sub(r"[?\ufffd]", "", paired)
+        said.encode()
+
+
+def test_a_lone_surrogate_in_a_log_of_an_earlier_release_is_read_as_a_mark(tmp_path):
+    file = tmp_path / "log.db"
+    opened = open_ledger(f"sqlite:///{file}")
+    reserve(opened, "a", 100)
+    settle(opened, "a", 50)
+    opened.close()
+    database = sqlite3.connect(file)
+    tags = r"""["\ud83dx","\ud83d\ude00","\\ud83d"]"""
+    database.execute("UPDATE request SET tags = ?", (tags,))
+    database.commit()
+    database.close()
+    log = open_log(f"sqlite:///{file}")
+    [request] = log.requests()
+    log.close()
+    assert request.tags == ("?x", "\U0001f600", r"\ud83d")

@@ -143,6 +143,16 @@ def test_the_mix_is_assumed_where_nothing_is_logged_and_said_to_be() -> None:
     assert found.measured_utilisation is None
 
 
+def test_a_minute_is_counted_whole_where_retries_fall_into_the_next_one() -> None:
+    seen = TokenCounts()
+    bill = (0, 0, "computed", "", 1.0, None, 10, 100)
+    for second in range(60):
+        for number, time_ in enumerate((second, second + 30), start=1):
+            arm = ("nano/0:m", "nano", "m")
+            seen.add(AttemptRow("r", number, time_, 0, *arm, 1.0, "answered", *bill))
+    assert seen.busiest_minute == {"m": 100 * (60 + 30)}
+
+
 def test_the_busiest_minute_shows_what_the_hardware_can_write_at_least() -> None:
     seen = TokenCounts()
     times = (0, 10, 59, 60, 61, 200)

@@ -15,12 +15,45 @@ from router.replay.off_policy.ask import ask
 from router.replay.off_policy.export import MANIFEST
 from router.replay.off_policy.replay import conclude
 from router.replay.off_policy.run import run
+from router.replay.off_policy.table import LeftOut, rows_of
 from tests.conftest import HELLO, ladder
+from tests.ledger_kit import reserve
 from tests.provider import Provider
 from tests.replay_kit import MODELS, PRICES, ladder_text, make_rows, write_jsonl
+from tests.report_kit import CENT, MONDAY, log_request, opened, views
 
 EAGER = {"rate": 0.25, "max_spend": 1, "max_quality_loss": 1, "holdout": 0.15}
 CALLS = 420
+
+
+def test_what_comes_in_while_a_log_is_exported_takes_no_other_row_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calls under leases, and imported ones, come in later than their time says."""
+    monkeypatch.setattr("router.log.reader._PAGE", 5)
+    seen: dict[str, Any] = {"decision": views("mini", quality_std=0.1)}
+    ledger, early, left_out = opened(tmp_path), [f"r{at}" for at in range(60)], LeftOut()
+    for at, name in enumerate(early):
+        log_request(ledger, name, MONDAY + at, CENT, **seen)
+    exported = set()
+    for row in rows_of(ledger.log(), None, None, left_out):
+        exported.add(row["request_id"])
+        if row["request_id"] in early and row["time"] % 3 == 0:
+            for ahead in range(0, 12, 2):
+                late = f"{row['request_id']}, {ahead} s late"
+                log_request(ledger, late, row["time"] + ahead + 0.5, CENT, **seen)
+    ledger.close()
+    assert exported >= set(early)
+    assert left_out == LeftOut()
+
+
+def test_a_call_under_way_is_left_out_as_open_and_not_as_refused(tmp_path: Path) -> None:
+    ledger, left_out = opened(tmp_path), LeftOut()
+    reserve(ledger, "under way", CENT)
+    log_request(ledger, "refused", MONDAY, status="refused")
+    assert list(rows_of(ledger.log(), None, None, left_out)) == []
+    ledger.close()
+    assert left_out == LeftOut(open=1, refused=1)
 
 
 @pytest.fixture(scope="module")

@@ -134,6 +134,44 @@ def test_a_report_draws_every_figure_fetches_nothing_and_complains_of_nothing(
     assert shown.complaints == []
 
 
+@pytest.mark.parametrize("name", ["a month", "hostile names"])
+def test_at_any_width_the_page_fits_and_the_words_of_its_charts_can_be_read(
+    name: str, browser: chromium.Browser, tmp_path: Path
+) -> None:
+    fill, budgets, _ = LOGS[name]
+    shown = browser.open(write(tmp_path, fill, budgets))
+    smallest = """
+    Math.min(...[...document.querySelectorAll('svg[role=img] text')]
+      .map(word => word.getBoundingClientRect().height))
+    """
+    for width in (320, 360, 600, 641, 700, 780, 1400):
+        shown.show(width=width)
+        assert shown.evaluate("document.documentElement.scrollWidth") <= width
+        assert shown.evaluate(smallest) >= 10, width
+
+
+def test_no_amount_is_cut_however_large_it_is(browser: chromium.Browser, tmp_path: Path) -> None:
+    def fill(ledger: Any) -> None:
+        for day in range(30):
+            bill = {"baseline": 90_071 * 10**9 + 7}
+            log_request(ledger, f"r{day}", NOW - day * DAY, 41_152 * 10**9 + 3, label=1.0, **bill)
+
+    shown = browser.open(write(tmp_path, fill, ()))
+    cut = """
+    [...document.querySelectorAll('h1, .lead, dl.facts dt, dl.facts dd')].filter(each => {
+      const words = document.createRange();
+      words.selectNodeContents(each);
+      const box = (each.closest('dl') || document.querySelector('main')).getBoundingClientRect();
+      return words.getBoundingClientRect().right > box.right;
+    }).map(each => each.innerText)
+    """
+    for width in (320, 360, 640, 641, 1000):
+        shown.show(width=width)
+        assert shown.evaluate(cut) == [], width
+    amounts = shown.evaluate("[...document.querySelectorAll('dl.facts dd')].map(e => e.innerText)")
+    assert amounts[1].startswith("$2,702,130.00")
+
+
 def test_light_dark_and_paper_each_have_colours_that_can_be_read(
     browser: chromium.Browser, tmp_path: Path
 ) -> None:

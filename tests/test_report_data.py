@@ -18,7 +18,7 @@ from router.drift.record import Alarm, Alarms
 from router.ledger import Ledger
 from router.log import LoggedRequest
 from router.log.label_weights import Weight
-from router.log.savings import joined, savings
+from router.log.savings import savings
 from router.replay.report_budgets import MOST, paces
 from router.replay.report_calibration import CalibrationBins, wilson
 from router.replay.report_data import MOST_FAILURES, ReportData, report_data
@@ -120,11 +120,21 @@ def test_the_period_is_the_log_s_own_within_what_was_asked(ledger: Ledger) -> No
         log_request(ledger, f"r{day}", MONDAY + day * DAY + 0.5, CENT)
     whole, part = of(ledger), of(ledger, since=MONDAY + 2 * DAY, until=MONDAY + 9 * DAY)
     assert whole.period is not None
-    assert (whole.period.first, whole.period.last) == (MONDAY + DAY, MONDAY + 9 * DAY + 1)
+    assert (whole.period.first, whole.period.last) == (MONDAY + DAY, MONDAY + 9 * DAY)
     assert part.period is not None
     assert part.period.first == MONDAY + 5 * DAY
     assert part.savings.total.requests == 1
     assert of(ledger, since=MONDAY + 20 * DAY).period is None
+
+
+def test_a_log_that_ends_in_the_last_second_of_a_bin_has_no_bin_after_it(ledger: Ledger) -> None:
+    log_request(ledger, "a", MONDAY + DAY - 90, CENT)
+    log_request(ledger, "b", MONDAY + DAY - 0.5, CENT)
+    data = of(ledger)
+    assert [each.requests for each in data.bins] == [1, 1]
+    assert data.period is not None
+    assert data.period.last < MONDAY + DAY
+    assert data.period.first < data.period.middle < data.period.last
 
 
 def test_an_unknown_price_is_unknown_and_never_zero(ledger: Ledger) -> None:
@@ -285,7 +295,7 @@ def test_requests_come_with_their_attempts_also_where_times_are_equal(ledger: Le
     for number in range(1200):
         reserve(ledger, f"r{number}", 10)
         release(ledger, f"r{number}")
-    found = list(joined(ledger.log()))
+    found = list(ledger.log().with_attempts())
     assert len(found) == 1200
     assert all([each.request_id for each in attempts] == [r.request_id] for r, attempts in found)
     assert found[0][0].time == WRITTEN
@@ -312,17 +322,14 @@ def test_what_is_held_does_not_grow_with_the_log(tmp_path: Path) -> None:
             self.request = {field.name: getattr(row, field.name) for field in fields(row)}
             self.attempt = attempt_row("r", cost=CENT, arm=arm("mini"))
 
-        def requests(self, since: Any = None, until: Any = None) -> Any:
-            return (self.row(number) for number in range(self.count))
-
         def row(self, number: int) -> Any:
             values = {**self.request, "request_id": f"r{number}", "time": MONDAY + number}
             return LoggedRequest(**values, accepted=1, attempts=1, cost=CENT)
 
-        def attempts(self, since: float, until: float) -> Any:
-            first, last = round(since - MONDAY), round(until - MONDAY)
-            rows = range(first, last + 1)
-            return (replace(self.attempt, request_id=f"r{at}") for at in rows)
+        def with_attempts(self, since: Any = None, until: Any = None) -> Any:
+            for number in range(self.count):
+                request = self.row(number)
+                yield request, [replace(self.attempt, request_id=request.request_id)]
 
         def volume(self, since: float, until: float, length: int) -> dict[int, int]:
             low, high = max(since, MONDAY), min(until, MONDAY + self.count)

@@ -71,6 +71,11 @@ class Judged:
                 yield attempt_row(row.request_id, time=row.time, cost=row.cost, arm=row.chosen,
                                   tier=tier, model=MODELS[tier], status="answered")  # fmt: skip
 
+    def with_attempts(
+        self, since: Any = None, until: Any = None
+    ) -> Iterator[tuple[LoggedRequest, list[AttemptRow]]]:
+        return ((row, [attempt]) for row, attempt in zip(self.rows, self.attempts(), strict=True))
+
     def volume(self, since: float, until: float, length: int) -> dict[int, int]:
         first, last = self.rows[0].time, self.rows[-1].time
         return {int(first // length): 1, int(last // length): 1}

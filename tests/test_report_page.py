@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import date, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,21 @@ def test_nothing_that_users_name_becomes_markup(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "name", ["[/red]", "[bold]x", ":fire:", "\x1b[31mred", "a\nb", "\u202eabc"]
+)
+def test_a_terminal_shows_names_as_they_are_written_and_obeys_none_of_them(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = opened(tmp_path)
+    log_request(ledger, "a", NOW, CENT, tags=(name,), attempt={"model": name})
+    ledger.close()
+    code, out, _ = run(capsys, "report", str(tmp_path / "report.db"))
+    shown = re.sub(r"[\x00-\x1f\u202e]", "\ufffd", name)
+    assert code == 0
+    assert sum(line.startswith(f"{shown} ") for line in out.split("\n")) == 2  # model and tag
+
+
+@pytest.mark.parametrize(
     "fill",
     [
         lambda ledger: None,
@@ -150,28 +166,75 @@ def headline(html: str) -> str:
     return title
 
 
-def test_the_headline_is_what_was_saved_net_of_the_router_s_own_calls(tmp_path: Path) -> None:
+def test_page_and_terminal_say_what_was_saved_net_of_the_router_s_own_calls(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     ledger = opened(tmp_path)
     log_request(ledger, "a", NOW, CENT * 40, baseline=CENT * 200)
     log_request(ledger, "b", NOW, CENT * 20, purpose="judge")
     html = page_of(ledger)
     assert headline(html) == "$1.40 saved (70.0%)"
     assert "70.0%, less $0.2000 of own calls" in html
+    said = run(capsys, "report", str(tmp_path / "report.db"))[1]
+    assert "Saved $1.40 (70.0%), net of $0.2000" in said
 
 
-def test_a_loss_is_called_a_loss(tmp_path: Path) -> None:
+def test_a_loss_is_called_a_loss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ledger = opened(tmp_path)
-    log_request(ledger, "a", NOW, CENT * 300, baseline=CENT * 200)
+    log_request(ledger, "a", NOW, CENT * 50, baseline=CENT * 200)
+    log_request(ledger, "b", NOW, CENT * 250, purpose="judge")
     assert headline(page_of(ledger)) == "$1.00 lost (50.0%)"
+    assert (
+        "Lost $1.00 (50.0%), net of $2.50" in run(capsys, "report", str(tmp_path / "report.db"))[1]
+    )
 
 
-def test_what_is_unknown_is_called_unknown_and_never_free(tmp_path: Path) -> None:
-    ledger = opened(tmp_path)
+def test_what_is_unknown_is_called_unknown_and_never_free(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger, store = opened(tmp_path), str(tmp_path / "report.db")
     log_request(ledger, "a", NOW, None, baseline=None, decision=views("mini", expected=None))
     html = page_of(ledger)
     assert headline(html) == "Savings unknown: no price is known"
     assert "<b>unknown</b> was spent" in html
-    assert "$0.00</dd>" not in html
+    assert "$0.00" not in html.replace("less $0.00 of own calls", "")
+    terminal = run(capsys, "report", store)[1]
+    assert terminal.startswith("unknown spent on 1 answered requests; of none of them both")
+    assert re.search(r"^openai/t-mini +1 +1 +unknown +unknown +- ", terminal, flags=re.M)
+    report = json.loads(run(capsys, "report", store, "--json")[1])
+    for line in (report, report["by_tier"]["mini"], report["by_model"]["openai/t-mini"]):
+        assert (line["realized_usd"], line["baseline_usd"], line["savings_usd"]) == (None,) * 3
+        assert line["unpriced_attempts"] == 1
+    assert (report["realized_nano"], report["net_savings_usd"]) == (None, None)
+
+
+def test_what_an_own_call_of_unknown_price_cost_says_nothing_of_an_answer_s(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger, store = opened(tmp_path), str(tmp_path / "report.db")
+    log_request(ledger, "a", NOW, CENT)
+    log_request(ledger, "judged", NOW, None, purpose="judge")
+    assert headline(page_of(ledger)) == "$0.0100 saved (50.0%)"
+    report = json.loads(run(capsys, "report", store, "--json")[1])
+    assert (report["per_answer_usd"], report["unknown_costs"]) == (0.01, 1)
+
+
+def test_failures_of_unknown_cost_alone_leave_what_was_saved_unknown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger, store = opened(tmp_path), str(tmp_path / "report.db")
+    log_request(ledger, "a", NOW, None, status="failed", error="Timeout: x")
+    assert headline(page_of(ledger)) == "Savings unknown: no price is known"
+    said = run(capsys, "report", store)[1]
+    assert said.startswith("unknown spent on 0 answered requests.\nWhat was saved is not known")
+
+
+def test_a_model_whose_calls_all_failed_for_nothing_cost_nothing(tmp_path: Path) -> None:
+    ledger = opened(tmp_path)
+    log_request(ledger, "a", NOW, CENT)
+    log_request(ledger, "b", NOW, 0, tier="mid", status="failed", error="Timeout: x")
+    html = page_of(ledger)
+    assert re.search(r"<td>openai/t-mid</td><td[^>]*>0</td><td[^>]*>\$0\.00<", html)
 
 
 def test_a_part_that_is_unknown_is_said_beside_the_headline(tmp_path: Path) -> None:
@@ -182,6 +245,9 @@ def test_a_part_that_is_unknown_is_said_beside_the_headline(tmp_path: Path) -> N
     html = page_of(ledger)
     assert "1 attempt more had no known price, so the true spend is higher" in html
     assert "1 answer had no known baseline" in html
+    # Of mini's three answers two have a price: $0.02 over three is not what one of them cost.
+    assert re.search(r"<td>mini</td>.*?>3<.*?>\$0\.0200<.*?>\$0\.0100<", html)
+    assert "Attempts without a known price are left out, and the answers that they gave." in html
 
 
 def test_page_and_terminal_say_what_they_compare(
@@ -226,6 +292,29 @@ def test_own_calls_alone_are_spend_on_the_page_as_json_and_in_the_terminal(
     assert "the router spent $0.0500 on calls of its own" in said
 
 
+def test_what_has_no_tier_or_an_unknown_one_has_a_line_of_its_own_everywhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As calls have that were imported without a policy, into a log with others."""
+    ledger = opened(tmp_path)
+    log_request(ledger, "a", NOW, CENT)
+    log_request(ledger, "b", NOW, 2 * CENT, attempt={"tier": ""}, label=0.5, tags=("",))
+    log_request(ledger, "c", NOW, 3 * CENT, attempt={"tier": "huge"})
+    html = page_of(ledger)
+    store = str(tmp_path / "report.db")
+    report = json.loads(run(capsys, "report", store, "--json")[1])
+    assert {tier: line["realized_usd"] for tier, line in report["by_tier"].items()} == {
+        "mini": 0.01, "": 0.02, "huge": 0.03,
+    }  # fmt: skip
+    assert [each["quality"] for each in report["prices"] if each["name"] == ""] == [0.5]
+    terminal = [line.split()[:4] for line in run(capsys, "report", store)[1].splitlines()]
+    assert ["(none)", "1", "1", "$0.0200"] in terminal[4:7]
+    assert ["huge", "1", "1", "$0.0300"] in terminal[4:7]
+    assert "In all: mini 1, (none) 1, huge 1." in html
+    assert "<td></td>" not in html
+    assert "</svg></span>" not in html  # a key without a name
+
+
 def test_without_labels_the_page_says_that_nothing_is_known_of_quality(tmp_path: Path) -> None:
     ledger = opened(tmp_path)
     log_request(ledger, "a", NOW, CENT)
@@ -234,13 +323,33 @@ def test_without_labels_the_page_says_that_nothing_is_known_of_quality(tmp_path:
     assert "per good answer" not in html
 
 
-def test_a_table_shows_no_more_rows_than_can_be_read(tmp_path: Path) -> None:
+def test_of_many_tags_the_dearest_are_shown_first_and_the_others_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     ledger = opened(tmp_path)
     for number in range(70):
-        log_request(ledger, f"r{number}", NOW, CENT, tags=(f"tag {number}",))
+        log_request(ledger, f"r{number}", NOW, CENT + number, tags=(f"tag {number:02}",))
     html = page_of(ledger)
+    dearest = [f"tag {number}" for number in range(69, 19, -1)]
     assert "20 more are in the JSON." in html
-    assert html.count("<td>tag ") < 70
+    assert re.findall(r"<td>(tag \d+)</td>", html[html.index("<h2>All sums") :]) == dearest
+    said = run(capsys, "report", str(tmp_path / "report.db"))[1]
+    assert re.findall(r"^tag \d+", said, flags=re.M) == dearest
+    assert "\n20 tags that cost less: --json\n" in said
+
+
+def test_the_table_below_a_chart_over_time_has_every_bin_and_that_of_days_every_day(
+    tmp_path: Path,
+) -> None:
+    ledger = opened(tmp_path)
+    for number in range(70):
+        log_request(ledger, f"r{number}", MONDAY + number * DAY, CENT)
+    html = page_of(ledger)
+    days = [str(date(2026, 10, 26) + timedelta(days=number)) for number in range(70)]
+    *below, sums = re.split("<h2>(?:Spend over|Tier mix|What an accepted|All sums)", html)[1:]
+    for part in (*below[:2], sums):
+        assert re.findall(r"<td>(20\d\d-\d\d-\d\d)</td>", part) == days
+    assert "more are in the JSON" not in html
 
 
 def test_the_command_writes_the_page_and_says_the_rest_as_ever(
@@ -271,6 +380,17 @@ def test_a_page_that_cannot_be_written_is_one_clear_line(
     assert (code, "there is no folder" in err) == (2, True)
     code, _, err = run(capsys, "report", store, "--html", f"{tmp_path}/{'x' * 300}.html")
     assert (code, "cannot be written" in err) == (1, True)
+
+
+def test_no_page_is_written_over_a_store(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    ledger, store = opened(tmp_path), str(tmp_path / "report.db")
+    log_request(ledger, "a", NOW, CENT)
+    ledger.close()
+    code, _, err = run(capsys, "report", store, "--html", store)
+    assert (code, "report.db is a database" in " ".join(err.split())) == (2, True)
+    assert json.loads(run(capsys, "report", store, "--json")[1])["realized_usd"] == 0.01
 
 
 def test_the_period_asked_for_is_the_page_s(

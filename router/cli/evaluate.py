@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.markup import escape
 
 from router.cli.options import ladder_callback
-from router.cli.output import emit, json_option, progress_console
+from router.cli.output import as_written, emit, json_option, progress_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -247,7 +248,7 @@ def _render(report: Mapping[str, Any], console: Console) -> None:
         how = f"model {report['model']}, nothing trained"
     console.print(
         f"[bold]{report['queries']:,} queries[/] ({report['questions']:,} different questions) of "
-        f"{report['outcomes']}, {how}, seed {report['seed']}"
+        f"{escape(report['outcomes'])}, {escape(how)}, seed {report['seed']}"
     )
     for reason, count in report["dropped"].items():
         if count:
@@ -266,11 +267,11 @@ def _render(report: Mapping[str, Any], console: Console) -> None:
         console.print()
         console.print(_decisions(report))
     for note in report["notes"]:
-        console.print(f"note: {note}")
+        console.print(f"note: {note}", markup=False)
     for name in ("decisions", "plot"):
         if name in report:
             where = report[name]["path"] if name == "decisions" else report[name]
-            console.print(f"{name}: [bold]{where}[/]")
+            console.print(f"{name}: [bold]{escape(where)}[/]")
 
 
 def _table(title: str, *headings: str) -> Table:
@@ -368,7 +369,7 @@ def _calibration(report: Mapping[str, Any]) -> Table:
     for tier, one in report["calibration"].items():
         table.add_row(
             tier,
-            report["ladder"][tier],
+            as_written(report["ladder"][tier]),
             f"{one['ece']:.3f}",
             f"{one['brier']:.3f}",
             _number(one["auc"], "{:.3f}"),

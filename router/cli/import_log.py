@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from router.cli.output import emit, json_option, progress_console
+from router.cli.output import as_written, emit, json_option, progress_console
 from router.errors import ImportFileError
 from router.ledger import open_ledger
 from router.ledger.url import store_url
@@ -110,22 +111,23 @@ def _render(tally: Tally, out: str, console: Console) -> None:
         console.print("No call of a chat model was found.")
     else:
         console.print(
-            f"[bold]{tally.calls:,}[/] requests in {out}: [bold]{tally.added:,}[/] added, "
-            f"{tally.already:,} already there; {tally.labels:,} labels added."
+            f"[bold]{tally.calls:,}[/] calls read: [bold]{tally.added:,}[/] added to {escape(out)},"
+            f" {tally.already:,} already there; {tally.labels:,} labels added."
         )
         data = tally.as_dict()
         console.print(
-            f"From {data['first']} to {data['last']}; {tally.failed:,} of them failed. Their known "
-            f"cost is {format_usd(tally.cost)}: reported for {tally.costs['reported']:,}, computed "
-            f"for {tally.costs['computed']:,}, unknown for {tally.costs['unknown']:,}."
+            f"From {data['first']} to {data['last']}; {tally.failed:,} of them failed. The known "
+            f"cost of those added is {format_usd(tally.cost)}: reported for "
+            f"{tally.costs['reported']:,}, computed for {tally.costs['computed']:,}, unknown for "
+            f"{tally.costs['unknown']:,}."
         )
     for title, counts in (("left out", tally.left_out), ("note", tally.notes)):
         for why, count in counts.most_common():
-            console.print(f"{title}: {count:,}, {why}", markup=False)
+            console.print(as_written(f"{title}: {count:,}, {why}"))
     if tally.bad:
         console.print(f"[yellow]{tally.bad:,} lines could not be read:[/]")
         for line in tally.listed:
-            console.print(f"  {line}", markup=False)
+            console.print(as_written(f"  {line}"))
         if tally.bad > len(tally.listed):
             console.print(f"  and {tally.bad - len(tally.listed):,} more")
     if tally.truncated:
@@ -141,7 +143,7 @@ def _table(missing: list[dict[str, Any]]) -> Table:
     table.add_column("requests", justify="right")
     table.add_column("what that means", overflow="fold")
     for each in missing:
-        table.add_row(each["what"], f"{each['count']:,}", each["means"])
+        table.add_row(each["what"], f"{each['count']:,}", as_written(each["means"]))
     return table
 
 

@@ -14,6 +14,8 @@ from router.errors import ConfigurationError
 if TYPE_CHECKING:
     from router.types import Tier
 
+_SQLITE = b"SQLite format 3\0"
+
 since_option = click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="First day (UTC).")
 until_option = click.option(
     "--until", type=click.DateTime(["%Y-%m-%d"]), help="Day after the last (UTC)."
@@ -56,9 +58,18 @@ def ladder_callback(ctx: click.Context, param: click.Parameter, value: str) -> M
 
 
 def check_page(html: Path) -> None:
-    """Wrong usage where a page could not be written, said before the work is done."""
+    """Wrong usage where a page could not be written, or would be written over a database, said
+    before the work is done."""
     if not html.parent.is_dir():
         raise click.BadParameter(f"there is no folder {html.parent}", param_hint="--html")
+    try:
+        with html.open("rb") as file:
+            begin = file.read(len(_SQLITE))
+    except OSError:  # mostly since it is not there yet; else writing says why
+        return
+    if begin == _SQLITE:
+        problem = f"{html} is a database, which a page would replace; name another file"
+        raise click.BadParameter(problem, param_hint="--html")
 
 
 def write_page(html: Path, text: str) -> None:

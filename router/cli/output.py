@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import click
 from rich.console import Console
+from rich.text import Text
 
 from router.errors import RouterError
+
+# What a terminal obeys instead of showing it, and what turns the direction of a whole line.
+_OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, and only JSON.")
 
@@ -19,7 +24,15 @@ def console() -> Console:
     """A console on standard output; rich leaves colour out where it is not a terminal, and there
     no line is folded to a terminal's width."""
     terminal = sys.stdout.isatty()
-    return Console(highlight=False, soft_wrap=not terminal, width=None if terminal else 200)
+    return Console(
+        highlight=False, emoji=False, soft_wrap=not terminal, width=None if terminal else 200
+    )
+
+
+def as_written(text: str) -> Text:
+    """Text that somebody else wrote, a tag or a model's name, as it is: none of it is markup, and
+    what a terminal would obey is shown as a mark."""
+    return Text(_OBEYED.sub("\N{REPLACEMENT CHARACTER}", text))
 
 
 def progress_console() -> Console:

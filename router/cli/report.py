@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,11 +15,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from router.cli.options import check_page, period, since_option, until_option, write_page
-from router.cli.output import console, emit, json_option
+from router.cli.output import as_written, console, emit, json_option
 from router.drift.watcher import all_alarms, open_alarms
 from router.ledger import open_ledger
 from router.ledger.url import store_url
-from router.log.savings import Line, Savings, notes, savings
+from router.log.savings import MOST_LINES, Line, Savings, notes, savings, shown_name
 from router.money import format_usd
 from router.policy import load_policy
 
@@ -124,7 +125,10 @@ def render(report: Savings, console: Console) -> None:
         ("tag", report.by_tag),
     ):
         if lines and (title != "day" or len(lines) > 1):
-            console.print(_table(title, lines))
+            shown = len(lines) if title == "day" else MOST_LINES
+            console.print(_table(title, dict(islice(lines.items(), shown))))
+            if len(lines) > shown:
+                console.print(f"[dim]{len(lines) - shown:,} {title}s that cost less: --json[/]")
     for note in notes(report):
         console.print(f"[dim]{escape(note)}[/]")
 
@@ -132,10 +136,14 @@ def render(report: Savings, console: Console) -> None:
 def _lead(report: Savings) -> Iterator[str]:
     """What was spent, and what was saved as far as it can be told."""
     total = report.total
-    spent = f"[bold]{format_usd(total.spent)}[/] spent on {total.requests:,} answered requests"
+    spent = (
+        f"[bold]{format_usd(total.known_spent)}[/] spent on {total.requests:,} answered requests"
+    )
     own = f"{format_usd(report.overhead)} that the router spent on calls of its own."
-    if total.requests and not total.comparable:
-        yield f"{spent}; of none of them both a baseline and the costs are known."
+    saved = report.known_net_saved
+    if saved is None:
+        why = "; of none of them both a baseline and the costs are known"
+        yield f"{spent}{why if total.requests else ''}."
         yield f"What was saved is not known; not in it are {own}"
         return
     of_them = "" if total.comparable == total.requests else f" for {total.comparable:,} of them"
@@ -143,9 +151,9 @@ def _lead(report: Savings) -> Iterator[str]:
         f"{spent}; always the baseline tier would have cost "
         f"[bold]{format_usd(total.baseline)}[/]{of_them}."
     )
-    share = "" if total.saved_share is None else f" ({total.saved_share:.1%})"
-    verb = "Saved" if report.net_saved >= 0 else "Lost"
-    yield f"{verb} [bold]{format_usd(abs(report.net_saved))}[/]{share}, net of {own}"
+    share = f" ({abs(saved) / total.baseline:.1%})" if total.baseline else ""
+    verb = "Saved" if saved >= 0 else "Lost"
+    yield f"{verb} [bold]{format_usd(abs(saved))}[/]{share}, net of {own}"
 
 
 def render_alarms(alarms: Sequence[tuple[str, Alarm]], console: Console) -> None:
@@ -173,16 +181,16 @@ def render_break_even(found: Sequence[BreakEven], console: Console) -> None:
 
 def _table(title: str, lines: dict[str, Line]) -> Table:
     table = Table(box=None, pad_edge=False)
-    table.add_column(title, style="bold")
+    table.add_column(title, style="bold", overflow="fold")
     for name in ("requests", "attempts", "spent", "baseline", "saved", "quality", "bill/quote"):
         table.add_column(name, justify="right")
     for key, line in lines.items():
         table.add_row(
-            escape(key),
+            as_written(shown_name(key)),
             f"{line.requests:,}",
             f"{line.attempts:,}",
-            format_usd(line.spent),
-            format_usd(line.baseline),
+            format_usd(line.known_spent),
+            format_usd(line.known_baseline),
             "-" if line.saved_share is None else f"{line.saved_share:.1%}",
             "-" if line.quality is None else f"{line.quality:.3f}",
             "-" if line.bill_over_quote is None else f"{line.bill_over_quote:.2f}",

@@ -318,6 +318,7 @@ def _repeated(reservation_id: str, amounts: Amounts, known: Known) -> Hold:
             known.state,
             f"it holds {known.amounts.usd} nano-USD and {known.amounts.tokens} tokens, not "
             f"{amounts.usd} and {amounts.tokens}",
+            held=known.amounts.usd if known.amounts.usd != amounts.usd else None,
         )
     if known.state != "open":
         raise ReservationError(

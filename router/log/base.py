@@ -78,6 +78,13 @@ class Log(Protocol):
         """Every ended wire attempt of the requests of the period, in the order of its number."""
         ...
 
+    def with_attempts(
+        self, since: float | None = None, until: float | None = None
+    ) -> Iterator[tuple[LoggedRequest, list[AttemptRow]]]:
+        """Every request of the period with its ended wire attempts. These are read after it, so an
+        answered request is never without the attempt that answered it."""
+        ...
+
     def volume(self, since: float, until: float, bin_seconds: int) -> dict[int, int]:
         """How many callers' requests came in each bin (unix seconds // `bin_seconds`); empty ones
         are left out."""
@@ -104,6 +111,10 @@ class Log(Protocol):
         Raises `InvalidRequest` for an unknown request, a score outside 0 to 1 or a rate that is
         none.
         """
+        ...
+
+    def label(self, request_id: str) -> Label | None:
+        """The label of a request that counts; None without one."""
         ...
 
     def labels(self) -> Iterator[Label]:

@@ -7,11 +7,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from router.errors import InvalidRequest
+from router.errors import InvalidRequest, LedgerCorrupt
 from router.ledger.url import load_postgres, scheme, sqlite_path
 from router.log.base import Label, Log, LoggedRequest, Memo
 from router.log.schema import HAS_TABLE, MEMO_TABLE
-from router.log.writer import JSON_COLUMNS, to_json
+from router.log.writer import JSON_COLUMNS, sound, to_json
 from router.types import AttemptRow
 
 if TYPE_CHECKING:
@@ -43,6 +43,10 @@ _WITH_LOOKS = _REQUESTS.replace(
     "/* looks */",
     ", (SELECT looks FROM look WHERE look.request_id = request.request_id) AS looks",
 )
+LABEL_OF = f"""
+SELECT request_id, score, source, time, rate FROM label WHERE request_id = :request_id
+ORDER BY {_MACHINE}, time DESC, id DESC LIMIT 1
+"""
 _LABELS = """
 SELECT id, request_id, score, source, time, rate FROM label WHERE id > :id ORDER BY id LIMIT :page
 """
@@ -54,6 +58,12 @@ FROM (SELECT id, request_id, time FROM request
       ORDER BY time, id LIMIT :page) AS page
 LEFT JOIN attempt ON attempt.request_id = page.request_id
 ORDER BY page.time, page.id, attempt.number
+"""
+_ATTEMPTS_OF_PAGE = """
+SELECT attempt.* FROM request JOIN attempt ON attempt.request_id = request.request_id
+WHERE (request.time, request.id) >= (:time_low, :id_low)
+  AND (request.time, request.id) <= (:time_high, :id_high)
+ORDER BY request.time, request.id, attempt.number
 """
 _VOLUME = """
 SELECT {bin} AS bin, count(*) AS requests FROM request
@@ -90,7 +100,9 @@ def open_log(url: str) -> Log:
     return SqliteLog(database, owned=True)
 
 
-class _Closable(Protocol):
+class _Database(Protocol):
+    name: str
+
     def close(self) -> None: ...
 
 
@@ -105,28 +117,43 @@ class PagedLog(ABC):
 
     _bin: str
 
-    def __init__(self, database: _Closable, *, owned: bool):
+    def __init__(self, database: _Database, *, owned: bool):
         self._database, self._owned = database, owned
 
     def requests(
         self, since: float | None = None, until: float | None = None
     ) -> Iterator[LoggedRequest]:
-        query = _WITH_LOOKS if self._has("look") else _REQUESTS
-        for rows in self._pages(query, since, until):
+        for rows in self._pages(self._requests, since, until):
             for row in rows:
-                values = _values(row)
-                del values["id"]
-                yield LoggedRequest(**values)
+                yield self._request(row)
 
     def attempts(
         self, since: float | None = None, until: float | None = None
     ) -> Iterator[AttemptRow]:
         for rows in self._pages(_ATTEMPTS, since, until):
             for row in rows:
-                values = _values(row)
+                values = self._values(row)
                 if values["number"] is not None:  # a request without attempts
                     del values["_time"], values["_id"]
                     yield AttemptRow(**values)
+
+    def with_attempts(
+        self, since: float | None = None, until: float | None = None
+    ) -> Iterator[tuple[LoggedRequest, list[AttemptRow]]]:
+        for rows in self._pages(self._requests, since, until):
+            first, last = rows[0], rows[-1]
+            own: dict[str, list[AttemptRow]] = {row["request_id"]: [] for row in rows}
+            place = {
+                "time_low": float(first["time"]),
+                "id_low": first["id"],
+                "time_high": float(last["time"]),
+                "id_high": last["id"],
+            }
+            for row in self._page(_ATTEMPTS_OF_PAGE, place):
+                if row["request_id"] in own:  # else its request has come since
+                    own[row["request_id"]].append(AttemptRow(**self._values(row)))
+            for row in rows:
+                yield self._request(row), own[row["request_id"]]
 
     def volume(self, since: float, until: float, bin_seconds: int) -> dict[int, int]:
         place = {"since": float(since), "until": float(until), "bin": bin_seconds}
@@ -174,6 +201,9 @@ class PagedLog(ABC):
             self._database.close()
 
     @abstractmethod
+    def label(self, request_id: str) -> Label | None: ...
+
+    @abstractmethod
     def memos(self, prefix: str) -> dict[str, Memo]: ...
 
     @abstractmethod
@@ -190,6 +220,33 @@ class PagedLog(ABC):
     @abstractmethod
     def _put(self, label: Label) -> bool:
         """Write a label; False for a request that is not in the log."""
+
+    def _request(self, row: Mapping[str, Any]) -> LoggedRequest:
+        values = self._values(row)
+        del values["id"]
+        return LoggedRequest(**values)
+
+    def _values(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """A row's columns by name, with JSON text read back."""
+        values = dict(row)
+        for name in JSON_COLUMNS & values.keys():
+            if values[name] is not None:
+                try:
+                    values[name] = json.loads(sound(values[name]))
+                except ValueError as error:
+                    request = f"request {values['request_id']!r}"
+                    raise LedgerCorrupt(
+                        self._database.name, f"{name} of {request} in its log is not JSON: {error}"
+                    ) from None
+        if "tags" in values:
+            values["tags"] = tuple(values["tags"])
+            values["decision"] = tuple(values["decision"])
+            values["stream"] = bool(values["stream"])
+        return values
+
+    @property
+    def _requests(self) -> str:
+        return _WITH_LOOKS if self._has("look") else _REQUESTS
 
     def _pages(
         self, query: str, since: float | None, until: float | None
@@ -230,6 +287,11 @@ class SqliteLog(PagedLog):
             )
             return done.rowcount == 1
 
+    def label(self, request_id: str) -> Label | None:
+        with self._database.read() as connection:
+            row = connection.execute(LABEL_OF, {"request_id": request_id}).fetchone()
+            return None if row is None else Label(*row)
+
     def _has(self, table: str) -> bool:
         with self._database.read() as connection:
             return connection.execute(HAS_TABLE, (table,)).fetchone() is not None
@@ -261,16 +323,3 @@ class SqliteLog(PagedLog):
                     (text, name, version),
                 )
             return done.rowcount == 1
-
-
-def _values(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row's columns by name, with JSON text read back."""
-    values = dict(row)
-    for name in JSON_COLUMNS & values.keys():
-        if values[name] is not None:
-            values[name] = json.loads(values[name])
-    if "tags" in values:
-        values["tags"] = tuple(values["tags"])
-        values["decision"] = tuple(values["decision"])
-        values["stream"] = bool(values["stream"])
-    return values

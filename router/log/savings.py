@@ -9,11 +9,9 @@ cost is not known is not compared: it counts as spent, and in no saving.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import islice
 from typing import Any, cast
 
 from router.log.base import Log, LoggedRequest
@@ -22,8 +20,8 @@ from router.money import NANO_PER_USD, format_usd
 from router.policy.arms import arm_named
 from router.types import TIERS, AttemptRow, Tier
 
+MOST_LINES = 50  # rows of a table, where there may be one for each user; the JSON has all of them
 _BILLED = ("computed", "reported")  # costs that rest on what a provider said
-_PAGE = 1000  # requests
 UNACCOUNTED = "sent while the ledger was away"  # how the note of such an attempt begins
 
 
@@ -37,6 +35,7 @@ class Line:
 
     requests: int = 0  # that got an answer, or began to
     attempts: int = 0  # on the wire
+    unpriced: int = 0  # of `attempts`, those without a known price, which are in no sum
     spent: int = 0
     comparable: int = 0  # of `requests`, those whose baseline and costs are all known
     compared: int = 0  # of `spent`, what these and requests without an answer cost
@@ -46,6 +45,16 @@ class Line:
     predicted: int = 0  # expected cost of the accepted answers, as quoted before the call
     billed: int = 0  # their real cost
     judged: LabelSums = field(default_factory=LabelSums)
+
+    @property
+    def known_spent(self) -> int | None:
+        """What was spent as far as it is known; None where no attempt has a known price."""
+        return None if self.attempts and self.unpriced == self.attempts else self.spent
+
+    @property
+    def known_baseline(self) -> int | None:
+        """The baseline; None where of no answer both it and the costs are known."""
+        return None if self.requests and not self.comparable else self.baseline
 
     @property
     def saved(self) -> int:
@@ -65,11 +74,12 @@ class Line:
         return {
             "requests": self.requests,
             "attempts": self.attempts,
-            "realized_usd": self.spent / NANO_PER_USD,
+            "unpriced_attempts": self.unpriced,
+            "realized_usd": _usd(self.known_spent),
             "comparable_requests": self.comparable,
             "compared_usd": self.compared / NANO_PER_USD,
-            "baseline_usd": self.baseline / NANO_PER_USD,
-            "savings_usd": self.saved / NANO_PER_USD,
+            "baseline_usd": _usd(self.known_baseline),
+            "savings_usd": None if self.known_baseline is None else _usd(self.saved),
             "savings_pct": None if self.saved_share is None else round(100 * self.saved_share, 2),
             "quality": self.quality,
             "labels": self.labels,
@@ -112,10 +122,16 @@ class Savings:
         return self.total.saved - self.overhead
 
     @property
+    def known_net_saved(self) -> int | None:
+        """The same, None where what was spent or the baseline is not known."""
+        known = self.total.known_spent is not None and self.total.known_baseline is not None
+        return self.net_saved if known else None
+
+    @property
     def per_answer(self) -> float | None:
         """Nano-USD of an accepted answer, with all that led to it; None where there is none, or a
         cost is unknown."""
-        known = self.total.requests and not self.unknown_cost
+        known = self.total.requests and not self.total.unpriced
         return self.total.spent / self.total.requests if known else None
 
     @property
@@ -128,8 +144,10 @@ class Savings:
         _add(self, request, attempts)
 
     def finished(self) -> Savings:
-        """Itself, with the tiers in their order, and labels weighed."""
-        self.by_tier = {tier: self.by_tier[tier] for tier in TIERS if tier in self.by_tier}
+        """Itself, with the tiers in their order, the dearest models and tags first, and labels
+        weighed."""
+        self.by_tier = {tier: self.by_tier[tier] for tier in tier_names(self.by_tier)}
+        self.by_model, self.by_tag = _dearest_first(self.by_model), _dearest_first(self.by_tag)
         self.label_weights = self.total.judged.weights(self.answers)
         tables = (self.by_tier, self.by_model, self.by_day, self.by_tag)
         for line in (self.total, *(line for table in tables for line in table.values())):
@@ -143,10 +161,10 @@ class Savings:
             **self.total.as_dict(),
             "per_answer_usd": _usd(self.per_answer),
             "per_good_answer_usd": _usd(self.per_good_answer),
-            "realized_nano": self.total.spent,
-            "baseline_nano": self.total.baseline,
+            "realized_nano": self.total.known_spent,
+            "baseline_nano": self.total.known_baseline,
             "overhead_usd": self.overhead / NANO_PER_USD,
-            "net_savings_usd": self.net_saved / NANO_PER_USD,
+            "net_savings_usd": _usd(self.known_net_saved),
             "no_answer_usd": self.wasted / NANO_PER_USD,
             "failed": self.failed,
             "refused": self.refused,
@@ -163,6 +181,21 @@ class Savings:
         }
 
 
+def tier_names(tiers: Iterable[str]) -> list[str]:
+    """Tiers in their order; others, which a log may hold, behind them."""
+    found = set(tiers)
+    return [*(tier for tier in TIERS if tier in found), *sorted(found.difference(TIERS))]
+
+
+def _dearest_first(lines: Mapping[str, Line]) -> dict[str, Line]:
+    return dict(sorted(lines.items(), key=lambda item: (-item[1].spent, item[0])))
+
+
+def shown_name(name: str) -> str:
+    """A name for people; calls that were imported without a policy, say, have no tier."""
+    return name or "(none)"
+
+
 def per_good(per_answer: float | None, quality: float | None) -> float | None:
     """What a good answer costs where one of any kind costs `per_answer` and `quality` of them are
     good; None where either is unknown, or none is good."""
@@ -176,28 +209,9 @@ def _usd(nano: float | None) -> float | None:
 def savings(log: Log, since: float | None = None, until: float | None = None) -> Savings:
     """Sum up a log. `since` and `until` bound the requests' times, unix seconds; days are UTC."""
     report = Savings()
-    for request, attempts in joined(log, since, until):
+    for request, attempts in log.with_attempts(since, until):
         report.add(request, attempts)
     return report.finished()
-
-
-def joined(
-    log: Log, since: float | None = None, until: float | None = None
-) -> Iterator[tuple[LoggedRequest, list[AttemptRow]]]:
-    """Each request of a period with its ended wire attempts, holding one page of them at a time.
-
-    The attempts are read after their requests, so an answered request is never without the attempt
-    that answered it.
-    """
-    requests = log.requests(since, until)
-    while page := list(islice(requests, _PAGE)):
-        attempts: dict[str, list[AttemptRow]] = {request.request_id: [] for request in page}
-        for attempt in log.attempts(page[0].time, math.nextafter(page[-1].time, math.inf)):
-            # Others asked at the very same moment belong to the page before or after.
-            if attempt.request_id in attempts:
-                attempts[attempt.request_id].append(attempt)
-        for request in page:
-            yield request, attempts[request.request_id]
 
 
 def notes(report: Savings) -> list[str]:
@@ -294,6 +308,7 @@ def _add(report: Savings, request: LoggedRequest, attempts: list[AttemptRow]) ->
         report.assumed += attempt.cost_source in ("assumed", "expired")
         if attempt.cost is None:
             report.unknown_cost += 1
+            _count(lines, unpriced=1)
             continue
         _count(lines, spent=attempt.cost, compared=0 if baseline is None else attempt.cost)
         if attempt.number not in bought:

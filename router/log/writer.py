@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import fields
@@ -102,11 +103,26 @@ def write_end(connection: sqlite3.Connection, request_id: str, end: RequestEnd, 
 
 
 def to_json(value: object) -> str:
-    """JSON text of anything: what JSON cannot say becomes null (NaN, infinities) or its `str`."""
+    """JSON text of anything: what JSON cannot say becomes null (NaN, infinities) or its `str`, and
+    what UTF-8 cannot hold "?"."""
     try:
-        return _encode(value)
+        return sound(_encode(value))
     except (TypeError, ValueError, RecursionError):
-        return _encode(_plain(value, depth=16))
+        return sound(_encode(_plain(value, depth=16)))
+
+
+def sound(text: str) -> str:
+    """JSON text with "?" for each escape of a lone surrogate, such as half an emoji that was cut:
+    whoever read it could not write it anywhere."""
+    if "\\ud" not in text:
+        return text
+    return _ESCAPE.sub(lambda found: "?" if found[1] else found[0], text)
+
+
+# A pair, a surrogate alone, or any other escape: so that an escaped backslash is none of them.
+_ESCAPE = re.compile(
+    r"\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}|(\\ud[89a-f][0-9a-f]{2})|\\.", re.IGNORECASE
+)
 
 
 # What contains itself is found by its depth, at less cost than by remembering what was seen.

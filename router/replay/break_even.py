@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from router.types import AttemptRow
 
 DAY = 86_400
+_MINUTES = 1440  # that are held of a model
 USUAL_MIX = (3, 1)  # prompt and answer tokens, where nothing is logged
 
 
@@ -41,22 +42,22 @@ class TokenCounts:
     def __init__(self) -> None:
         self.by_model: dict[str, list[int]] = {}
         self.busiest_minute: dict[str, int] = {}
-        self._minute: dict[str, tuple[int, int]] = {}  # the latest, and what was written in it
+        self._minutes: dict[str, dict[int, int]] = {}  # what was written in the latest ones
 
     def add(self, attempt: AttemptRow) -> None:
-        """Count an attempt whose tokens are known; attempts come in the order of their times."""
+        """Count an attempt whose tokens are known. Attempts come in the order of their requests'
+        times: one that was retried or put off, after others of a later minute."""
         if attempt.input_tokens is None or attempt.output_tokens is None:
             return
         found = self.by_model.setdefault(attempt.model, [0, 0])
         found[0] += attempt.input_tokens
         found[1] += attempt.output_tokens
-        minute, written = self._minute.get(attempt.model, (0, 0))
-        if minute != attempt.time // 60:
-            minute, written = int(attempt.time // 60), 0
-        written += attempt.output_tokens
-        self._minute[attempt.model] = minute, written
+        minutes, minute = self._minutes.setdefault(attempt.model, {}), int(attempt.time // 60)
+        minutes[minute] = minutes.get(minute, 0) + attempt.output_tokens
         most = self.busiest_minute.get(attempt.model, 0)
-        self.busiest_minute[attempt.model] = max(most, written)
+        self.busiest_minute[attempt.model] = max(most, minutes[minute])
+        if len(minutes) > _MINUTES:
+            del minutes[min(minutes)]
 
     def mix(self) -> tuple[int, int]:
         """Prompt and answer tokens of all models, (0, 0) where nothing is known."""

@@ -50,6 +50,7 @@ def draw(report: Mapping[str, Any], path: str | Path) -> None:
         "xtick.color": _MUTED,
         "ytick.color": _MUTED,
         "svg.hashsalt": "tiered-router",
+        "text.parse_math": False,  # a file's name may have dollars in it
     }
     with matplotlib.rc_context(style):
         figure, panels = pyplot.subplots(

@@ -66,7 +66,7 @@ def changes(
     for policy, kept in alarms:
         for alarm, end in _closed(kept):
             accepted = float(end["time"])
-            if period is None or accepted < period.first or alarm.raised > period.last:
+            if period is None or accepted < period.first or alarm.raised > period.end:
                 continue
             found.append(_change(policy, alarm, followed, accepted, end["by"], end["note"]))
         found += [_change(policy, alarm, followed) for alarm in kept.open]

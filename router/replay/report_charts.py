@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from router.log.savings import shown_name, tier_names
 from router.money import NANO_PER_USD, format_usd
 from router.replay.drawing import (
     Frame,
@@ -73,24 +74,22 @@ def tier_mix(bins: Sequence[Bin], period: Period) -> str:
             share = each.tiers[tier] / each.requests
             y, bottom = frame.y(base + share), frame.y(base)
             when = full_moment(each.start, period.bin_seconds)
-            note = f"{when}, {tier}: {each.tiers[tier]:,} of {each.requests:,}"
+            note = f"{when}, {shown_name(tier)}: {each.tiers[tier]:,} of {each.requests:,}"
             frame.rect(x, y, width, max(0.5, bottom - y - 0.6), fill_of(tier), note)
             base += share
-    total = {name: sum(each.tiers.get(name, 0) for each in bins) for name in all_tiers(bins)}
+    total = [
+        f"{shown_name(name)} {sum(each.tiers.get(name, 0) for each in bins):,}"
+        for name in all_tiers(bins)
+    ]
     return frame.svg(
         f"Share of the answered requests that each tier answered, by {period.unit}",
-        "In all: " + ", ".join(f"{name} {count:,}" for name, count in total.items()) + ".",
+        f"In all: {', '.join(total)}.",
     )
-
-
-def tier_names(tiers: Sequence[str] | dict[str, int]) -> list[str]:
-    """Tiers in their order; others, which a log may hold, behind them."""
-    return [*(tier for tier in TIERS if tier in tiers), *sorted(set(tiers) - set(TIERS))]
 
 
 def all_tiers(bins: Sequence[Bin]) -> list[str]:
     """The tiers that answered in any bin."""
-    return tier_names(sorted({name for each in bins for name in each.tiers}))
+    return tier_names(name for each in bins for name in each.tiers)
 
 
 def fill_of(tier: str) -> str:

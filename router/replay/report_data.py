@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from router.log.base import Log, LoggedRequest
-from router.log.savings import Line, Savings, arm_of, baseline_of, joined, notes, per_good
+from router.log.savings import Line, Savings, arm_of, baseline_of, notes, per_good
 from router.money import NANO_PER_USD
 from router.prices import load_book
 from router.replay.break_even import BreakEven, TokenCounts, break_evens
@@ -130,22 +130,17 @@ class ReportData:
     @property
     def spent(self) -> int | None:
         """Nano-USD; None where no attempt has a known price."""
-        total = self.savings.total
-        unknown = total.attempts and self.savings.unknown_cost >= total.attempts
-        return None if unknown else total.spent
+        return self.savings.total.known_spent
 
     @property
     def baseline(self) -> int | None:
         """Nano-USD; None where no answer has both a known baseline and known costs."""
-        total = self.savings.total
-        return None if total.requests and not total.comparable else total.baseline
+        return self.savings.total.known_baseline
 
     @property
     def net_saved(self) -> int | None:
         """Nano-USD saved, less what the router spent itself; None where a side is unknown."""
-        if self.spent is None or self.baseline is None:
-            return None
-        return self.savings.net_saved
+        return self.savings.known_net_saved
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON: the savings as ever, and a key for each further part."""
@@ -205,7 +200,7 @@ def report_data(
     """
     period = period_of(log, since, until)
     reader = _Reader(period, seed)
-    for request, attempts in joined(log, since, until):
+    for request, attempts in log.with_attempts(since, until):
         reader.add(request, attempts)
     savings, bins = reader.savings.finished(), reader.filled_bins()
     return ReportData(
@@ -221,7 +216,7 @@ def report_data(
         failures=reader.sorted_failures(),
         notes=tuple(notes(savings)),
         break_even=break_evens(
-            policies, load_book(), now, reader.tokens, period.last - period.first if period else 0.0
+            policies, load_book(), now, reader.tokens, period.end - period.first if period else 0.0
         )
         if policies
         else (),

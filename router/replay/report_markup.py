@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-MOST_LINES = 50  # rows of a table; the JSON has all of them
+from router.log.savings import MOST_LINES
 
 
 class Markup(str):
@@ -40,9 +40,11 @@ def behind(shown: str) -> str:
     return f"<details><summary>The figures as a table</summary>{shown}</details>"
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; columns that begin with # hold numbers. Cells are escaped but for `Markup`."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, whole: bool = False) -> str:
+    """A table; columns that begin with # hold numbers. Cells are escaped but for `Markup`. Rows
+    beyond `MOST_LINES` are only counted, unless it is `whole`."""
     every = list(rows)
+    most = len(every) if whole else MOST_LINES
     kinds = [' class="number"' if name.startswith("#") else "" for name in columns]
     head = "".join(
         f'<th scope="col"{kind}>{escape(name.removeprefix("#"))}</th>'
@@ -55,9 +57,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
             for cell, kind in zip(row, kinds, strict=True)
         )
         + "</tr>"
-        for row in every[:MOST_LINES]
+        for row in every[:most]
     )
-    more = len(every) - MOST_LINES
+    more = len(every) - most
     caption = f"<caption>{more:,} more are in the JSON.</caption>" if more > 0 else ""
     return (
         f'<div class="wide"><table>{caption}<thead><tr>{head}</tr></thead>'

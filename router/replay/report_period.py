@@ -17,13 +17,18 @@ _FROM, _TO = 0.0, 1e12  # what a ledger takes for a time
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """From the first to the last request, unix seconds, to the second; bins begin in UTC."""
+    """From the second of the first request to that of the last, unix seconds; bins begin in UTC."""
 
     first: float
     last: float
     middle: float  # the halves that movers are told by meet here
     bin_seconds: int
     unit: str
+
+    @property
+    def end(self) -> float:
+        """When the last second is over."""
+        return self.last + 1
 
     def bin_start(self, time: float) -> float:
         """When the bin of a time begins."""
@@ -57,7 +62,7 @@ def period_of(log: Log, since: float | None, until: float | None) -> Period | No
         )
     assert first is not None
     assert last is not None
-    return make_period(first[0], last[1] if last[1] < high else last[0])
+    return make_period(first[0], last[0])
 
 
 def make_period(first: float, last: float) -> Period:
@@ -66,4 +71,4 @@ def make_period(first: float, last: float) -> Period:
     weeks = max(2, math.ceil((last - first) / _WEEK / _MOST_BINS))
     units = (*UNITS, (weeks * _WEEK, f"{weeks} weeks"))
     unit = next((unit for unit in units if (last - first) / unit[0] <= _MOST_BINS), units[-1])
-    return Period(first, last, (first + last) / 2, *unit)
+    return Period(first, last, (first + last + 1) / 2, *unit)

@@ -8,7 +8,7 @@ from html import escape
 
 from router.drift.record import moment
 from router.ledger.wording import amount_text, limit_text
-from router.log.savings import Line
+from router.log.savings import Line, shown_name
 from router.money import format_usd
 from router.replay.drawing import bar, key
 from router.replay.report_budgets import BudgetPace
@@ -114,12 +114,12 @@ def _time(data: ReportData) -> Iterator[str]:
         caption = "Spend counts retries and failures; the baseline counts answers of known cost."
         body = legend + figure(over_time(bins, data.period), caption)
     columns = ("from", "#answered", "#spent", "#baseline", "#saved", "#without a price")
-    yield section("Spend over time", body + behind(table(columns, rows)))
+    yield section("Spend over time", body + behind(table(columns, rows, whole=True)))
 
     tiers = all_tiers(bins)
     if not tiers:
         return
-    body = key(*((fill_of(tier), tier) for tier in tiers)) + figure(
+    body = key(*((fill_of(tier), shown_name(tier)) for tier in tiers)) + figure(
         tier_mix(bins, data.period), "Which tier gave the answers that were accepted."
     )
     rows = [
@@ -129,7 +129,7 @@ def _time(data: ReportData) -> Iterator[str]:
         )
         for each in bins
     ]
-    shown = table(("from", *(f"#{tier}" for tier in tiers)), rows)
+    shown = table(("from", *(f"#{shown_name(tier)}" for tier in tiers)), rows, whole=True)
     yield section("Tier mix over time", body + behind(shown))
 
 
@@ -147,11 +147,13 @@ def _prices(data: ReportData) -> str:
 
     def row(price: Price) -> tuple[str, ...]:
         share = (price.per_answer or 0.0) / dearest if dearest else 0.0
-        kind = fill_of(price.name) if price.kind == "tier" else "was-spent"
+        tier = price.kind == "tier"
+        kind = fill_of(price.name) if tier else "was-spent"
+        line = (data.savings.by_tier if tier else data.savings.by_model)[price.name]
         cells: tuple[str, ...] = (
-            price.name,
+            shown_name(price.name),
             f"{price.answers:,}",
-            _usd(price.spent if price.priced or price.spent else None),
+            format_usd(line.known_spent),
             _usd(price.per_answer),
             "" if price.per_answer is None else Markup(bar(share, kind)),
         )
@@ -164,6 +166,8 @@ def _prices(data: ReportData) -> str:
         '<p class="soft">All that was paid to a tier or model, failed attempts and answers not '
         "taken included, over the answers of it that were accepted."
     )
+    if data.savings.unknown_cost:
+        body += " Attempts without a known price are left out, and the answers that they gave."
     body += (
         " Per good answer: over the share that labels call good, each weighed by how many answers "
         "it stands for.</p>"
@@ -263,7 +267,7 @@ def _movers(data: ReportData) -> str:
         most = max((abs(mover.change) for mover in data.movers if mover.kind == kind), default=0)
         rows = [
             (
-                mover.name,
+                shown_name(mover.name),
                 format_usd(mover.before),
                 format_usd(mover.after),
                 f"{'+' if mover.change > 0 else ''}{format_usd(mover.change)}",
@@ -340,11 +344,11 @@ def _lines(data: ReportData) -> str:
         ("day", data.savings.by_day),
         ("tag", data.savings.by_tag),
     ):
-        rows = [_line(name, line) for name, line in lines.items()]
+        rows = [_line(shown_name(name), line) for name, line in lines.items()]
         columns = (title, "#requests", "#attempts", "#spent", "#baseline", "#saved", "#quality",
                    "#bill/quote")  # fmt: skip
         if rows:
-            body += table(columns, rows)
+            body += table(columns, rows, whole=title == "day")
     return section("All sums", behind(body), on_paper=False) if body else ""
 
 
@@ -353,8 +357,8 @@ def _line(name: str, line: Line) -> tuple[str, ...]:
         name,
         f"{line.requests:,}",
         f"{line.attempts:,}",
-        format_usd(line.spent),
-        format_usd(line.baseline),
+        format_usd(line.known_spent),
+        format_usd(line.known_baseline),
         share_text(line.saved_share),
         share_text(line.quality),
         "–" if line.bill_over_quote is None else f"{line.bill_over_quote:.2f}",

@@ -9,7 +9,7 @@ from typing import Any
 from router.ledger.postgres.database import Database
 from router.ledger.postgres.steps import LOCKS
 from router.log.base import Label, Memo
-from router.log.reader import PagedLog
+from router.log.reader import LABEL_OF, PagedLog
 from router.log.schema import LOOK_TABLE, MEMO_TABLE
 from router.log.writer import to_json
 
@@ -39,6 +39,11 @@ class PostgresLog(PagedLog):
             *(label.request_id, label.score, label.source, label.time, label.rate),
         )
         return known
+
+    def label(self, request_id: str) -> Label | None:
+        query = LABEL_OF.replace(":request_id", "$1")
+        row = self._database.call(f"SELECT to_json(found) FROM ({query}) AS found", request_id)
+        return None if row is None else Label(**_floats(row))
 
     def memos(self, prefix: str) -> dict[str, Memo]:
         if not self._has("memo"):

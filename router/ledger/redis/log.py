@@ -31,6 +31,12 @@ class DrainedLog:
         self._drain()
         return self._log.attempts(since, until)
 
+    def with_attempts(
+        self, since: float | None = None, until: float | None = None
+    ) -> Iterator[tuple[LoggedRequest, list[AttemptRow]]]:
+        self._drain()
+        return self._log.with_attempts(since, until)
+
     def volume(self, since: float, until: float, bin_seconds: int) -> dict[int, int]:
         self._drain()
         return self._log.volume(since, until, bin_seconds)
@@ -52,6 +58,10 @@ class DrainedLog:
     ) -> None:
         self._drain()
         self._log.feedback(request_id, score, source, now=now, rate=rate)
+
+    def label(self, request_id: str) -> Label | None:
+        self._drain()
+        return self._log.label(request_id)
 
     def labels(self) -> Iterator[Label]:
         self._drain()

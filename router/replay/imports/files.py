@@ -1,8 +1,9 @@
 """Rows of any file that logs are exported to, one at a time: a file of millions fits no memory.
 
-What a file is shows in its first bytes: gzip, SQLite, JSON (lines, an array, or one document), a
-dump of PostgreSQL, else CSV. A row that cannot be read is yielded as the error that says so. After
-most of these the next row can be read; where it cannot, the error is the last thing yielded.
+What a file is shows in its name, if that ends in .jsonl, or in its first bytes: gzip, SQLite, JSON
+(lines, an array, or one document), a dump of PostgreSQL, else CSV. A row that cannot be read is
+yielded as the error that says so. After most of these the next row can be read; where it cannot,
+the error is the last thing yielded.
 """
 
 from __future__ import annotations
@@ -29,6 +30,12 @@ Rows: TypeAlias = Iterator[Row | ImportFileError]
 Lists: TypeAlias = Sequence[tuple[str, ...]]
 
 _SQLITE, _GZIP = b"SQLite format 3\0", b"\x1f\x8b"
+_OTHERS = {
+    b"\xff\xfe": ("UTF-16 text", "save it as UTF-8"),
+    b"\xfe\xff": ("UTF-16 text", "save it as UTF-8"),
+    b"PK\x03\x04": ("a zip archive or a spreadsheet", "unpack it, or save it as CSV"),
+    b"PAR1": ("a Parquet file", "write its rows as lines of JSON"),
+}
 _MARK = b"\xef\xbb\xbf"  # some programs write it at the beginning of UTF-8
 _AGAIN = "export it again, or import what is whole with --skip-bad"
 _LARGEST_DOCUMENT = 1 << 30  # bytes of one JSON document, which has to be read as a whole
@@ -56,6 +63,9 @@ def rows(path: Path, *, lists: Lists = (), table: str = "", zone: Any = None) ->
                 raise ImportFileError(name, None, "", "is a database, which this format is not")
             yield from _table(path, table, zone)
             return
+        other = next((what for begin, what in _OTHERS.items() if head.startswith(begin)), None)
+        if other is not None:
+            raise ImportFileError(name, None, "", f"is {other[0]}", todo=other[1])
         with _opened(path) as stream:
             yield from _text_rows(name, path, head, stream, lists, table, zone)
     except (EOFError, zlib.error, gzip.BadGzipFile):
@@ -135,19 +145,16 @@ def _text_rows(
     if not begin:
         return iter(())
     suffixes = [each.lower() for each in path.suffixes if each.lower() != ".gz"]
-    if begin.startswith(b"[") and not _is_lines(suffixes):
+    if suffixes and suffixes[-1] in (".jsonl", ".ndjson"):  # whatever its first line is
+        return _lines(name, stream, lists, zone)
+    if begin.startswith(b"["):
         return _array(name, stream, zone)
-    if begin.startswith((b"{", b"[")):
-        if _is_lines(suffixes) or _is_json(_first_line(stream)):
-            return _lines(name, stream, lists, zone)
-        return _document(name, stream, lists, zone)
+    if begin.startswith(b"{"):
+        read = _lines if _is_json(_first_line(stream)) else _document
+        return read(name, stream, lists, zone)
     if table and (b"PostgreSQL database dump" in head or b"FROM stdin;" in head):
         return _dump(name, stream, table, zone)
     return _csv(name, stream, zone)
-
-
-def _is_lines(suffixes: Sequence[str]) -> bool:
-    return bool(suffixes) and suffixes[-1] in (".jsonl", ".ndjson")
 
 
 def _first_line(stream: IO[bytes]) -> bytes:

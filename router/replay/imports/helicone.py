@@ -1,13 +1,15 @@
 """Helicone's exports of requests: lines of JSON, JSON or CSV, from its export tool or interface.
 
 Bodies are there where they were asked for (`--include-body`). A rating becomes a label (good 1, bad
-0), or the score that is named, where it is from 0 to 1.
+0), or the score that is named, where it is from 0 to 1. Helicone counts tokens of the cache beside
+the prompt's, and reasoning beside the answer's.
 """
 
 from __future__ import annotations
 
 from datetime import UTC
 from functools import partial
+from typing import Any
 
 from router.replay.imports.chat import answer_of, messages_of, params_of, stops_short, usage_of
 from router.replay.imports.files import each, rows
@@ -56,12 +58,7 @@ def _call(wanted: str | None, row: Row) -> Found:
     if model is None:
         return LeftOut("a request without a model")
     start = row.needed_time("request_created_at")
-    usage = usage_of(
-        row.count("prompt_tokens"),
-        row.count("completion_tokens"),
-        cached=row.count("prompt_cache_read_tokens"),
-        written=row.count("prompt_cache_write_tokens"),
-    )
+    usage = _usage(row)
     costs = [row.money(name) for name in ("cost_usd", "costUSD", "cost")]
     cost = next((amount for amount in costs if amount is not None), None)
     free = cost == 0 and usage is not None
@@ -84,6 +81,19 @@ def _call(wanted: str | None, row: Row) -> Found:
         scopes={"user": user} if (user := row.text("request_user_id")) else {},
         stream=body.values.get("stream") is True,
         notes=(*note, *((ZERO_COST,) if free else ())),
+    )
+
+
+def _usage(row: Row) -> dict[str, Any] | None:
+    prompt, answer = row.count("prompt_tokens"), row.count("completion_tokens")
+    cached, written = (row.count(f"prompt_cache_{what}_tokens") or 0 for what in ("read", "write"))
+    reasoning = row.count("reasoning_tokens") or 0
+    return usage_of(
+        None if prompt is None else prompt + cached + written,
+        None if answer is None else answer + reasoning,
+        cached=cached,
+        written=written,
+        reasoning=reasoning,
     )
 
 

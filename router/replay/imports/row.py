@@ -14,6 +14,7 @@ from router.errors import ImportFileError
 from router.money import MAX_NANO, NANO_PER_USD
 
 _LARGEST = 10**9  # no call has a billion tokens
+_EARLIEST = 946_684_800.0  # 2000-01-01, unix seconds: what is before is of another unit
 _LATEST = 4_102_444_800.0  # 2100-01-01, unix seconds
 _LONGEST_CALL = 30 * 86_400.0  # seconds
 _SHOWN = 60  # characters of a value that an error repeats
@@ -57,7 +58,7 @@ class Row:
         value = self.values[field]
         if isinstance(value, bool | Mapping | list):
             raise self.problem(field, "must be text")
-        return str(value).encode("utf-8", "replace").decode().replace("\0", "?")
+        return _storable(value)
 
     def required(self, field: str, todo: str = "export the log with this column") -> str:
         """Text that must be there."""
@@ -177,7 +178,7 @@ class Row:
             return ()
         if not isinstance(value, list):
             value = [value]
-        return tuple(str(each) for each in value if each is not None and str(each).strip())
+        return tuple(_storable(each) for each in value if each is not None and str(each).strip())
 
     def _number(self, field: str) -> Decimal | None:
         if not self.has(field):
@@ -197,9 +198,9 @@ class Row:
         return number
 
     def _plausible(self, field: str, seconds: float) -> float:
-        if not math.isfinite(seconds) or not 0 < seconds < _LATEST:
+        if not math.isfinite(seconds) or not _EARLIEST <= seconds < _LATEST:
             raise self.problem(
-                field, "is not a time from 1970 to 2100", "mind the unit: seconds, not milliseconds"
+                field, "is not a time from 2000 to 2100", "mind the unit: seconds, not milliseconds"
             )
         return seconds
 
@@ -218,6 +219,10 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(each) for each in value]
     return value
+
+
+def _storable(value: Any) -> str:
+    return str(value).encode("utf-8", "replace").decode().replace("\0", "?")
 
 
 def _no_number(name: str) -> Any:

@@ -28,12 +28,17 @@ _MEANS = {
     "recorded: the first such arm stands in the log",
     "plans": "the policy cannot take these requests, so they have no predictions and no quotes",
 }
+OTHERWISE = (
+    "in the store at another cost, which stays: another line has this id, or the price book or the "
+    "record has changed since; a new store takes today's"
+)
 _LISTED = 20  # bad lines and unknown models that are named; all are counted
 
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of one import; `cost` in nano-USD, over the calls whose cost is known.
+    """Counts of one import; `cost` in nano-USD, over the added calls whose cost is known: what the
+    store's spend has grown by. `costs` counts the added ones by the source of their cost.
 
     `added` are new in the store, `already` were there. What is missing is counted over both: it is
     what the files lack. `planned` says whether a policy was given.
@@ -71,12 +76,13 @@ class Tally:
         self.first = call.time if self.first is None else min(self.first, call.time)
         self.last = call.time if self.last is None else max(self.last, call.time)
         self.notes.update(call.notes)
+        if written.otherwise:
+            self.notes[OTHERWISE] += 1
+        if written.new:
+            self.costs["unknown" if written.cost is None else written.source] += 1
+            self.cost += written.cost or 0
         if written.cost is None:
-            self.costs["unknown"] += 1
             self.unpriced[call.model] += 1
-        else:
-            self.costs[written.source] += 1
-            self.cost += written.cost
         self.lacks["prompt"] += call.messages is None
         self.lacks["latency"] += call.latency is None
         if call.error is None:
@@ -107,7 +113,7 @@ class Tally:
             "prompt text": self.lacks["prompt"],
             "labels": self.lacks["label"],
             "token counts": self.lacks["tokens"],
-            "cost": self.costs["unknown"],
+            "cost": sum(self.unpriced.values()),
             "latency": self.lacks["latency"],
             "a policy": 0 if self.planned else self.calls,
             "models of the policy": sum(self.unmatched.values()),

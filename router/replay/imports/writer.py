@@ -8,7 +8,6 @@ known by its id and changes nothing; one that an interrupted import left open is
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -41,10 +40,12 @@ LATENCY_UNKNOWN = "latency unknown"
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What became of a call. `new` is False for one that was there already; `labelled`, whether a
-    label was added; `cost` in nano-USD, None if unknown; `source` of the cost."""
+    """What became of a call. `new` is False for one that was there already, and `otherwise` True
+    where it is there at another cost; `labelled`, whether a label was added; `cost` in nano-USD,
+    None if unknown; `source` of the cost."""
 
     new: bool
+    otherwise: bool
     labelled: bool
     cost: int | None
     source: CostSource
@@ -110,9 +111,11 @@ class Writer:
             note="; ".join(each for each in notes if each) or None,
             answer=self._kept(call.answer),
         )
-        new = self._book_attempt(call, planned, attempt, billed=billed)
+        known = self._book_attempt(call, planned, attempt, billed=billed)
+        new = known is None
         labelled = self._label(call, request_id, new=new)
-        return Written(new, labelled, cost, source, usage, planned)
+        otherwise = known is not None and known.held is not None
+        return Written(new, otherwise, labelled, cost, source, usage, planned)
 
     def _cost(self, call: ImportedCall, usage: Usage | None) -> tuple[int | None, CostSource]:
         """What a call cost: as its source says, else by the book, else unknown; nano-USD."""
@@ -131,8 +134,8 @@ class Writer:
 
     def _book_attempt(
         self, call: ImportedCall, planned: Planned, row: AttemptRow, *, billed: bool
-    ) -> bool:
-        """Reserve and settle; False if the call was there already."""
+    ) -> ReservationError | None:
+        """Reserve and settle; what the ledger says of a call that was there already."""
         ended = call.time + (call.latency or 0.0)
         reservation_id = f"{row.request_id}/1"
         failed = call.error is not None
@@ -155,9 +158,9 @@ class Writer:
                 raise
             if known.state in ("open", "expired"):  # an import was interrupted, and is gone on with
                 self._end(reservation_id, row, end, ended, billed=billed)
-            return False
+            return known
         self._end(reservation_id, row, end, ended, billed=billed)
-        return True
+        return None
 
     def _end(
         self, reservation_id: str, row: AttemptRow, end: RequestEnd, now: float, *, billed: bool
@@ -202,11 +205,8 @@ class Writer:
         if call.label is None or call.error is not None:
             return False
         if not new:
-            moment = self._log.requests(call.time, math.nextafter(call.time, math.inf))
-            logged = next((each for each in moment if each.request_id == request_id), None)
-            if logged is None or logged.label_source not in (None, call.label_source):
-                return False
-            if logged.label == call.label:
+            logged = self._log.label(request_id)
+            if logged and (logged.source != call.label_source or logged.score == call.label):
                 return False
         self._log.feedback(request_id, call.label, call.label_source, now=self._now)
         return True

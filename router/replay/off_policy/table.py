@@ -113,20 +113,13 @@ def rows_of(
     log: Log, since: float | None, until: float | None, left_out: LeftOut
 ) -> Iterator[dict[str, Any]]:
     """The table's rows of a log, in order of time. `left_out` counts what is not among them."""
-    attempts = log.attempts(since, until)
-    waiting = next(attempts, None)
-    for request in log.requests(since, until):
-        mine: list[AttemptRow] = []
-        # Both come in the order of requests; an attempt of a request that is not there is skipped.
-        while waiting is not None and waiting.request_id == request.request_id:
-            mine.append(waiting)
-            waiting = next(attempts, None)
+    for request, mine in log.with_attempts(since, until):
         if request.purpose != "serve":
             left_out.own += 1
-        elif not mine or request.status == "refused":
-            left_out.refused += 1
         elif request.status == "open":
             left_out.open += 1
+        elif not mine or request.status == "refused":
+            left_out.refused += 1
         elif (row := _row(request, mine)) is None:
             left_out.undecided += 1
         else:
