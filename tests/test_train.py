@@ -17,7 +17,7 @@ from router import Router
 from router.cli import main
 from router.errors import ConfigurationError, TrainingError
 from router.predict import load_predictor
-from router.replay.curves import two_tiers
+from router.replay.curves import resamples, two_tiers
 from router.replay.gain_area import compare, gain_area
 from router.replay.train import train
 from router.types import TIERS
@@ -197,6 +197,16 @@ def test_where_no_tier_gains_nothing_can_be_told_and_nothing_is_better() -> None
     found = compare(np.eye(50, 4), np.zeros((50, 4)), level, [0, 3], np.ones((20, 50)))
     assert np.isnan(found.interval).all()
     assert not found.better
+
+
+def test_a_single_request_that_gains_makes_no_model_better_for_certain() -> None:
+    score = np.ones((100, 4))
+    score[7, 0] = 0.0
+    drawn = resamples(np.arange(100).astype(str), 400, 0)
+    found = compare(1 - score, score, score, [0, 3], drawn)
+    assert found.difference == pytest.approx(-1)
+    assert found.interval == (pytest.approx(-1), 0)
+    assert not compare(score, 1 - score, score, [0, 3], drawn).better
 
 
 # ── a few answers of a new model ───────────────────────────────────────────────────────────────

@@ -283,7 +283,8 @@ def lead_in_auc(
         nan = float("nan")
         return Lead("AUC", nan, nan, nan, (nan, nan))
     learned, form = (float(np.mean([pair[at][0] for pair in known])) for at in (0, 1))
-    spread = np.mean([pair[0][1] - pair[1][1] for pair in known], axis=0)
+    # A resample without the good or the bad answers of a tier shows no difference there.
+    spread = np.mean([np.nan_to_num(pair[0][1] - pair[1][1], nan=0.0) for pair in known], axis=0)
     return Lead("AUC", learned, form, learned - form, interval(spread))
 
 
