@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,9 +116,11 @@ def test_without_text_the_logged_prediction_of_the_very_model_is_what_is_correct
     assert (found.examples.output_tokens[:, 1] > 0).all()
 
 
-def write_log(path: Path, answers: Sequence[tuple[int, str, float]], *, content: bool) -> None:
+def write_log(
+    path: Path, answers: Sequence[tuple[int, str, float]], *, content: bool, turns: int = 0
+) -> None:
     """A store with one labelled request for each (question, tier, label); a tier such as
-    "nano*4+best" is one that a vote answered for."""
+    "nano*4+best" is one that a vote answered for. So many `turns` make a conversation."""
     dense = {"input_tokens": 12}
     ledger = open_ledger(url(path), [], durability="normal")
     for number, (question, asked, label) in enumerate(answers):
@@ -128,7 +131,10 @@ def write_log(path: Path, answers: Sequence[tuple[int, str, float]], *, content:
 
         values = dict(zip(DENSE_NAMES, batch.dense[0].tolist(), strict=True))
         row = request_row(
-            name, features=dense | values, content=json.dumps(messages) if content else None
+            name,
+            features=dense | values,
+            content=json.dumps(messages) if content else None,
+            conversation_id=f"c{number // turns}" if turns else None,
         )
         worst = attempt_row(name, cost=0, tier=tier, arm=f"{tier}/0:m{star}{vote}")
         ledger.reserve(
@@ -182,6 +188,32 @@ def test_labels_as_the_shipped_model_predicts_them_promote_nothing(
     log.close()
     assert merged(found) is None
     assert not correct(found, shipped).promoted
+
+
+def test_turns_of_one_conversation_are_one_piece_of_evidence(tmp_path: Path) -> None:
+    shipped = load_predictor()
+    quality = shipped.batch(examples_of(300).features).quality[:, 0]
+    good = np.repeat(np.random.default_rng(4).random(30), 10) < quality  # as predicted, alike
+    answers = [(n, "nano", float(good[n])) for n in range(300)]
+    verdicts = []
+    for turns in (0, 10):
+        write_log(tmp_path / f"{turns}.db", answers, content=True, turns=turns)
+        with closing(open_log(url(tmp_path / f"{turns}.db"))) as log:
+            found = read_log(log, shipped)
+        assert len(set(found.examples.group.tolist())) == 300 // max(turns, 1)
+        assert len(set(found.question.tolist())) == 300
+        verdicts.append(correct(found, shipped).promoted)
+    assert verdicts == [True, False]
+
+
+def test_one_question_is_one_group_in_whatever_conversation_it_is_asked(tmp_path: Path) -> None:
+    asked = [(n, "nano", float(n % 3 == 0)) for n in (*range(20), *range(10), *range(50, 60))]
+    write_log(tmp_path / "r.db", asked, content=True, turns=10)
+    with closing(open_log(url(tmp_path / "r.db"))) as log:
+        group = read_log(log, load_predictor()).examples.group.reshape(4, 10)
+    assert (group == group[:, :1]).all()
+    assert group[0, 0] == group[2, 0]
+    assert len(set(group[:, 0].tolist())) == 3
 
 
 def test_the_label_of_a_vote_is_not_learnt_as_one_of_its_tiers_single_answers(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -46,6 +46,8 @@ class LoggedRows:
 
     `quality` (N, 4) is what the shipped model predicts of them: the logged prediction where this
     very model made it, since without the prompt's text it cannot be made again as well.
+    `question` (N,) names what was asked, and `examples.group` what varies together: a question
+    wherever it was asked, and all turns of a conversation.
     `effort` (N,) names the answer's reasoning effort where it is not its tier's usual one, else "";
     `usual` (N,) is that one.
     `with_text` counts rows whose policy kept the prompt, `unusable` labelled ones without an
@@ -55,6 +57,7 @@ class LoggedRows:
 
     examples: Examples
     quality: Floats
+    question: NDArray[np.str_]
     effort: NDArray[np.str_]
     usual: NDArray[np.str_]
     with_text: int
@@ -151,7 +154,8 @@ def read_log(log: Log, shipped: Predictor) -> LoggedRows:
     }
     batches: list[FeatureBatch] = []
     logged: list[dict[str, float]] = []
-    group, task, with_text, voted = [], [], 0, 0
+    kept: list[LoggedRequest] = []
+    task, with_text, voted = [], 0, 0
     score, tokens, input_tokens = [], [], []
     efforts = []
     for request_id, row in labelled.items():
@@ -164,10 +168,9 @@ def read_log(log: Log, shipped: Predictor) -> LoggedRows:
         column = TIERS.index(attempt.tier)
         effort, usual = _efforts_of(row, attempt)
         efforts.append(("" if effort == usual else effort, usual))
-        text = asked(row)
-        with_text += text is not None
+        with_text += asked(row) is not None
         batches.append(features)
-        group.append(text_key(text) if text else request_id)
+        kept.append(row)
         task.append(row.tags[0] if row.tags else "")
         score.append(_only(column, row.label))
         tokens.append(_only(column, without_effort(attempt.output_tokens, effort, shipped.efforts)))
@@ -183,7 +186,7 @@ def read_log(log: Log, shipped: Predictor) -> LoggedRows:
         np.array(score),
         np.array(tokens),
         np.array(input_tokens),
-        np.array(group),
+        together(kept),
         np.array(task),
         np.ones(len(batches)),
     )
@@ -191,9 +194,9 @@ def read_log(log: Log, shipped: Predictor) -> LoggedRows:
     for at, known in enumerate(logged):
         for tier, value in known.items():
             quality[at, TIERS.index(tier)] = value
-    others, usuals = np.array(efforts).T
+    questions, (others, usuals) = np.array([*map(question_of, kept)]), np.array(efforts).T
     unusable = len(labelled) - len(batches)
-    return LoggedRows(examples, quality, others, usuals, with_text, unusable, voted)
+    return LoggedRows(examples, quality, questions, others, usuals, with_text, unusable, voted)
 
 
 def _features(row: LoggedRequest) -> FeatureBatch | None:
@@ -215,6 +218,23 @@ def asked(row: LoggedRequest) -> str | None:
         return None
     turns = [m for m in json.loads(row.content) if m.get("role") == "user"]
     return text_of(turns[-1].get("content")) if turns else None
+
+
+def question_of(row: LoggedRequest) -> str:
+    """Name what was asked: by all turns of the user where the policy kept them, since a "go on" is
+    another question in each conversation; else by the request's id."""
+    turns = [m for m in json.loads(row.content or "[]") if m.get("role") == "user"]
+    text = "\n".join(text_of(turn.get("content")) for turn in turns)
+    return text_key(text) if text else row.request_id
+
+
+def together(rows: Sequence[LoggedRequest]) -> NDArray[np.str_]:
+    """Name for each request what it varies together with, and so is no independent evidence beside:
+    those with the same question, and the turns of a conversation, by what it began with."""
+    begun: dict[str, str] = {}
+    return np.array(
+        [begun.setdefault(row.conversation_id or row.request_id, question_of(row)) for row in rows]
+    )
 
 
 def _efforts_of(row: LoggedRequest, attempt: AttemptRow) -> tuple[str, str]:
@@ -244,8 +264,9 @@ def _only(column: int, value: float | None) -> list[float]:
 def merged(rows: LoggedRows) -> Examples | None:
     """One row a question, with the mean label of each tier that answered it; None unless at least
     `LEAST_EXAMPLES` questions have labels of two tiers, which a full fit needs."""
-    examples = rows.examples.take(rows.effort == "")
-    names, first, member = np.unique(examples.group, return_index=True, return_inverse=True)
+    usual = rows.effort == ""
+    examples = rows.examples.take(usual)
+    names, first, member = np.unique(rows.question[usual], return_index=True, return_inverse=True)
     score = _means(examples.score, member, len(names))
     if (np.isfinite(score).sum(axis=1) >= 2).sum() < LEAST_EXAMPLES:
         return None
