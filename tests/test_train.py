@@ -88,6 +88,18 @@ def test_held_out_rows_travel_as_calibration_queries_and_took_no_part_in_the_fit
     assert (predictor.model.arrays["calibration_input_tokens"] > 0).all()
 
 
+def test_each_question_is_one_calibration_query_however_often_it_was_asked() -> None:
+    examples = examples_of(450)
+    asked = examples.take(np.repeat(np.arange(450), 4))
+    once, found = (
+        train(each, shipped=load_predictor(), draws=20, curve=False) for each in (examples, asked)
+    )
+    assert found.judged == 4 * once.judged
+    assert found.calibration_queries == once.calibration_queries == once.judged
+    carried, wanted = (np.sort(t.model.arrays["calibration_score"], axis=0) for t in (found, once))
+    assert np.array_equal(carried, wanted)
+
+
 def test_every_figure_stands_in_the_json(trained: Any) -> None:
     _, said, _ = trained
     for part in (said["held_out"], said["shipped"]):

@@ -52,7 +52,7 @@ class Trained:
     `held_out` and `shipped` are the figures of both on the same `judged` rows (see
     `router.replay.held_out.figures`); `how` says how the rows were held out. `comparison` decides:
     `promoted` only if its whole interval is above 0. `calibration_queries` of the model's own
-    held-out rows travel in its file. `curve` rises by training rows.
+    held-out rows travel in its file, one of each question. `curve` rises by training rows.
     """
 
     model: ModelFile
@@ -138,8 +138,9 @@ def train(
 ) -> Trained:
     """Fit a model to recorded outcomes and compare it with the shipped one.
 
-    A share of the groups takes no part in the fit: they are what the model is judged on, and
-    travel in its file as calibration queries, so that a promise about quality can be certified.
+    A share of the groups takes no part in the fit: they are what the model is judged on, and one
+    row of each travels in its file as a calibration query, so that a promise about quality can be
+    certified.
 
     Parameters
     ----------
@@ -207,6 +208,7 @@ def train(
         judged = examples.take(held)
         prediction = final.batch(judged.features)
         how = f"{held.mean():.0%} of the rows held out, by question"
+    queries = one_of_each(examples.group, held, seed)
     drawn = resamples(judged.group, draws, seed)
     mine = HeldOut(judged, prediction, drawn)
     theirs = HeldOut(judged, shipped.batch(judged.features), drawn)
@@ -222,7 +224,7 @@ def train(
         fitted=int((~held).sum()),
         judged=len(judged),
         how=how,
-        calibration_queries=int(held.sum()),
+        calibration_queries=len(queries),
         held_out=figures(mine, columns),
         shipped=figures(theirs, columns),
         shipped_name=shipped.name,
@@ -231,7 +233,16 @@ def train(
         ),
         curve=tuple(points),
     )
-    return replace(found, model=_finished(found, final, examples.take(held)))
+    return replace(found, model=_finished(found, final, examples.take(queries)))
+
+
+def one_of_each(group: NDArray[np.str_], chosen: NDArray[np.bool_], seed: int) -> NDArray[np.int64]:
+    """Draw one row of each group among the `chosen` (N,); return their positions, rising. Rows of a
+    group are not independent, as a certificate needs its queries to be."""
+    rows = np.random.default_rng(seed).permutation(np.flatnonzero(chosen))
+    _, first = np.unique(group[rows], return_index=True)
+    drawn: NDArray[np.int64] = np.sort(rows[first])
+    return drawn
 
 
 def need_learner() -> None:
