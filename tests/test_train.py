@@ -221,6 +221,19 @@ def test_a_single_request_that_gains_makes_no_model_better_for_certain() -> None
     assert not compare(score, 1 - score, score, [0, 3], drawn).better
 
 
+def test_where_nothing_can_be_told_the_report_has_no_learning_curve_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path / "alike.jsonl", [{**row, "score": 1.0} for row in rows(450)])
+    out = str(tmp_path / "model")
+    code, said, _ = run(capsys, file, "--ladder", MODELS, "--out", out, "--json")
+    found = json.loads(said)
+    assert (code, found["written"]) == (1, None)
+    assert "no tier gains more than another" in found["sentence"]
+    assert len(found["learning_curve"]) > 1
+    assert [Path(each).name for each in found["report"]] == ["reliability.png", "report.html"]
+
+
 # ── a few answers of a new model ───────────────────────────────────────────────────────────────
 
 
