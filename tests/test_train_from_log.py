@@ -117,10 +117,16 @@ def test_without_text_the_logged_prediction_of_the_very_model_is_what_is_correct
 
 
 def write_log(
-    path: Path, answers: Sequence[tuple[int, str, float]], *, content: bool, turns: int = 0
+    path: Path,
+    answers: Sequence[tuple[int, str, float]],
+    *,
+    content: bool,
+    turns: int = 0,
+    cascade: int = 0,
 ) -> None:
     """A store with one labelled request for each (question, tier, label); a tier such as
-    "nano*4+best" is one that a vote answered for. So many `turns` make a conversation."""
+    "nano*4+best" is one that a vote answered for. So many `turns` make a conversation. So many
+    requests at the beginning are of a policy that went on to a second call at the first of them."""
     dense = {"input_tokens": 12}
     ledger = open_ledger(url(path), [], durability="normal")
     for number, (question, asked, label) in enumerate(answers):
@@ -135,8 +141,10 @@ def write_log(
             features=dense | values,
             content=json.dumps(messages) if content else None,
             conversation_id=f"c{number // turns}" if turns else None,
+            policy="cascade@1" if number < cascade else "single@1",
         )
-        worst = attempt_row(name, cost=0, tier=tier, arm=f"{tier}/0:m{star}{vote}")
+        step = int(number < min(cascade, 1))
+        worst = attempt_row(name, cost=0, tier=tier, arm=f"{tier}/0:m{star}{vote}", step=step)
         ledger.reserve(
             Reservation(
                 f"{name}/1",
@@ -234,6 +242,24 @@ def test_the_label_of_a_vote_is_not_learnt_as_one_of_its_tiers_single_answers(
     code, _, error = run(capsys, "--from-log", str(tmp_path / "votes.db"), *arguments[2:])
     assert code == 1
     assert "needed (beside the 30 that votes answered); found 0" in error
+
+
+def test_labels_of_answers_that_a_cascade_let_pass_say_nothing_of_a_tier(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    passed = [(n, "nano", 1.0) for n in range(30)]
+    single = [(n, "nano", float(n % 4 == 0)) for n in range(20)]
+    write_log(tmp_path / "r.db", passed + single, content=False, cascade=30)
+    with closing(open_log(url(tmp_path / "r.db"))) as log:
+        found = read_log(log, load_predictor())
+    assert found.examples.score[:, 0].tolist() == [label for _, _, label in single]
+    assert (found.chained, found.unusable) == (30, 30)
+    arguments = ["--from-log", str(tmp_path / "r.db"), "--out", str(tmp_path / "m")]
+    assert "could not be used (30 of them in a cascade)" in run(capsys, *arguments)[1]
+    write_log(tmp_path / "passed.db", passed, content=False, cascade=30)
+    code, _, error = run(capsys, "--from-log", str(tmp_path / "passed.db"), *arguments[2:])
+    assert code == 1
+    assert "needed (beside the 30 of policies with a cascade); found 0" in error
 
 
 # ── what is wrong is said in one line ──────────────────────────────────────────────────────────

@@ -51,8 +51,10 @@ class LoggedRows:
     `effort` (N,) names the answer's reasoning effort where it is not its tier's usual one, else "";
     `usual` (N,) is that one.
     `with_text` counts rows whose policy kept the prompt, `unusable` labelled ones without an
-    accepted answer, with that of a vote or with the features of another version; `voted`, how many
-    of them a vote answered, which is better than the one answer that a tier's quality is of.
+    accepted answer, with that of a vote or of a cascade, or with the features of another version;
+    `voted`, how many of them a vote answered, which is better than the one answer that a tier's
+    quality is of; `chained`, how many were decided under a policy that goes on after some answers:
+    those that it hands out are the ones that looked good.
     """
 
     examples: Examples
@@ -63,6 +65,7 @@ class LoggedRows:
     with_text: int
     unusable: int
     voted: int
+    chained: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,7 @@ class Corrected:
     with_text: int
     unusable: int
     voted: int  # of the unusable
+    chained: int  # of the unusable
     tiers: dict[str, TierCorrection]
     log_loss: tuple[float, float]  # new, shipped
     brier: tuple[float, float]
@@ -123,6 +127,7 @@ class Corrected:
             "with_text": self.with_text,
             "unusable": self.unusable,
             "voted": self.voted,
+            "chained": self.chained,
             "tiers": {
                 tier: {name: getattr(one, name) for name in TierCorrection.__slots__}
                 for tier, one in self.tiers.items()
@@ -146,16 +151,17 @@ def read_log(log: Log, shipped: Predictor) -> LoggedRows:
             "the log has no labelled request; label answers by router.feedback(request_id, score)",
             0,
         )
-    accepted = {
-        attempt.request_id: attempt
-        for attempt in log.attempts()
-        if attempt.request_id in labelled
-        and attempt.number == labelled[attempt.request_id].accepted
-    }
+    accepted, went_on = {}, set()
+    for each in log.attempts():
+        if each.request_id in labelled and each.number == labelled[each.request_id].accepted:
+            accepted[each.request_id] = each
+        if each.step > 0:
+            went_on.add(each.request_id)
+    cascades = {row.policy for row in log.requests() if row.request_id in went_on}
     batches: list[FeatureBatch] = []
     logged: list[dict[str, float]] = []
     kept: list[LoggedRequest] = []
-    task, with_text, voted = [], 0, 0
+    task, with_text, voted, chained = [], 0, 0, 0
     score, tokens, input_tokens = [], [], []
     efforts = []
     for request_id, row in labelled.items():
@@ -164,6 +170,9 @@ def read_log(log: Log, shipped: Predictor) -> LoggedRows:
             continue
         if arm_named(attempt.arm, attempt.tier).samples > 1:
             voted += 1  # the ladder adds what a vote gains to what is learnt of a single answer
+            continue
+        if row.policy in cascades:
+            chained += 1  # labels of answers that a gate let pass say nothing of all answers
             continue
         column = TIERS.index(attempt.tier)
         effort, usual = _efforts_of(row, attempt)
@@ -177,7 +186,9 @@ def read_log(log: Log, shipped: Predictor) -> LoggedRows:
         input_tokens.append(float(row.features.get("input_tokens") or np.nan))
         logged.append(logged_quality(row) if row.predictor == shipped.name else {})
     if len(batches) < LEAST_LABELLED:
-        but = f" (beside the {voted:,} that votes answered)" if voted else ""
+        left = [f"{voted:,} that votes answered"] * (voted > 0)
+        left += [f"{chained:,} of policies with a cascade"] * (chained > 0)
+        but = f" (beside the {' and the '.join(left)})" if left else ""
         raise TrainingError(
             f"at least {LEAST_LABELLED} labelled, answered requests are needed{but}", len(batches)
         )
@@ -196,7 +207,9 @@ def read_log(log: Log, shipped: Predictor) -> LoggedRows:
             quality[at, TIERS.index(tier)] = value
     questions, (others, usuals) = np.array([*map(question_of, kept)]), np.array(efforts).T
     unusable = len(labelled) - len(batches)
-    return LoggedRows(examples, quality, questions, others, usuals, with_text, unusable, voted)
+    return LoggedRows(
+        examples, quality, questions, others, usuals, with_text, unusable, voted, chained
+    )
 
 
 def _features(row: LoggedRequest) -> FeatureBatch | None:
@@ -328,6 +341,7 @@ def correct(
         with_text=rows.with_text,
         unusable=rows.unusable,
         voted=rows.voted,
+        chained=rows.chained,
         tiers=tiers,
         log_loss=(float(new.mean()), float(old.mean())),
         brier=(float(((after - label) ** 2).mean()), float(((before - label) ** 2).mean())),
