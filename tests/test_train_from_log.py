@@ -20,8 +20,11 @@ from router.predict.examples import text_key
 from router.replay.anchors import anchor
 from router.replay.from_log import correct, merged, read_log
 from router.replay.train import train
-from router.types import Request, RequestEnd, Reservation
+from router.types import TIERS, Request, RequestEnd, Reservation
 from tests.conftest import ladder, only
+from tests.judge_kit import Court, Panel
+from tests.judge_kit import court as court  # fixtures
+from tests.judge_kit import panel as panel
 from tests.ledger_kit import NOW, TTL, attempt_row, request_row, url
 from tests.provider import Provider
 from tests.train_kit import (
@@ -260,6 +263,24 @@ def test_labels_of_answers_that_a_cascade_let_pass_say_nothing_of_a_tier(
     code, _, error = run(capsys, "--from-log", str(tmp_path / "passed.db"), *arguments[2:])
     assert code == 1
     assert "needed (beside the 30 of policies with a cascade); found 0" in error
+
+
+def test_an_answer_that_is_as_good_as_the_baselines_is_as_good_as_that_and_no_better(
+    court: Court, panel: Panel
+) -> None:
+    court.serve(30)
+    panel.says = lambda first, second: "TIE"
+    assert court.judge().scores == [1.0] * 30
+    with court.router() as router, closing(open_log(court.store)) as log:
+        for row in log.requests():
+            if row.purpose == "serve" and row.request_id[-1] in "02468ace":
+                router.feedback(row.request_id, 0.75)  # a person's word is of the answer alone
+        found = read_log(log, court.predictor)
+    mini, frontier = (found.quality[:, TIERS.index(tier)] for tier in ("mini", "frontier"))
+    label = found.examples.score[:, TIERS.index("mini")]
+    assert set(np.unique(label)) == {0.75, float(frontier[0])}
+    assert frontier[0] > mini[0]
+    assert correct(found, court.predictor).tiers["mini"].observed <= frontier[0]
 
 
 # ── what is wrong is said in one line ──────────────────────────────────────────────────────────

@@ -25,7 +25,7 @@ from router.replay.ability import log_loss
 from router.replay.answers import Answers, answers_like
 from router.replay.by_form import ByForm, Judge
 from router.replay.curves import resamples
-from router.replay.from_log import asked, logged_quality, together
+from router.replay.from_log import asked, beside_baseline, logged_quality, together
 from router.replay.gain_area import interval
 from router.replay.train_verifier import DRAWS, Lead, TrainedVerifier, aucs
 from router.replay.verifier_training import as_verifier, choose_ridge, train_verifier
@@ -63,6 +63,7 @@ def train_on_log(log: Log, *, seed: int = 0, draws: int = DRAWS) -> TrainedVerif
         for tier, value in logged_quality(chain.row).items():
             quality[at, TIERS.index(tier)] = value
         score[at, chain.accepted] = chain.row.label
+    score *= beside_baseline(log, [chain.row for chain in chains], quality)[:, None]
     columns = np.flatnonzero(np.isfinite(score).any(axis=0)).tolist()
     group = together([chain.row for chain in chains])
     deal = folds_of(group, FOLDS, seed + _FOLDS)
