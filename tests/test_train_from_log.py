@@ -47,6 +47,16 @@ def test_answers_like_the_old_model_s_leave_it_where_it_is() -> None:
     assert "is not shown" in found.sentence or "worse" in found.sentence
 
 
+def test_answers_to_a_single_question_show_nothing_of_others() -> None:
+    examples, score = examples_of(40), np.full((40, 4), np.nan)
+    score[:, 1] = np.arange(40) % 2
+    found = anchor(
+        replace(examples, score=score, group=np.full(40, "one")), "mini", load_predictor()
+    )
+    assert found.improvement_interval == (0.0, 0.0)
+    assert "is not shown to predict answers that were left out better" in found.sentence
+
+
 def test_too_few_answers_and_an_unknown_tier_are_refused() -> None:
     examples = examples_of(19)
     with pytest.raises(TrainingError, match="at least 20") as few:
