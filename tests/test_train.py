@@ -100,6 +100,16 @@ def test_each_question_is_one_calibration_query_however_often_it_was_asked() -> 
     assert np.array_equal(carried, wanted)
 
 
+def test_figures_come_from_questions_enough_not_from_rows_enough() -> None:
+    examples = examples_of(600)
+    few = replace(examples, group=np.array([f"conversation {n // 20}" for n in range(600)]))
+    found = train(few, shipped=load_predictor(), draws=20, curve=False)
+    assert (found.how, found.judged) == ("3-fold cross-validation", 600)
+    fewer = replace(examples, group=np.array([f"conversation {n // 70}" for n in range(600)]))
+    with pytest.raises(TrainingError, match=r"at least 10 different .* found 9"):
+        train(fewer, shipped=load_predictor(), draws=20, curve=False)
+
+
 def test_every_figure_stands_in_the_json(trained: Any) -> None:
     _, said, _ = trained
     for part in (said["held_out"], said["shipped"]):
@@ -295,7 +305,7 @@ def test_numbers_out_of_range_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="folds"):
         train(examples, shipped=load_predictor(), folds=1)
     one = replace(examples, group=np.full(80, "same"))
-    with pytest.raises(TrainingError, match="two different questions"):
+    with pytest.raises(TrainingError, match="at least 10 different questions"):
         train(one, shipped=load_predictor())
 
 

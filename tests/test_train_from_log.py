@@ -227,6 +227,16 @@ def test_turns_of_one_conversation_are_one_piece_of_evidence(tmp_path: Path) -> 
     assert verdicts == [True, False]
 
 
+def test_labels_of_few_conversations_show_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_log(tmp_path / "r.db", [(n, "nano", 1.0) for n in range(60)], content=True, turns=20)
+    arguments = ["--from-log", str(tmp_path / "r.db"), "--out", str(tmp_path / "m")]
+    code, _, error = run(capsys, *arguments)
+    assert code == 1
+    assert "at least 10 different questions or conversations are needed; found 3" in error
+
+
 def test_one_question_is_one_group_in_whatever_conversation_it_is_asked(tmp_path: Path) -> None:
     asked = [(n, "nano", float(n % 3 == 0)) for n in (*range(20), *range(10), *range(50, 60))]
     write_log(tmp_path / "r.db", asked, content=True, turns=10)

@@ -27,7 +27,7 @@ from router.replay.ability import log_loss, moved, offset_of, with_ability
 from router.replay.curves import resamples
 from router.replay.effort_gain import gain_of, with_gains, without_effort
 from router.replay.gain_area import interval
-from router.replay.train import DRAWS, need_learner
+from router.replay.train import DRAWS, need_learner, need_questions
 from router.types import TIERS, AttemptRow, Request, Tier
 
 if TYPE_CHECKING:
@@ -316,10 +316,12 @@ def correct(
 ) -> Corrected:
     """Fit each tier's offset from the shipped model's log odds, judged by cross-validation.
 
-    Raises `ConfigurationError` where scikit-learn is missing.
+    Raises `ConfigurationError` where scikit-learn is missing, `TrainingError` for labels of too few
+    different questions or conversations.
     """
     need_learner()
     examples = rows.examples
+    need_questions(examples.group)
     deal = folds_of(examples.group, FOLDS, seed + _FOLDS)
     usual = (rows.effort == "")[:, None]
     known = np.isfinite(examples.score) & np.isfinite(rows.quality)

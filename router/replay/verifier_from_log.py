@@ -27,6 +27,7 @@ from router.replay.by_form import ByForm, Judge
 from router.replay.curves import resamples
 from router.replay.from_log import asked, beside_baseline, logged_quality, together
 from router.replay.gain_area import interval
+from router.replay.train import need_questions
 from router.replay.train_verifier import DRAWS, Lead, TrainedVerifier, aucs
 from router.replay.verifier_training import as_verifier, choose_ridge, train_verifier
 from router.replay.voting import can_be_compared
@@ -66,6 +67,7 @@ def train_on_log(log: Log, *, seed: int = 0, draws: int = DRAWS) -> TrainedVerif
     score *= beside_baseline(log, [chain.row for chain in chains], quality)[:, None]
     columns = np.flatnonzero(np.isfinite(score).any(axis=0)).tolist()
     group = together([chain.row for chain in chains])
+    need_questions(group)
     deal = folds_of(group, FOLDS, seed + _FOLDS)
     said = {"before": quality, "structural": along(ByForm(), quality, answers)}
     learned = np.full_like(quality, np.nan)
