@@ -91,6 +91,17 @@ def test_a_promise_needs_the_price_of_every_tier():
     assert caught.value.key == "tiers.mid"
 
 
+@pytest.mark.parametrize("more", [{"efforts": ["none", "high"]}, {"vote": {"samples": 3}}])
+def test_a_promise_is_of_what_was_recorded_so_other_efforts_and_votes_are_refused(more):
+    policy = ladder("http://127.0.0.1:1/v1", **PROMISE)
+    policy["tiers"]["mini"][0] |= more
+    with pytest.raises(PolicyError, match="calibration queries tell of each tier's usual") as found:
+        Router(policy, store="sqlite://", predictor=predictor(2000, alike=0.8))
+    assert found.value.key == f"tiers.mini.0.{next(iter(more))}"
+    policy["objective"] = {"keep_quality": 0.95}  # compares predictions, and promises nothing
+    Router(policy, store="sqlite://", predictor=predictor(2000, alike=0.8)).close()
+
+
 def test_a_whole_promise_is_refused_since_nothing_surely_equals_the_baseline():
     with pytest.raises(PolicyError, match="keep_quality"):
         router(steady_predictor(), objective={"keep_quality": 1, "confidence": 0.95})

@@ -237,8 +237,17 @@ def test_a_verifier_is_saved_loaded_and_checked(tmp_path: Path) -> None:
     save_model(tmp_path, "verifier", old, {"inputs": list(NAMES)})
     with pytest.raises(ModelFileError, match=r"no array same.*train it anew"):
         load_verifier(tmp_path)
-    save_model(tmp_path, "verifier", verifier_arrays(), {"inputs": ["length"]})
-    with pytest.raises(ModelFileError, match="inputs"):
+    for wrong in (["length"], 5, None):
+        save_model(tmp_path, "verifier", verifier_arrays(), {"inputs": wrong})
+        with pytest.raises(ModelFileError, match="inputs"):
+            load_verifier(tmp_path)
+
+
+@pytest.mark.parametrize("bins", [0, BINS + 1, 100_000])
+def test_a_verifier_of_no_signals_or_of_too_many_is_refused(tmp_path: Path, bins: int) -> None:
+    """Looking ahead takes their number cubed."""
+    saved(tmp_path, good=np.ones((4, bins)), bad=np.ones((4, bins)))
+    with pytest.raises(ModelFileError, match=r"must be \(4, 1 to 5\) chances above 0"):
         load_verifier(tmp_path)
 
 

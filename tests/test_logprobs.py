@@ -214,7 +214,8 @@ def test_the_margin_is_of_the_final_answers_tokens() -> None:
 def test_what_cannot_be_read_is_no_evidence() -> None:
     for bad in (None, {}, {"content": None}, {"content": []}, "nonsense", 3, {"content": "abc"}):
         assert confidence_of(bad, "x") is None
-    assert confidence_of(tokens(("x", float("nan"))), "x") is None
+    for odd in (float("nan"), -math.inf, -(10**400)):
+        assert confidence_of(tokens(("x", odd)), "x") is None
     found = confidence_of(tokens(("x", -9999.0)), "y")  # tokens of another text: no margin
     assert found == Confidence(-20.0, -20.0, None)
     assert confidence_of(json.dumps(tokens(("B", -0.2))), "B") == confidence_of(

@@ -128,6 +128,14 @@ def test_the_jackknife_of_a_mean_is_its_standard_error():
     assert found.high - found.value > found.value - found.low  # they are skewed to the right
 
 
+@pytest.mark.parametrize("spread", [0.0, 0.01])
+def test_an_estimate_beyond_what_can_be_has_no_interval_that_ends_before_it_begins(spread):
+    for beyond, end in ((1.05, 1.0), (-0.05, 0.0)):
+        for values in (np.full(31, beyond), beyond + np.linspace(-1e-3, 1e-3, 31)):
+            found = Replicates(values).estimate(spread, 0.0, 1.0)
+            assert (found.value, found.low, found.high) == (end, end, end)
+
+
 @pytest.mark.parametrize(
     ("degrees", "within"), [(2, 8e-3), (4, 1e-3), (4.5, 1e-3), (10, 1e-5), (399, 1e-5)]
 )

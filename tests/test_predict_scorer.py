@@ -315,6 +315,11 @@ def test_the_plain_model_of_these_tests_is_accepted_with_terms() -> None:
     assert Predictor(model)(features("x")).quality.shape == (4,)
 
 
+def _without_prototypes(model: ModelFile) -> None:
+    names = ("prototypes", "prototype_counts", "prototype_means")
+    _arrays(**{name: model.arrays[name][:0] for name in names})(model)
+
+
 @pytest.mark.parametrize("name", ARRAY_SHAPES)
 def test_a_model_without_one_of_its_arrays_is_refused(name: str) -> None:
     model = plain_model()
@@ -378,8 +383,10 @@ def test_a_model_with_an_array_of_another_shape_is_refused(name: str) -> None:
         (_facts(effort_tokens={"none": {"factor": 1}}), "effort_tokens.minimal"),
         *[
             (_facts(effort_tokens={"none": {"factor": factor}}), "effort_tokens.none")
-            for factor in (0, -1, "much", None, True, float("nan"), 1e9)
+            for factor in (0, -1, "much", None, True, float("nan"), 1e9, 10**400)
         ],
+        (_facts(effort_gains=["mini@low"]), "effort_gains must be an object"),
+        (_without_prototypes, "prototypes must be at least one"),
     ],
 )
 def test_a_model_that_does_not_fit_this_version_is_refused(

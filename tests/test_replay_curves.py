@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -172,6 +175,20 @@ def test_a_lucky_half_does_not_hide_that_the_level_is_missed_on_the_other() -> N
     level = found["0.90"]
     assert 0.1 < level["share_below"] < 0.9
     assert level["cost_pct_p5_p95"][0] < level["cost_pct"] < level["cost_pct_p5_p95"][1]
+
+
+def test_what_nothing_can_be_a_share_of_is_no_figure() -> None:
+    one, n = np.ones((1, 12)), np.arange(12).astype(str)
+    chosen: Any = partial(chosen_on_calibration, one, one, splits=20)
+    assert chosen(one[0], one[0], np.full(12, "alone")) == {}  # no other half
+    assert chosen(one[0], 0 * one[0], n) == {}
+    free = chosen(0 * one[0], one[0], n)["0.90"]
+    assert (free["cost_pct"], free["cost_pct_p5_p95"], free["quality_ratio"]) == (None, None, 1.0)
+    seldom = (np.arange(12) < 1).astype(float)  # of the frontier a good answer is in one half alone
+    assert chosen(one[0], seldom, n)["0.90"]["quality_ratio"] == pytest.approx(6)
+    found = summarise(np.ones(2), np.ones(2), Singles(np.ones(2), np.array([1.0, 0.0])))
+    assert found.cost_pct_at_quality == (None,) * 5
+    assert found.peak_quality_ratio is None
 
 
 def test_where_no_point_reaches_the_level_the_frontier_is_called() -> None:

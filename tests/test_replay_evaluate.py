@@ -263,6 +263,8 @@ def test_a_query_without_a_score_is_decided_and_not_judged(tmp_path: Path) -> No
 def test_too_few_queries_are_refused_with_a_way_out(tmp_path: Path) -> None:
     with pytest.raises(OutcomeFileError, match=r"15 queries .* too few for 5 folds.*--model"):
         run(outcomes_of(tmp_path, make_rows(15, TWO)))
+    with pytest.raises(OutcomeFileError, match=r"10 of them would have no question.*fewer folds"):
+        run(outcomes_of(tmp_path, make_rows(40, TWO)), folds=50)
     with pytest.raises(OutcomeFileError, match="no query with a score of every tier"):
         run(outcomes_of(tmp_path, make_rows(60, TWO, score=False)))
 

@@ -86,6 +86,18 @@ def test_contaminated_rows_are_left_out_and_counted(tmp_path: Path) -> None:
     assert found.dropped["rows_contaminated"] == 2
 
 
+def test_a_row_that_is_marked_by_a_number_is_left_out_too(tmp_path: Path) -> None:
+    rows = [{**row, "contaminated": int(row["query_id"] == "q1")} for row in make_rows(4, TWO)]
+    found = outcomes_of(tmp_path, rows)
+    assert (len(found), found.dropped["rows_contaminated"]) == (3, 2)
+
+
+def test_a_row_whose_model_is_no_text_is_of_no_models_of_the_ladder(tmp_path: Path) -> None:
+    rows = make_rows(4, TWO)
+    file = write_jsonl(tmp_path / "o.jsonl", [*rows, {**rows[0], "model": ["tiny-1"]}])
+    assert len(read_outcomes(file, ladder_of(TWO))) == 4
+
+
 def test_reasoning_is_billed_once_whether_counted_within_output_or_apart(tmp_path: Path) -> None:
     rows = make_rows(2, TWO)
     for row, output, reasoning in zip(rows, (100, 100, 50, 40), (30, 300, 20, 50), strict=True):
@@ -171,6 +183,8 @@ def rows_with(**changes: Any) -> list[dict[str, Any]]:
             "query 'q1', model 'tiny-1': cost_usd is -1; allowed is 0 or more",
         ),
         (rows_with(output_tokens=float("inf")), "query 'q1', model 'tiny-1': output_tokens is inf"),
+        (rows_with(output_tokens=10**400), "query 'q1', model 'tiny-1': output_tokens is inf"),
+        (rows_with(contaminated="true"), "contaminated is 'true' in a row; write true or false"),
         (rows_with(query_id=None), "query_id is empty in a row of model 'tiny-1'"),
         ([{**r, "prompt": None} for r in make_rows(2, TWO)], "query 'q0': prompt and messages"),
         (

@@ -17,7 +17,7 @@ from router import Router
 from router.cli import main
 from router.errors import ConfigurationError, TrainingError
 from router.predict import load_predictor
-from router.replay.curves import two_tiers
+from router.replay.curves import resamples, two_tiers
 from router.replay.gain_area import compare, gain_area
 from router.replay.train import train
 from router.types import TIERS
@@ -86,6 +86,28 @@ def test_held_out_rows_travel_as_calibration_queries_and_took_no_part_in_the_fit
     assert 0.12 < len(score) / 500 < 0.28
     assert set(np.unique(score)) == {0.0, 1.0}
     assert (predictor.model.arrays["calibration_input_tokens"] > 0).all()
+
+
+def test_each_question_is_one_calibration_query_however_often_it_was_asked() -> None:
+    examples = examples_of(450)
+    asked = examples.take(np.repeat(np.arange(450), 4))
+    once, found = (
+        train(each, shipped=load_predictor(), draws=20, curve=False) for each in (examples, asked)
+    )
+    assert found.judged == 4 * once.judged
+    assert found.calibration_queries == once.calibration_queries == once.judged
+    carried, wanted = (np.sort(t.model.arrays["calibration_score"], axis=0) for t in (found, once))
+    assert np.array_equal(carried, wanted)
+
+
+def test_figures_come_from_questions_enough_not_from_rows_enough() -> None:
+    examples = examples_of(600)
+    few = replace(examples, group=np.array([f"conversation {n // 20}" for n in range(600)]))
+    found = train(few, shipped=load_predictor(), draws=20, curve=False)
+    assert (found.how, found.judged) == ("3-fold cross-validation", 600)
+    fewer = replace(examples, group=np.array([f"conversation {n // 70}" for n in range(600)]))
+    with pytest.raises(TrainingError, match=r"at least 10 different .* found 9"):
+        train(fewer, shipped=load_predictor(), draws=20, curve=False)
 
 
 def test_every_figure_stands_in_the_json(trained: Any) -> None:
@@ -199,6 +221,29 @@ def test_where_no_tier_gains_nothing_can_be_told_and_nothing_is_better() -> None
     assert not found.better
 
 
+def test_a_single_request_that_gains_makes_no_model_better_for_certain() -> None:
+    score = np.ones((100, 4))
+    score[7, 0] = 0.0
+    drawn = resamples(np.arange(100).astype(str), 400, 0)
+    found = compare(1 - score, score, score, [0, 3], drawn)
+    assert found.difference == pytest.approx(-1)
+    assert found.interval == (pytest.approx(-1), 0)
+    assert not compare(score, 1 - score, score, [0, 3], drawn).better
+
+
+def test_where_nothing_can_be_told_the_report_has_no_learning_curve_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path / "alike.jsonl", [{**row, "score": 1.0} for row in rows(450)])
+    out = str(tmp_path / "model")
+    code, said, _ = run(capsys, file, "--ladder", MODELS, "--out", out, "--json")
+    found = json.loads(said)
+    assert (code, found["written"]) == (1, None)
+    assert "no tier gains more than another" in found["sentence"]
+    assert len(found["learning_curve"]) > 1
+    assert [Path(each).name for each in found["report"]] == ["reliability.png", "report.html"]
+
+
 # ── a few answers of a new model ───────────────────────────────────────────────────────────────
 
 
@@ -260,7 +305,7 @@ def test_numbers_out_of_range_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="folds"):
         train(examples, shipped=load_predictor(), folds=1)
     one = replace(examples, group=np.full(80, "same"))
-    with pytest.raises(TrainingError, match="two different questions"):
+    with pytest.raises(TrainingError, match="at least 10 different questions"):
         train(one, shipped=load_predictor())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +20,11 @@ from router.predict.examples import text_key
 from router.replay.anchors import anchor
 from router.replay.from_log import correct, merged, read_log
 from router.replay.train import train
-from router.types import Request, RequestEnd, Reservation
+from router.types import TIERS, Request, RequestEnd, Reservation
 from tests.conftest import ladder, only
+from tests.judge_kit import Court, Panel
+from tests.judge_kit import court as court  # fixtures
+from tests.judge_kit import panel as panel
 from tests.ledger_kit import NOW, TTL, attempt_row, request_row, url
 from tests.provider import Provider
 from tests.train_kit import (
@@ -41,6 +45,16 @@ def test_answers_like_the_old_model_s_leave_it_where_it_is() -> None:
     found = anchor(replace(examples, score=score), "mini", base)
     assert abs(found.offset) < 3 * found.standard_error
     assert "is not shown" in found.sentence or "worse" in found.sentence
+
+
+def test_answers_to_a_single_question_show_nothing_of_others() -> None:
+    examples, score = examples_of(40), np.full((40, 4), np.nan)
+    score[:, 1] = np.arange(40) % 2
+    found = anchor(
+        replace(examples, score=score, group=np.full(40, "one")), "mini", load_predictor()
+    )
+    assert found.improvement_interval == (0.0, 0.0)
+    assert "is not shown to predict answers that were left out better" in found.sentence
 
 
 def test_too_few_answers_and_an_unknown_tier_are_refused() -> None:
@@ -115,9 +129,17 @@ def test_without_text_the_logged_prediction_of_the_very_model_is_what_is_correct
     assert (found.examples.output_tokens[:, 1] > 0).all()
 
 
-def write_log(path: Path, answers: Sequence[tuple[int, str, float]], *, content: bool) -> None:
+def write_log(
+    path: Path,
+    answers: Sequence[tuple[int, str, float]],
+    *,
+    content: bool,
+    turns: int = 0,
+    cascade: int = 0,
+) -> None:
     """A store with one labelled request for each (question, tier, label); a tier such as
-    "nano*4+best" is one that a vote answered for."""
+    "nano*4+best" is one that a vote answered for. So many `turns` make a conversation. So many
+    requests at the beginning are of a policy that went on to a second call at the first of them."""
     dense = {"input_tokens": 12}
     ledger = open_ledger(url(path), [], durability="normal")
     for number, (question, asked, label) in enumerate(answers):
@@ -128,9 +150,14 @@ def write_log(path: Path, answers: Sequence[tuple[int, str, float]], *, content:
 
         values = dict(zip(DENSE_NAMES, batch.dense[0].tolist(), strict=True))
         row = request_row(
-            name, features=dense | values, content=json.dumps(messages) if content else None
+            name,
+            features=dense | values,
+            content=json.dumps(messages) if content else None,
+            conversation_id=f"c{number // turns}" if turns else None,
+            policy="cascade@1" if number < cascade else "single@1",
         )
-        worst = attempt_row(name, cost=0, tier=tier, arm=f"{tier}/0:m{star}{vote}")
+        step = int(number < min(cascade, 1))
+        worst = attempt_row(name, cost=0, tier=tier, arm=f"{tier}/0:m{star}{vote}", step=step)
         ledger.reserve(
             Reservation(
                 f"{name}/1",
@@ -184,6 +211,42 @@ def test_labels_as_the_shipped_model_predicts_them_promote_nothing(
     assert not correct(found, shipped).promoted
 
 
+def test_turns_of_one_conversation_are_one_piece_of_evidence(tmp_path: Path) -> None:
+    shipped = load_predictor()
+    quality = shipped.batch(examples_of(300).features).quality[:, 0]
+    good = np.repeat(np.random.default_rng(4).random(30), 10) < quality  # as predicted, alike
+    answers = [(n, "nano", float(good[n])) for n in range(300)]
+    verdicts = []
+    for turns in (0, 10):
+        write_log(tmp_path / f"{turns}.db", answers, content=True, turns=turns)
+        with closing(open_log(url(tmp_path / f"{turns}.db"))) as log:
+            found = read_log(log, shipped)
+        assert len(set(found.examples.group.tolist())) == 300 // max(turns, 1)
+        assert len(set(found.question.tolist())) == 300
+        verdicts.append(correct(found, shipped).promoted)
+    assert verdicts == [True, False]
+
+
+def test_labels_of_few_conversations_show_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_log(tmp_path / "r.db", [(n, "nano", 1.0) for n in range(60)], content=True, turns=20)
+    arguments = ["--from-log", str(tmp_path / "r.db"), "--out", str(tmp_path / "m")]
+    code, _, error = run(capsys, *arguments)
+    assert code == 1
+    assert "at least 10 different questions or conversations are needed; found 3" in error
+
+
+def test_one_question_is_one_group_in_whatever_conversation_it_is_asked(tmp_path: Path) -> None:
+    asked = [(n, "nano", float(n % 3 == 0)) for n in (*range(20), *range(10), *range(50, 60))]
+    write_log(tmp_path / "r.db", asked, content=True, turns=10)
+    with closing(open_log(url(tmp_path / "r.db"))) as log:
+        group = read_log(log, load_predictor()).examples.group.reshape(4, 10)
+    assert (group == group[:, :1]).all()
+    assert group[0, 0] == group[2, 0]
+    assert len(set(group[:, 0].tolist())) == 3
+
+
 def test_the_label_of_a_vote_is_not_learnt_as_one_of_its_tiers_single_answers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -202,6 +265,42 @@ def test_the_label_of_a_vote_is_not_learnt_as_one_of_its_tiers_single_answers(
     code, _, error = run(capsys, "--from-log", str(tmp_path / "votes.db"), *arguments[2:])
     assert code == 1
     assert "needed (beside the 30 that votes answered); found 0" in error
+
+
+def test_labels_of_answers_that_a_cascade_let_pass_say_nothing_of_a_tier(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    passed = [(n, "nano", 1.0) for n in range(30)]
+    single = [(n, "nano", float(n % 4 == 0)) for n in range(20)]
+    write_log(tmp_path / "r.db", passed + single, content=False, cascade=30)
+    with closing(open_log(url(tmp_path / "r.db"))) as log:
+        found = read_log(log, load_predictor())
+    assert found.examples.score[:, 0].tolist() == [label for _, _, label in single]
+    assert (found.chained, found.unusable) == (30, 30)
+    arguments = ["--from-log", str(tmp_path / "r.db"), "--out", str(tmp_path / "m")]
+    assert "could not be used (30 of them in a cascade)" in run(capsys, *arguments)[1]
+    write_log(tmp_path / "passed.db", passed, content=False, cascade=30)
+    code, _, error = run(capsys, "--from-log", str(tmp_path / "passed.db"), *arguments[2:])
+    assert code == 1
+    assert "needed (beside the 30 of policies with a cascade); found 0" in error
+
+
+def test_an_answer_that_is_as_good_as_the_baselines_is_as_good_as_that_and_no_better(
+    court: Court, panel: Panel
+) -> None:
+    court.serve(30)
+    panel.says = lambda first, second: "TIE"
+    assert court.judge().scores == [1.0] * 30
+    with court.router() as router, closing(open_log(court.store)) as log:
+        for row in log.requests():
+            if row.purpose == "serve" and row.request_id[-1] in "02468ace":
+                router.feedback(row.request_id, 0.75)  # a person's word is of the answer alone
+        found = read_log(log, court.predictor)
+    mini, frontier = (found.quality[:, TIERS.index(tier)] for tier in ("mini", "frontier"))
+    label = found.examples.score[:, TIERS.index("mini")]
+    assert set(np.unique(label)) == {0.75, float(frontier[0])}
+    assert frontier[0] > mini[0]
+    assert correct(found, court.predictor).tiers["mini"].observed <= frontier[0]
 
 
 # ── what is wrong is said in one line ──────────────────────────────────────────────────────────

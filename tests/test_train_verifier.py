@@ -21,7 +21,8 @@ from router.gates.verifier import NAMES, load_verifier
 from router.log import open_log
 from router.replay.answers import Answers, answers_like, read_answers
 from router.replay.by_form import ByForm
-from router.replay.train_verifier import train_on_outcomes
+from router.replay.curves import resamples
+from router.replay.train_verifier import lead_in_auc, train_on_outcomes
 from router.replay.verifier_from_log import along, kept_chains, train_on_log
 from router.replay.verifier_training import as_verifier, train_verifier
 from tests.conftest import MakeRouter, ladder, steady_predictor
@@ -86,6 +87,16 @@ def test_without_costs_the_lead_is_in_auc(tmp_path: Path) -> None:
     assert found.lead.metric == "AUC"
     assert found.promoted
     assert found.notes
+
+
+def test_a_single_bad_answer_makes_no_verifier_better_for_certain() -> None:
+    score, sees = np.ones((100, 4)), np.full((100, 4), 0.5)
+    score[7, 0] = 0.0
+    sees[7, 0] = 0.4
+    said = {"learned": sees, "structural": 1 - sees}
+    lead = lead_in_auc(said, score, [0, 3], resamples(np.arange(100).astype(str), 400, 0))
+    assert lead.difference == pytest.approx(1)
+    assert not lead.certain
 
 
 def test_log_probabilities_are_learnt_from_and_may_be_missing(tmp_path: Path) -> None:

@@ -210,6 +210,7 @@ def _changed(change: Any) -> Examples:
         (_changed(lambda s: s.__setitem__((5, 1), -0.1)), "between 0 and 1", 300),
         (_changed(lambda s: s.__setitem__((5, 1), np.inf)), "between 0 and 1", 300),
         (replace(planted().examples, group=np.full(300, "one")), "questions", 1),
+        (replace(planted().examples, features=batch_of(*["\0"] * 300)), "words in common", 0),
     ],
 )
 def test_what_cannot_be_learnt_from_is_refused(examples: Examples, problem: str, rows: int) -> None:

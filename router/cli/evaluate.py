@@ -260,8 +260,9 @@ def _render(report: Mapping[str, Any], console: Console) -> None:
         console.print()
         console.print(_figures(report, two))
         console.print()
-        console.print(_honest(report))
-        console.print()
+        if report["honest"]["levels"]:
+            console.print(_honest(report))
+            console.print()
         console.print(_calibration(report))
     else:
         console.print()

@@ -318,6 +318,7 @@ def _render_log(data: Mapping[str, Any], console: Console) -> None:
     text = f"the prompts of {data['with_text']:,} were kept"
     left = f"; {data['unusable']:,} more could not be used" if data["unusable"] else ""
     left += f" ({data['voted']:,} of them answered by votes)" if data["voted"] else ""
+    left += f" ({data['chained']:,} of them in a cascade)" if data["chained"] else ""
     console.print(f"[bold]{data['rows']:,} labelled requests[/], {text}{left}")
     rows = table("tier", "labels", "predicted good", "judged good", "correction in log odds")
     for tier, one in data["tiers"].items():

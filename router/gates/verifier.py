@@ -101,9 +101,9 @@ class Verifier:
     """Scores answers with the arrays of a model file.
 
     Arrays: `weights` (8, 4, F) and `intercept` (8, 4), of [tier that answered, plus 4 where it was
-    not the first][target]; `good`, `bad` (4, K), chance of each signal of a first answer;
-    `together` (4, 4), how far tiers are good on the same requests; `same` (4, 4, 3), how often two
-    tiers' answers agree where neither is good, one is, or both are.
+    not the first][target]; `good`, `bad` (4, K), chance of each signal of a first answer, of which
+    there are at most `BINS`; `together` (4, 4), how far tiers are good on the same requests; `same`
+    (4, 4, 3), how often two tiers' answers agree where neither is good, one is, or both are.
     Raises `ModelFileError` for a model of another shape.
     """
 
@@ -118,12 +118,12 @@ class Verifier:
                 )
             if name in sizes and a[name].shape != sizes[name]:
                 raise ModelFileError(path, f"{name} is {a[name].shape}, not {sizes[name]}")
-        if list(model.facts.get("inputs") or ()) != list(NAMES):
+        if model.facts.get("inputs") != list(NAMES):
             raise ModelFileError(path, "it reads other inputs than this version has")
         good, bad = a["good"].astype(np.float64), a["bad"].astype(np.float64)
-        rows = good.ndim == 2 and good.shape == bad.shape and good.shape[0] == _T
+        rows = good.shape == bad.shape and good.shape in [(_T, 1 + k) for k in range(BINS)]
         if not rows or (good <= 0).any() or (bad <= 0).any():
-            raise ModelFileError(path, "good and bad must be (4, K) chances above 0")
+            raise ModelFileError(path, f"good and bad must be (4, 1 to {BINS}) chances above 0")
         self._good = good / good.sum(axis=1, keepdims=True)
         self._bad = bad / bad.sum(axis=1, keepdims=True)
         self._together = np.clip(a["together"].astype(np.float64), 0, 1)

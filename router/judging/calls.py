@@ -13,6 +13,7 @@ from typing import Any
 
 from router.effects import run
 from router.intake import new_request_id
+from router.log.base import JUDGED
 from router.money import usd_text
 from router.pipeline import Router
 from router.policy import Policy
@@ -26,7 +27,7 @@ from router.prices import PriceBook
 from router.types import Purpose, Request, Tier
 
 CEILING = "judging, this run"  # the budget's name
-RUN, JUDGED = "judging", "judged"  # scopes: the run that pays, the request that is judged
+RUN = "judging"  # a scope: the run that pays
 _LARGEST = 100_000_000  # bytes: a judge reads a request and two answers to it
 
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from router.judging.calls import JUDGED
 from router.judging.verdicts import parse
 from router.log import Label, Log
+from router.log.base import JUDGED
 from router.policy import Policy
 
 

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 from router.types import AttemptRow, RequestRow
 
+JUDGED = "judged"  # the scope of a call that judges a request: the request's id
+
 
 @dataclass(frozen=True, slots=True)
 class LoggedRequest(RequestRow):

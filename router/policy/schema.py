@@ -86,7 +86,8 @@ class Objective(Part):
     confidence: Annotated[Real, Field(gt=0, lt=1)] | None = Field(
         default=None,
         description="How sure keep_quality must be: the policy is then chosen on the predictor's "
-        "calibration queries, and is always-baseline where they cannot support it.",
+        "calibration queries, and is always-baseline where they cannot support it. Only with one "
+        "effort and no vote: they tell of no other answers.",
     )
     margin: Annotated[Real, Field(ge=0, le=1)] | None = Field(
         default=None,
@@ -268,6 +269,7 @@ class Policy(Part):
         self._check_bounds()
         self._check_pacing()
         self._check_judge()
+        self._check_promise()
         check_limits((arm.tier, arm.deployment, self.deployment(arm)) for arm in self.arms())
         if self.cascade is not None and self.objective.keep_quality is not None:
             raise wrong("keep_quality speaks of one call, and a cascade makes several",
@@ -325,6 +327,17 @@ class Policy(Part):
             if not fits:
                 raise wrong(f"budget {name!r} is paced, which this {key} does not allow",
                             f"{allowed}, where pacing names it", "budgets", at, key)  # fmt: skip
+
+    def _check_promise(self) -> None:
+        if self.objective.confidence is None:
+            return
+        for arm in self.arms():
+            deployment = self.deployment(arm)
+            several = {"efforts": deployment.asked_efforts[1:], "vote": deployment.vote}
+            for key in filter(several.get, several):
+                raise wrong("calibration queries tell of each tier's usual answer alone, and a "
+                            "promise with confidence of nothing else", "one effort and no vote",
+                            "tiers", arm.tier, arm.deployment, key)  # fmt: skip
 
     def _check_judge(self) -> None:
         tier, model, present = self.judge.tier, self.judge.model, self.tiers.present

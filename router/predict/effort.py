@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
@@ -94,7 +93,10 @@ def efforts_of(facts: Mapping[str, Any], path: str) -> Efforts:
             raise ModelFileError(path, f"effort_tokens.{effort}.factor must be a positive number")
         factors[effort] = factor
     gains: dict[tuple[str, str], tuple[float, float]] = {}
-    for name, entry in (facts.get("effort_gains") or {}).items():
+    said = facts.get("effort_gains") or {}
+    if not isinstance(said, dict):
+        raise ModelFileError(path, f"effort_gains must be an object, not {said!r:.40}")
+    for name, entry in said.items():
         tier, _, at = str(name).partition("@")
         gain, std = _number(entry, "log_odds"), _number(entry, "std")
         known = tier in TIERS and at in EFFORTS
@@ -110,6 +112,6 @@ def efforts_of(facts: Mapping[str, Any], path: str) -> Efforts:
 
 def _number(entry: Any, name: str) -> float | None:
     value = entry.get(name) if isinstance(entry, dict) else None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1e6:
         return None
     return float(value)

@@ -85,6 +85,8 @@ _ALLOWED: Mapping[str, tuple[float, float]] = {
     "quality_noise": (0.0, MOST),
     "prototype_counts": (0.0, 1e9),
     "token_residuals": (-10.0, 10.0),
+    "calibration_quality": (-1.0, 1.0),
+    "calibration_score": (-1.0, 1.0),
     "calibration_tokens": (0.0, 1e9),
     "calibration_input_tokens": (0.0, 1e9),
 }
@@ -370,6 +372,8 @@ def _check(model: ModelFile, path: str) -> None:
         if found != wanted or len(found) != len(shape):
             raise ModelFileError(path, f"{name} has shape {found}, not {shape}")
     arrays = model.arrays
+    if not len(arrays["prototypes"]):
+        raise ModelFileError(path, "prototypes must be at least one")
     if arrays["vocabulary"].dtype != np.int32:
         raise ModelFileError(path, "vocabulary must hold 4-byte integers")
     buckets = arrays["vocabulary"]

@@ -90,6 +90,8 @@ def _fit(examples: Examples, seed: int, say: Progress, embedder: TextEmbedder | 
     tiers = check(examples)
     say("reading the texts")
     design = Design.of(examples)
+    if not len(design.vocabulary):
+        raise TrainingError("prompts that have words in common are needed", 0)
     score = examples.score[:, tiers]
     inner = list(inner_folds(examples, seed))
     if not inner:

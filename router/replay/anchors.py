@@ -104,11 +104,11 @@ def anchor(
     label = rows.score[:, column]
     known = Predictor(with_ability(base.model, "anchored", {column: (0.0, 0.0)}, {}))
     before: Floats = known.batch(rows.features).quality[:, column]
-    left_out = np.empty(len(rows))
+    left_out = before.copy()  # stays, where there is one question alone
     for name in np.unique(rows.group):
         held = rows.group == name
-        others = offset_of(before[~held], label[~held])[0] if not held.all() else 0.0
-        left_out[held] = moved(before[held], others)
+        if not held.all():
+            left_out[held] = moved(before[held], offset_of(before[~held], label[~held])[0])
     offset, error = offset_of(before, label)
     after = moved(before, offset)
     old, new = log_loss(before, label), log_loss(left_out, label)

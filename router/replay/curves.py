@@ -111,8 +111,9 @@ def summarise(cost: Floats, quality: Floats, singles: Singles) -> Summary:
     least = float(singles.cost.min())
     aiq = area_under(curve, mix, least, top_cost)
     mixed = area_under(mix, mix, least, top_cost)
+    none = min(top_cost, top_quality) <= 0  # of which there are no shares
     return Summary(
-        tuple(None if c is None or top_cost <= 0 else 100 * c / top_cost for c in at),
+        tuple(None if c is None or none else 100 * c / top_cost for c in at),
         peak,
         aiq,
         None if aiq is None or mixed is None else aiq - mixed,

@@ -111,13 +111,19 @@ class CrossValidation:
         )
         sizes = np.bincount(found, minlength=self.folds)
         training = min(int(scored[found != fold].sum()) for fold in range(self.folds))
-        if (sizes == 0).any() or training < LEAST_TRAINING:
+        empty = int((sizes == 0).sum())
+        if empty or training < LEAST_TRAINING:
+            why = f"{empty} of them would have no question"
+            if not empty:
+                why = (
+                    f"the smallest training part has {training} scored queries, at least "
+                    f"{LEAST_TRAINING} are needed"
+                )
             raise OutcomeFileError(
                 self.outcomes.path,
                 f"{len(self.outcomes)} queries ({len(set(self.outcomes.group.tolist()))} different "
-                f"questions) are too few for {self.folds} folds: the smallest training part has "
-                f"{training} scored queries, at least {LEAST_TRAINING} are needed; record more "
-                "queries, or give a model that is trained already (--model)",
+                f"questions) are too few for {self.folds} folds: {why}; record more queries, take "
+                "fewer folds, or give a model that is trained already (--model)",
             )
         return found
 

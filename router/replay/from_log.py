@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from router.errors import TrainingError
-from router.log.base import Log, LoggedRequest
+from router.log.base import JUDGED, Log, LoggedRequest
 from router.policy.arms import arm_named
 from router.predict.examples import Examples, folds_of, text_key
 from router.predict.features import DENSE_NAMES, FeatureBatch, extract, join
@@ -27,7 +27,7 @@ from router.replay.ability import log_loss, moved, offset_of, with_ability
 from router.replay.curves import resamples
 from router.replay.effort_gain import gain_of, with_gains, without_effort
 from router.replay.gain_area import interval
-from router.replay.train import DRAWS, need_learner
+from router.replay.train import DRAWS, need_learner, need_questions
 from router.types import TIERS, AttemptRow, Request, Tier
 
 if TYPE_CHECKING:
@@ -46,20 +46,26 @@ class LoggedRows:
 
     `quality` (N, 4) is what the shipped model predicts of them: the logged prediction where this
     very model made it, since without the prompt's text it cannot be made again as well.
+    `question` (N,) names what was asked, and `examples.group` what varies together: a question
+    wherever it was asked, and all turns of a conversation.
     `effort` (N,) names the answer's reasoning effort where it is not its tier's usual one, else "";
     `usual` (N,) is that one.
     `with_text` counts rows whose policy kept the prompt, `unusable` labelled ones without an
-    accepted answer, with that of a vote or with the features of another version; `voted`, how many
-    of them a vote answered, which is better than the one answer that a tier's quality is of.
+    accepted answer, with that of a vote or of a cascade, or with the features of another version;
+    `voted`, how many of them a vote answered, which is better than the one answer that a tier's
+    quality is of; `chained`, how many were decided under a policy that goes on after some answers:
+    those that it hands out are the ones that looked good.
     """
 
     examples: Examples
     quality: Floats
+    question: NDArray[np.str_]
     effort: NDArray[np.str_]
     usual: NDArray[np.str_]
     with_text: int
     unusable: int
     voted: int
+    chained: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +92,7 @@ class Corrected:
     with_text: int
     unusable: int
     voted: int  # of the unusable
+    chained: int  # of the unusable
     tiers: dict[str, TierCorrection]
     log_loss: tuple[float, float]  # new, shipped
     brier: tuple[float, float]
@@ -120,6 +127,7 @@ class Corrected:
             "with_text": self.with_text,
             "unusable": self.unusable,
             "voted": self.voted,
+            "chained": self.chained,
             "tiers": {
                 tier: {name: getattr(one, name) for name in TierCorrection.__slots__}
                 for tier, one in self.tiers.items()
@@ -143,15 +151,17 @@ def read_log(log: Log, shipped: Predictor) -> LoggedRows:
             "the log has no labelled request; label answers by router.feedback(request_id, score)",
             0,
         )
-    accepted = {
-        attempt.request_id: attempt
-        for attempt in log.attempts()
-        if attempt.request_id in labelled
-        and attempt.number == labelled[attempt.request_id].accepted
-    }
+    accepted, went_on = {}, set()
+    for each in log.attempts():
+        if each.request_id in labelled and each.number == labelled[each.request_id].accepted:
+            accepted[each.request_id] = each
+        if each.step > 0:
+            went_on.add(each.request_id)
+    cascades = {row.policy for row in log.requests() if row.request_id in went_on}
     batches: list[FeatureBatch] = []
     logged: list[dict[str, float]] = []
-    group, task, with_text, voted = [], [], 0, 0
+    kept: list[LoggedRequest] = []
+    task, with_text, voted, chained = [], 0, 0, 0
     score, tokens, input_tokens = [], [], []
     efforts = []
     for request_id, row in labelled.items():
@@ -161,20 +171,24 @@ def read_log(log: Log, shipped: Predictor) -> LoggedRows:
         if arm_named(attempt.arm, attempt.tier).samples > 1:
             voted += 1  # the ladder adds what a vote gains to what is learnt of a single answer
             continue
+        if row.policy in cascades:
+            chained += 1  # labels of answers that a gate let pass say nothing of all answers
+            continue
         column = TIERS.index(attempt.tier)
         effort, usual = _efforts_of(row, attempt)
         efforts.append(("" if effort == usual else effort, usual))
-        text = asked(row)
-        with_text += text is not None
+        with_text += asked(row) is not None
         batches.append(features)
-        group.append(text_key(text) if text else request_id)
+        kept.append(row)
         task.append(row.tags[0] if row.tags else "")
         score.append(_only(column, row.label))
         tokens.append(_only(column, without_effort(attempt.output_tokens, effort, shipped.efforts)))
         input_tokens.append(float(row.features.get("input_tokens") or np.nan))
         logged.append(logged_quality(row) if row.predictor == shipped.name else {})
     if len(batches) < LEAST_LABELLED:
-        but = f" (beside the {voted:,} that votes answered)" if voted else ""
+        left = [f"{voted:,} that votes answered"] * (voted > 0)
+        left += [f"{chained:,} of policies with a cascade"] * (chained > 0)
+        but = f" (beside the {' and the '.join(left)})" if left else ""
         raise TrainingError(
             f"at least {LEAST_LABELLED} labelled, answered requests are needed{but}", len(batches)
         )
@@ -183,7 +197,7 @@ def read_log(log: Log, shipped: Predictor) -> LoggedRows:
         np.array(score),
         np.array(tokens),
         np.array(input_tokens),
-        np.array(group),
+        together(kept),
         np.array(task),
         np.ones(len(batches)),
     )
@@ -191,9 +205,26 @@ def read_log(log: Log, shipped: Predictor) -> LoggedRows:
     for at, known in enumerate(logged):
         for tier, value in known.items():
             quality[at, TIERS.index(tier)] = value
-    others, usuals = np.array(efforts).T
+    share = beside_baseline(log, kept, quality)[:, None]
+    examples = replace(examples, score=examples.score * share)
+    questions, (others, usuals) = np.array([*map(question_of, kept)]), np.array(efforts).T
     unusable = len(labelled) - len(batches)
-    return LoggedRows(examples, quality, others, usuals, with_text, unusable, voted)
+    return LoggedRows(
+        examples, quality, questions, others, usuals, with_text, unusable, voted, chained
+    )
+
+
+def beside_baseline(log: Log, rows: Sequence[LoggedRequest], quality: Floats) -> Floats:
+    """What labels (N,) are to be multiplied by, so that all say how good an answer is: a judge's
+    says how good it is beside the baseline tier's, so by P(good) of that one. `quality`: (N, 4)."""
+    judged = [(row.label_source or "").startswith("judge:") for row in rows]
+    if not any(judged):
+        return np.ones(len(rows))
+    of = {r.request_id: r.scopes.get(JUDGED) for r in log.requests() if r.purpose == "shadow"}
+    tier = {of[a.request_id]: a.tier for a in log.attempts() if a.request_id in of}
+    at = [TIERS.index(cast("Tier", tier.get(row.request_id, TIERS[-1]))) for row in rows]
+    baseline = np.nan_to_num(quality[np.arange(len(rows)), at], nan=1.0)
+    return np.where(judged, baseline, 1.0)
 
 
 def _features(row: LoggedRequest) -> FeatureBatch | None:
@@ -215,6 +246,23 @@ def asked(row: LoggedRequest) -> str | None:
         return None
     turns = [m for m in json.loads(row.content) if m.get("role") == "user"]
     return text_of(turns[-1].get("content")) if turns else None
+
+
+def question_of(row: LoggedRequest) -> str:
+    """Name what was asked: by all turns of the user where the policy kept them, since a "go on" is
+    another question in each conversation; else by the request's id."""
+    turns = [m for m in json.loads(row.content or "[]") if m.get("role") == "user"]
+    text = "\n".join(text_of(turn.get("content")) for turn in turns)
+    return text_key(text) if text else row.request_id
+
+
+def together(rows: Sequence[LoggedRequest]) -> NDArray[np.str_]:
+    """Name for each request what it varies together with, and so is no independent evidence beside:
+    those with the same question, and the turns of a conversation, by what it began with."""
+    begun: dict[str, str] = {}
+    return np.array(
+        [begun.setdefault(row.conversation_id or row.request_id, question_of(row)) for row in rows]
+    )
 
 
 def _efforts_of(row: LoggedRequest, attempt: AttemptRow) -> tuple[str, str]:
@@ -244,8 +292,9 @@ def _only(column: int, value: float | None) -> list[float]:
 def merged(rows: LoggedRows) -> Examples | None:
     """One row a question, with the mean label of each tier that answered it; None unless at least
     `LEAST_EXAMPLES` questions have labels of two tiers, which a full fit needs."""
-    examples = rows.examples.take(rows.effort == "")
-    names, first, member = np.unique(examples.group, return_index=True, return_inverse=True)
+    usual = rows.effort == ""
+    examples = rows.examples.take(usual)
+    names, first, member = np.unique(rows.question[usual], return_index=True, return_inverse=True)
     score = _means(examples.score, member, len(names))
     if (np.isfinite(score).sum(axis=1) >= 2).sum() < LEAST_EXAMPLES:
         return None
@@ -267,10 +316,12 @@ def correct(
 ) -> Corrected:
     """Fit each tier's offset from the shipped model's log odds, judged by cross-validation.
 
-    Raises `ConfigurationError` where scikit-learn is missing.
+    Raises `ConfigurationError` where scikit-learn is missing, `TrainingError` for labels of too few
+    different questions or conversations.
     """
     need_learner()
     examples = rows.examples
+    need_questions(examples.group)
     deal = folds_of(examples.group, FOLDS, seed + _FOLDS)
     usual = (rows.effort == "")[:, None]
     known = np.isfinite(examples.score) & np.isfinite(rows.quality)
@@ -307,6 +358,7 @@ def correct(
         with_text=rows.with_text,
         unusable=rows.unusable,
         voted=rows.voted,
+        chained=rows.chained,
         tiers=tiers,
         log_loss=(float(new.mean()), float(old.mean())),
         brier=(float(((after - label) ** 2).mean()), float(((before - label) ** 2).mean())),

@@ -106,7 +106,15 @@ def compare(
     once = np.ones((1, len(score)))
     mine, theirs = (float(gain_area(p, score, columns, once)[0]) for p in (new, shipped))
     difference = gain_area(new, score, columns, drawn) - gain_area(shipped, score, columns, drawn)
-    return Comparison(mine, theirs, mine - theirs, interval(difference))
+    return Comparison(mine, theirs, mine - theirs, interval_between(difference))
+
+
+def interval_between(differences: Floats) -> tuple[float, float]:
+    """`interval` of paired differences, NaN in a resample that has none of the rows which tell two
+    models apart: it shows no difference. Left out, a single such row would make one certain."""
+    if not np.isfinite(differences).any():
+        return (float("nan"), float("nan"))
+    return interval(np.nan_to_num(differences, nan=0.0))
 
 
 def interval(values: Floats) -> tuple[float, float]:

@@ -52,7 +52,8 @@ def chosen_on_calibration(
     always-frontier's, (N,); `group` (N,), never split. Where costs are unknown the point with the
     largest cost weight (the last) that reaches the level is taken for the cheapest.
     The choice is plug-in: the mean of the calibration half against the level, without a margin.
-    Randomised mixes of two points are left out.
+    Randomised mixes of two points are left out. So are splits in which the frontier has no good
+    answer, or no cost, to be a share of; returns nothing where that is all of them.
     """
     halves = _halves(group, splits, seed)
     judged = ~halves
@@ -63,18 +64,24 @@ def chosen_on_calibration(
     order = np.broadcast_to(-np.arange(len(quality), dtype=np.float64), calibration_quality.shape)
     if cost is not None:
         order = _means(halves, cost)
-    row = np.arange(splits)
-    found = {}
+    always = None
+    tells = test_frontier > 0
+    if cost is not None and frontier_cost is not None and frontier_cost.any():
+        always = _means(judged, frontier_cost[None, :])[:, 0]
+        tells &= always > 0
+    row = np.flatnonzero(tells)
+    found: dict[str, dict[str, Any]] = {}
+    if not row.size:
+        return found
     for level in QUALITY_LEVELS:
-        reached = calibration_quality >= level * calibration_frontier - 1e-12
-        pick = np.where(reached, order, np.inf).argmin(axis=1)
+        reached = (calibration_quality >= level * calibration_frontier - 1e-12)[row]
+        pick = np.where(reached, order[row], np.inf).argmin(axis=1)
         stayed = ~reached.any(axis=1)
-        ratio = np.where(stayed, 1.0, test_quality[row, pick] / np.maximum(test_frontier, 1e-12))
+        ratio = np.where(stayed, 1.0, test_quality[row, pick] / test_frontier[row])
         percent = None
-        if cost is not None and frontier_cost is not None:
+        if cost is not None and always is not None:
             paid = _means(judged, cost)[row, pick]
-            always = _means(judged, frontier_cost[None, :])[:, 0]
-            percent = np.where(stayed, 100.0, 100 * paid / np.maximum(always, 1e-300))
+            percent = np.where(stayed, 100.0, 100 * paid / always[row])
         found[f"{level:.2f}"] = asdict(
             Honest(
                 cost_pct=None if percent is None else float(percent.mean()),

@@ -7,6 +7,7 @@ an answer cannot influence what is not told of it.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,20 +67,20 @@ def read_rows(path: str | Path, ladder: Mapping[Tier, str]) -> RawRows:
         raise OutcomeFileError(
             str(path), f"it has neither a column 'prompt' nor 'messages'; {_columns_are()}"
         )
-    models = columns["model"]
-    problem = missing_models(ladder, sorted({str(m) for m in models if m is not None}))
+    models = ["" if model is None else str(model) for model in columns["model"]]
+    problem = missing_models(ladder, sorted({model for model in models if model}))
     if problem:
         raise OutcomeFileError(str(path), problem)
     wanted = set(ladder.values())
-    soiled = columns.get("contaminated")
     mine = [row for row in range(count) if models[row] in wanted]
-    kept = [row for row in mine if soiled is None or soiled[row] is not True]
+    soiled = _soiled(file, columns, count)
+    kept = [row for row in mine if not soiled[row]]
 
     def column(name: str) -> list[Any]:
         values = columns.get(name)
         return [None] * len(kept) if values is None else [values[row] for row in kept]
 
-    ids, names = column("query_id"), column("model")
+    ids, names = column("query_id"), [models[row] for row in kept]
     if any(value is None or value == "" for value in ids):
         raise OutcomeFileError(
             str(path), f"query_id is empty in a row of model {names[_empty(ids)]!r}; give every one"
@@ -110,12 +111,12 @@ def read_samples(path: Path, ladder: Mapping[Tier, str]) -> list[str | None]:
     wanted = ("model", "response", "contaminated")
     columns, count = _read_columns(path, ladder, wanted)
     texts = columns.get("response", [None] * count)
-    soiled = columns.get("contaminated", [None] * count)
+    soiled = _soiled(path, columns, count)
     models = set(ladder.values())
     found = [
         text if isinstance(text, str) else None
         for model, text, bad in zip(columns["model"], texts, soiled, strict=True)
-        if model in models and bad is not True
+        if str(model) in models and not bad
     ]
     if not any(found):
         raise OutcomeFileError(
@@ -139,6 +140,17 @@ def _of_answers(path: Path, ladder: Mapping[Tier, str], name: str) -> dict[tuple
             if value is not None:
                 found.setdefault((str(query), str(model)), value)
     return found
+
+
+def _soiled(path: Path, columns: Mapping[str, list[Any]], count: int) -> list[bool]:
+    """Which rows are marked as contaminated: by true or 1, unless by false, 0 or nothing."""
+    marks = columns.get("contaminated", [None] * count)
+    for mark in marks:
+        if mark is not None and mark == mark and mark not in (False, True):
+            raise OutcomeFileError(
+                str(path), f"contaminated is {mark!r:.40} in a row; write true or false"
+            )
+    return [mark in (True,) for mark in marks]
 
 
 def _empty(values: Sequence[Any]) -> int:
@@ -223,12 +235,17 @@ def _numbers(path: str | Path, name: str, values: Sequence[Any], where: Sequence
             raise OutcomeFileError(
                 str(path), f"{where[at]}: {name} is {value!r}, not a number; write it unquoted"
             )
-        found[at] = value
+        try:
+            found[at] = value
+        except OverflowError:  # a whole number beyond all that a float can hold
+            found[at] = math.inf if value > 0 else -math.inf
     high = 1.0 if name == "score" else np.inf
     wrong = np.flatnonzero((found < 0) | (found > high) | np.isinf(found))
     if wrong.size:
         at = int(wrong[0])
-        allowed = "0 to 1; divide it by the largest score" if name == "score" else "0 or more"
+        allowed = "0 to 1; divide it by the largest score"
+        if name != "score":
+            allowed = "0 or more, and finite"
         raise OutcomeFileError(
             str(path), f"{where[at]}: {name} is {found[at]:g}; allowed is {allowed}"
         )

@@ -23,8 +23,9 @@ from router.replay.held_out import HeldOut, figures
 from router.replay.rows import TRAIN_EXTRA
 from router.types import TIERS, Prediction
 
-FEW_ROWS = 400  # of fewer none is spared for calibration: each is needed to learn from
-LEAST_HELD_OUT = 80  # of fewer held-out rows, figures come from cross-validation
+FEW_QUESTIONS = 400  # of fewer none is spared for calibration: each is needed to learn from
+LEAST_HELD_OUT = 80  # of fewer held-out questions, figures come from cross-validation
+LEAST_QUESTIONS = 10  # of three, chance would be "better for certain" one time in nine
 DEFAULT_FOLDS = 3
 DEFAULT_SHARE = 0.2
 DRAWS = 1000
@@ -52,7 +53,7 @@ class Trained:
     `held_out` and `shipped` are the figures of both on the same `judged` rows (see
     `router.replay.held_out.figures`); `how` says how the rows were held out. `comparison` decides:
     `promoted` only if its whole interval is above 0. `calibration_queries` of the model's own
-    held-out rows travel in its file. `curve` rises by training rows.
+    held-out rows travel in its file, one of each question. `curve` rises by training rows.
     """
 
     model: ModelFile
@@ -138,8 +139,9 @@ def train(
 ) -> Trained:
     """Fit a model to recorded outcomes and compare it with the shipped one.
 
-    A share of the groups takes no part in the fit: they are what the model is judged on, and
-    travel in its file as calibration queries, so that a promise about quality can be certified.
+    A share of the groups takes no part in the fit: they are what the model is judged on, and one
+    row of each travels in its file as a calibration query, so that a promise about quality can be
+    certified.
 
     Parameters
     ----------
@@ -147,7 +149,7 @@ def train(
         Rows without any score are left out. Scores in [0, 1].
     folds
         Judge by cross-validation with so many folds instead; also done, with `DEFAULT_FOLDS`,
-        where nothing is held out or fewer than `FEW_ROWS` rows are there, of which none is spared.
+        where little is held out or fewer than `FEW_QUESTIONS` are there, of which none is spared.
     calibration_share
         Between 0 and 0.5, the share of groups held out.
     draws
@@ -174,11 +176,11 @@ def train(
     examples = examples.take(np.flatnonzero(np.isfinite(examples.score).any(axis=1)))
     tiers = check(examples)
     columns = np.flatnonzero(tiers).tolist()
-    spared = 0.0 if len(examples) < FEW_ROWS else calibration_share
+    spared = 0.0 if need_questions(examples.group) < FEW_QUESTIONS else calibration_share
     held = folds_of(examples.group, _PARTS, seed + _SPLIT) < spared * _PARTS
     if len(examples) - int(held.sum()) < LEAST_EXAMPLES:
         held[:] = False
-    crossed = folds is not None or held.sum() < LEAST_HELD_OUT
+    crossed = folds is not None or len(np.unique(examples.group[held])) < LEAST_HELD_OUT
     count = (folds or DEFAULT_FOLDS) if crossed else 0
     deal = folds_of(examples.group, count, seed + _FOLDS) if crossed else np.zeros(len(held), int)
     present = np.unique(deal).tolist() if crossed else []
@@ -207,6 +209,7 @@ def train(
         judged = examples.take(held)
         prediction = final.batch(judged.features)
         how = f"{held.mean():.0%} of the rows held out, by question"
+    queries = one_of_each(examples.group, held, seed)
     drawn = resamples(judged.group, draws, seed)
     mine = HeldOut(judged, prediction, drawn)
     theirs = HeldOut(judged, shipped.batch(judged.features), drawn)
@@ -222,7 +225,7 @@ def train(
         fitted=int((~held).sum()),
         judged=len(judged),
         how=how,
-        calibration_queries=int(held.sum()),
+        calibration_queries=len(queries),
         held_out=figures(mine, columns),
         shipped=figures(theirs, columns),
         shipped_name=shipped.name,
@@ -231,7 +234,27 @@ def train(
         ),
         curve=tuple(points),
     )
-    return replace(found, model=_finished(found, final, examples.take(held)))
+    return replace(found, model=_finished(found, final, examples.take(queries)))
+
+
+def one_of_each(group: NDArray[np.str_], chosen: NDArray[np.bool_], seed: int) -> NDArray[np.int64]:
+    """Draw one row of each group among the `chosen` (N,); return their positions, rising. Rows of a
+    group are not independent, as a certificate needs its queries to be."""
+    rows = np.random.default_rng(seed).permutation(np.flatnonzero(chosen))
+    _, first = np.unique(group[rows], return_index=True)
+    drawn: NDArray[np.int64] = np.sort(rows[first])
+    return drawn
+
+
+def need_questions(group: NDArray[np.str_]) -> int:
+    """How many different questions or conversations there are. Raises `TrainingError` for so few
+    that nothing could be told for certain: rows of one are no independent evidence."""
+    found = len(np.unique(group))
+    if found < LEAST_QUESTIONS:
+        raise TrainingError(
+            f"at least {LEAST_QUESTIONS} different questions or conversations are needed", found
+        )
+    return found
 
 
 def need_learner() -> None:

@@ -53,7 +53,7 @@ def write_report(figures: Mapping[str, Any], folder: str | Path) -> list[Path]:
         with matplotlib.rc_context(_STYLE):
             _reliability(pyplot, figures, at / RELIABILITY)
             pictures = [RELIABILITY]
-            if len(figures["learning_curve"]) > 1:
+            if sum(point["area"] is not None for point in figures["learning_curve"]) > 1:
                 _learning_curve(pyplot, figures, at / CURVE)
                 pictures.append(CURVE)
         page = _page(figures, {name: (at / name).read_bytes() for name in pictures})
@@ -145,7 +145,8 @@ def _bins(axes: Any, bins: list[list[float]], colour: str, marker: str, label: s
 
 
 def _learning_curve(pyplot: Any, figures: Mapping[str, Any], path: Path) -> None:
-    points, found = figures["learning_curve"], figures["comparison"]
+    points = [point for point in figures["learning_curve"] if point["area"] is not None]
+    found = figures["comparison"]
     rows = np.array([point["rows"] for point in points], dtype=float)
     area = np.array([point["area"] for point in points], dtype=float)
     low, high = np.array([point["interval"] for point in points], dtype=float).T

@@ -20,6 +20,7 @@ from router.replay.figures import Measured, measure
 from router.replay.folds import CrossValidation, Learner
 from router.replay.gain_area import interval
 from router.replay.sweep import Sweep
+from router.replay.train import need_questions
 from router.replay.verifier_training import choose_ridge, train_verifier
 from router.types import TIERS
 
@@ -209,10 +210,13 @@ def train_on_outcomes(
     ------
     OutcomeFileError
         Without responses or scores, or with too little to train on.
+    TrainingError
+        For too few different questions.
     ConfigurationError
         For fewer than three folds.
     """
     progress("reading answers", 0, 1)
+    need_questions(outcomes.group)
     both = _Both(outcomes, sweep, max_steps)
     tick: Callable[[int], None] = lambda done: progress("folds", done, 4 * folds)  # noqa: E731
     run = CrossValidation(outcomes, None, learner, folds, sweep, seed, (), tick, both)
@@ -283,7 +287,8 @@ def lead_in_auc(
         nan = float("nan")
         return Lead("AUC", nan, nan, nan, (nan, nan))
     learned, form = (float(np.mean([pair[at][0] for pair in known])) for at in (0, 1))
-    spread = np.mean([pair[0][1] - pair[1][1] for pair in known], axis=0)
+    # A resample without the good or the bad answers of a tier shows no difference there.
+    spread = np.mean([np.nan_to_num(pair[0][1] - pair[1][1], nan=0.0) for pair in known], axis=0)
     return Lead("AUC", learned, form, learned - form, interval(spread))
 
 

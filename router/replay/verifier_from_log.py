@@ -20,13 +20,14 @@ from router.errors import TrainingError
 from router.gates import structural
 from router.gates.answer import Answer, answer_of_kept
 from router.log.base import Log, LoggedRequest
-from router.predict.examples import folds_of, text_key
+from router.predict.examples import folds_of
 from router.replay.ability import log_loss
 from router.replay.answers import Answers, answers_like
 from router.replay.by_form import ByForm, Judge
 from router.replay.curves import resamples
-from router.replay.from_log import asked, logged_quality
+from router.replay.from_log import asked, beside_baseline, logged_quality, together
 from router.replay.gain_area import interval
+from router.replay.train import need_questions
 from router.replay.train_verifier import DRAWS, Lead, TrainedVerifier, aucs
 from router.replay.verifier_training import as_verifier, choose_ridge, train_verifier
 from router.replay.voting import can_be_compared
@@ -63,14 +64,10 @@ def train_on_log(log: Log, *, seed: int = 0, draws: int = DRAWS) -> TrainedVerif
         for tier, value in logged_quality(chain.row).items():
             quality[at, TIERS.index(tier)] = value
         score[at, chain.accepted] = chain.row.label
+    score *= beside_baseline(log, [chain.row for chain in chains], quality)[:, None]
     columns = np.flatnonzero(np.isfinite(score).any(axis=0)).tolist()
-    texts = [asked(chain.row) for chain in chains]
-    group = np.array(
-        [
-            text_key(text) if text else chain.row.request_id
-            for text, chain in zip(texts, chains, strict=True)
-        ]
-    )
+    group = together([chain.row for chain in chains])
+    need_questions(group)
     deal = folds_of(group, FOLDS, seed + _FOLDS)
     said = {"before": quality, "structural": along(ByForm(), quality, answers)}
     learned = np.full_like(quality, np.nan)

@@ -72,7 +72,8 @@ class Replicates:
     def estimate(
         self, spread: float = 0.0, least: float = -math.inf, most: float = math.inf
     ) -> Estimate:
-        """By the jackknife over groups, widened by `spread` on both sides, within bounds.
+        """By the jackknife over groups, widened by `spread` on both sides; all of it within bounds,
+        which a corrected estimate may pass.
 
         A few dear calls make costs skewed, and a symmetric interval then too short on one side: its
         ends are moved by the skewness of the groups (Hall 1992, J. R. Statist. Soc. B 54, 221-228).
@@ -81,18 +82,22 @@ class Replicates:
         """
         value, rest = float(self.values[0]), self.values[1:]
         groups = len(rest)
+
+        def within(end: float) -> float:
+            return min(most, max(least, end))
+
         if groups < 2:
-            return Estimate(value, math.inf, least, most)
+            return Estimate(within(value), math.inf, least, most)
         centred = rest.mean() - rest  # as the groups' own values lie around theirs
         variance = float((centred**2).mean())
         if variance == 0:
-            return Estimate(value, 0.0, max(least, value - spread), min(most, value + spread))
+            return Estimate(within(value), 0.0, within(value - spread), within(value + spread))
         error, standard = math.sqrt((groups - 1) * variance), centred / math.sqrt(variance)
         skewness, kurtosis = float((standard**3).mean()), float((standard**4).mean())
         t = t_quantile(degrees_of_freedom(kurtosis, groups))
         low = value - error * unskewed(t, skewness, groups) - spread
         high = value - error * unskewed(-t, skewness, groups) + spread
-        return Estimate(value, error, max(least, low), min(most, high))
+        return Estimate(within(value), error, within(low), within(high))
 
     def minus(self, other: Replicates) -> Replicates:
         """The difference, group by group: what both share does not make it less sure."""
