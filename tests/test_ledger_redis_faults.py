@@ -114,6 +114,15 @@ def test_f07_a_reply_that_is_lost_with_the_connection_and_a_retry_are_one_hold(t
     time.sleep(0.5)
     assert reserve(ledger, "a", 700_000).amount == 700_000
     assert counters(ledger) == {ALL: (0, 700_000)}
+    proxy.latency = 0.8
+    with pytest.raises(LedgerUnavailable):
+        reserve(ledger, "never sent", 200_000)
+    proxy.latency = 0.0
+    time.sleep(0.5)
+    assert counters(ledger) == {ALL: (0, 900_000)}
+    ledger.expire(NOW)
+    assert counters(ledger) == {ALL: (0, 700_000)}
+    assert ledger.verify() == []
 
 
 def test_a_credit_whose_reply_is_lost_is_not_given_twice(tmp_path, proxy, monkeypatch):

@@ -129,6 +129,7 @@ class Server:
             raise LedgerUnavailable(self.name, "it was closed")
         if self._pid != os.getpid():  # no connection may be shared with the parent
             self._idle, self._pid = deque(), os.getpid()
+        in_doubt = False
         try:
             while True:
                 try:
@@ -138,9 +139,11 @@ class Server:
                 try:
                     answer = work(link)
                 except self._redis.TimeoutError:
+                    in_doubt = True
                     link.connection.disconnect()
                     raise
                 except self._redis.ConnectionError:
+                    in_doubt = True
                     link.connection.disconnect()
                     if fresh or not again:
                         raise
@@ -155,9 +158,9 @@ class Server:
                 self._idle.append(link)
                 return answer
         except self._redis.RedisError as error:
-            raise self._named(error) from error
+            raise self._named(error, in_doubt) from error
         except ConfigurationError as error:  # the server was changed under us
-            raise LedgerUnavailable(self.name, str(error)) from error
+            raise LedgerUnavailable(self.name, str(error), in_doubt=in_doubt) from error
 
     def _run(
         self,
@@ -177,9 +180,8 @@ class Server:
             patience = int((deadline - time.monotonic()) * 800)  # ms: before we would give up
             reached = link.ask(deadline, "WAIT", self.url.replicas, max(1, patience))
             if reached < self.url.replicas:
-                raise LedgerUnavailable(
-                    self.name, f"{reached} of {self.url.replicas} replicas have the step"
-                )
+                why = f"{reached} of {self.url.replicas} replicas have the step"
+                raise LedgerUnavailable(self.name, why, in_doubt=True)
         return answer
 
     def _connect(self, deadline: float) -> _Link:
@@ -251,7 +253,7 @@ class Server:
             except IndexError:
                 return
 
-    def _named(self, error: Exception) -> LedgerError:
+    def _named(self, error: Exception, in_doubt: bool = False) -> LedgerError:
         text = str(error) or type(error).__name__
         passes = any(sign in text for sign in _PASSES)
         damaged = not passes and any(sign in text for sign in _DAMAGED)
@@ -259,7 +261,7 @@ class Server:
             return LedgerCorrupt(self.name, text)
         if isinstance(error, self._redis.TimeoutError):
             text = f"it did not answer within {self.seconds:g} seconds"
-        return LedgerUnavailable(self.name, text)
+        return LedgerUnavailable(self.name, text, in_doubt=in_doubt)
 
 
 def _facts(info: bytes) -> dict[str, str]:
