@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import threading
 import time
@@ -325,6 +326,23 @@ def test_f38_a_server_without_memory_denies_and_leaves_no_half_a_step(own, tmp_p
     ledger.expire(NOW)  # the journal is replayed
     assert counters(ledger) == {ALL: (180, 0)}
     assert ledger.verify() == []
+
+
+def test_f38_a_server_that_is_full_of_what_is_to_be_copied_is_emptied_by_copying(
+    own, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(redis_outbox.Outbox, "poke", lambda self: None)  # its process died
+    place = place_of(own, tmp_path)
+    spent(opened(place), 400)
+    monkeypatch.undo()
+    used = re.search(r"used_memory:(\d+)", own.ask_all("INFO", "memory"))
+    own.ask("CONFIG", "SET", "maxmemory", str(int(used[1]) - 100_000))
+    ledger = opened(place)
+    with pytest.raises(LedgerUnavailable, match="maxmemory"):
+        reserve(ledger, "x", 1)
+    assert ledger.verify() == []
+    reserve(ledger, "x", 1)
+    assert counters(ledger) == {ALL: (400 * 60, 1)}
 
 
 def test_f41_a_ledger_of_another_version_is_refused_also_by_who_had_it_open(own, tmp_path):
