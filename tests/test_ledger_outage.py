@@ -222,6 +222,20 @@ def test_a_journal_of_another_store_is_left_alone(path, cut, tmp_path):
     assert len(journals(path)) == 1
 
 
+def test_a_journal_that_was_moved_together_with_its_file_is_replayed(path, cut, tmp_path):
+    process = processes.Process(target=_park_and_die, args=(path, cut, False))
+    process.start()
+    process.join()
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for each in [*path.parent.glob("l.db*")]:
+        each.rename(moved / each.name)
+    ledger = direct(moved / path.name)
+    assert counters(ledger) == {ALL: (45, 0)}
+    assert ledger.verify() == []
+    assert journals(moved / path.name) == []
+
+
 def test_a_journal_that_was_changed_is_set_aside_and_its_holds_expire(path, cut):
     process = processes.Process(target=_park_and_die, args=(path, cut, False))
     process.start()
