@@ -18,6 +18,7 @@ from router.errors import ConfigurationError, LedgerCorrupt, LedgerError, Ledger
 from router.ledger.postgres.connection import Connection, Lost, Refused, Silent
 from router.ledger.postgres.schema import CREATE, SCHEMA, SCHEMA_VERSION
 from router.ledger.postgres.steps import INVALID, LOCKS
+from router.ledger.windows import check_clock
 
 T = TypeVar("T")
 
@@ -182,7 +183,7 @@ class Database:
             if opens is not None:
                 self._open(connection, deadline, make=opens)
             milliseconds = self._busy_seconds * 1000  # the server's own say comes before ours
-            [*_, versions] = connection.script(
+            [*_, versions, [[seconds]]] = connection.script(
                 f"SET search_path = {SCHEMA}, pg_temp;"
                 f"SET statement_timeout = {math.ceil(0.9 * milliseconds)};"
                 f"SET lock_timeout = {math.ceil(0.8 * milliseconds)};"
@@ -190,10 +191,11 @@ class Database:
                 "SET default_transaction_isolation = 'read committed'; SET jit = off;"
                 "SET plan_cache_mode = force_generic_plan; SET client_min_messages = warning;"
                 "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;"
-                "SELECT version FROM meta",
+                "SELECT version FROM meta; SELECT extract(epoch FROM clock_timestamp())",
                 deadline,
             )
             self._check_version(versions)
+            check_clock(self.name, float(str(seconds)))
         except BaseException:
             connection.close()
             raise

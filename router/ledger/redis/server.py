@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from router.errors import ConfigurationError, LedgerCorrupt, LedgerError, LedgerUnavailable
 from router.ledger.redis.scripts import Script
 from router.ledger.redis.url import RedisUrl
+from router.ledger.windows import check_clock
 
 if TYPE_CHECKING:
     from redis.connection import Connection
@@ -221,6 +222,7 @@ class Server:
             raise ConfigurationError(f"{self.name} is Redis {info['redis_version']}; 6.2 is needed")
         if info.get("loading") == "1":  # Redis 6.2 calls its append-only file off meanwhile
             raise LedgerUnavailable(self.name, "it is reading its data from the disk")
+        check_clock(self.name, int(info.get("server_time_usec", 2**60)) / 1e6)
         if info.get("role") != "master":
             raise LedgerUnavailable(self.name, "this server is a replica; name the primary")
         policy = info.get("maxmemory_policy", "noeviction")
