@@ -270,10 +270,13 @@ class LedgerError(RouterError):
 
 
 class LedgerUnavailable(LedgerError):
-    """The store does not answer; no request is sent without it. Fields: `store`, `why`."""
+    """The store does not answer; no request is sent without it.
 
-    def __init__(self, store: str, why: str):
-        self.store, self.why = store, why
+    Fields: `store`, `why`; `in_doubt`, whether what was asked may have been done all the same.
+    """
+
+    def __init__(self, store: str, why: str, *, in_doubt: bool = False):
+        self.store, self.why, self.in_doubt = store, why, in_doubt
         super().__init__(f"ledger {store} is not available: {why}")
 
 

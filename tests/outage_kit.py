@@ -38,7 +38,7 @@ class CutStore:
             answer = step(*arguments)
             if self.lose_replies and name != "close":
                 self.lose_replies -= 1
-                raise LedgerUnavailable(self.name, "the reply was lost")
+                raise LedgerUnavailable(self.name, "the reply was lost", in_doubt=True)
             return answer
 
         return passed

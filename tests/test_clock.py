@@ -9,12 +9,13 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from router.clock import GuardedClock, shortest_window
-from router.errors import ClockJumped, LedgerError
+from router.errors import ClockJumped, ConfigurationError, LedgerError
 from router.ledger.windows import window
 from router.types import Budget
 from tests.conftest import HELLO, MakeRouter
 from tests.pipeline_kit import BUDGET, NANO_BILL, PIN_NANO, rows
 from tests.provider import Provider
+from tests.stores import FreshStore
 
 HOUR, DAY = 3600.0, 86400.0
 
@@ -155,3 +156,18 @@ def test_a_call_that_was_sent_is_settled_even_if_the_clock_leaps_meanwhile(
     list(stream)
     (row,) = rows(router)
     assert (row.status, row.cost) == ("answered", NANO_BILL)
+
+
+@pytest.mark.parametrize("store", ["postgres", "redis", "valkey"], indirect=True)
+def test_f46_a_machine_whose_clock_is_far_ahead_of_the_server_s_opens_no_window_there(
+    store: FreshStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be everybody's latest window until that time comes."""
+    now, daily = time.time, Budget("daily", 1000, "day")
+    store.open([daily]).close()
+    monkeypatch.setattr("time.time", lambda: now() + 2 * HOUR)
+    with pytest.raises(ConfigurationError, match=r"clock is 7\d\d\d s ahead"):
+        store.open([daily])
+    for ahead in (0.9 * HOUR, -30 * DAY):  # one that is behind opens no earlier window
+        monkeypatch.setattr("time.time", lambda ahead=ahead: now() + ahead)
+        store.open([daily]).close()

@@ -74,6 +74,15 @@ def test_budget_of_a_store_without_any_says_so(tmp_path, capsys):
     assert run(capsys, "budget", tmp_path / "l.db")[:2] == (0, "This store defines no budgets.\n")
 
 
+def test_budgets_that_nobody_has_used_are_named(tmp_path, capsys):
+    place, each = tmp_path / "l.db", Budget("[each]", 5, scope="user")
+    open_ledger(url(place), [each]).close()
+    assert run(capsys, "budget", place)[:2] == (0, "[each]: not used yet\n")
+    open_ledger(url(place), [each, Budget("all", 5)]).close()
+    lines = run(capsys, "budget", place)[1].splitlines()
+    assert [line.split()[0] for line in lines] == ["budget", "all", "[each]:"]
+
+
 @pytest.fixture
 def kinds(tmp_path, monkeypatch):
     """A store with a budget of each meter, looked at on 2027-01-15 at 08:00 UTC."""
@@ -169,12 +178,16 @@ def test_set_for_one_value_undo_and_what_people_read(kinds, capsys):
     code, out, _ = run(capsys, "budget", "set", kinds, "money", "--undo", "--value", "ann")
     assert (code, out.splitlines()[0]) == (0, "money: its own limit again")
     assert "$3.00 " in out
+    run(capsys, "budget", "set", kinds, "money", "1", "--value", "")
+    run(capsys, "budget", "set", kinds, "money", "3")
     lines = run(capsys, "budget", "audit", kinds)[1].splitlines()
     assert lines[0].split() == ["when", "(UTC)", "who", "budget", "for", "what", "why"]
     assert [" ".join(line.split()) for line in lines[1:]] == [
         "2027-01-15 08:00 ann money bob limit $0.5000",
         "2027-01-15 08:00 ann money ann limit $2.00",
         "2027-01-15 08:00 ann money ann limit taken back",
+        "2027-01-15 08:00 ann money (none named) limit $1.00",
+        "2027-01-15 08:00 ann money all limit $3.00",
     ]
 
 

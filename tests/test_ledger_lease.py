@@ -69,6 +69,19 @@ def test_calls_of_a_lease_ask_the_store_once_and_end_up_there_to_the_nano_dollar
     assert journals(place) == []
 
 
+def test_a_lease_is_no_request_of_the_log_while_it_is_held_either(place, cut):
+    ledger = by_hand(place, cut)
+    reserve(ledger, "a", 100, scopes=ANN)
+    settle(ledger, "a", 60)
+    log = ledger.log()  # which moves the call into the store; the lease stays
+    assert counters(direct(place))[ALL] == (60, 40_000 - 60)
+    assert [(row.request_id, row.status) for row in log.requests()] == [("a", "answered")]
+    assert [row.request_id for row in log.attempts()] == ["a"]
+    assert list(log.volume(NOW - 1, NOW + 1, 60).values()) == [1]
+    assert len(log.decisions(NOW - 1, NOW + 1)) == 1
+    ledger.close()
+
+
 def test_in_every_committed_state_money_and_rows_of_leases_agree(place):
     ledger = leasing(place)
     other, done, problems = direct(place), threading.Event(), []

@@ -58,6 +58,48 @@ def test_f31_a_store_that_is_away_before_a_call_denies_it(path, cut):
     assert journals(path) == []
 
 
+def test_a_reservation_that_was_refused_without_an_answer_is_released_and_never_charged(path, cut):
+    """Nothing was sent, so the hold that may have been made is no call whose process died."""
+    ledger = outage(path, cut, BUDGETS)
+    for name in ("a", "b"):
+        store_of(ledger).lose_replies = 1
+        with pytest.raises(LedgerUnavailable):
+            reserve(ledger, name, 100)
+    assert counters(ledger) == {ALL: (0, 200)}
+    assert reserve(ledger, "b", 100).amount == 100  # asked again: this one is sent
+    ledger.expire(NOW + 1)
+    assert counters(ledger) == {ALL: (0, 100)}
+    assert ledger.expire(NOW + TTL) == 1
+    assert counters(ledger) == {ALL: (100, 0)}
+    assert ledger.verify() == []
+    requests = {row.request_id: row for row in ledger.log().requests()}
+    assert (requests["a"].status, requests["b"].status) == ("refused", "expired")
+    assert "the reply was lost" in requests["a"].error
+    assert [(row.status, row.cost) for row in ledger.log().attempts()] == [
+        ("failed", 0),
+        ("expired", 100),
+    ]
+
+
+def test_a_refused_reservation_that_comes_late_to_the_store_is_released_as_well(path, cut):
+    ledger = outage(path, cut, BUDGETS)
+    store, under_way = store_of(ledger), []
+
+    def slow(new):
+        under_way.append(new)
+        raise LedgerUnavailable(store.name, "no answer came in time", in_doubt=True)
+
+    store.hold = slow
+    with pytest.raises(LedgerUnavailable):
+        reserve(ledger, "a", 100)
+    ledger.expire(NOW + 1)
+    direct(path).store.hold(under_way[0])
+    assert counters(ledger) == {ALL: (0, 100)}
+    ledger.expire(NOW + 2)
+    assert counters(ledger) == {ALL: (0, 0)}
+    assert ledger.verify() == []
+
+
 def test_f31_a_settlement_is_parked_and_replayed_with_the_next_call(path, cut):
     ledger = outage(path, cut, BUDGETS)
     for name in ("a", "b"):
@@ -178,6 +220,20 @@ def test_a_journal_of_another_store_is_left_alone(path, cut, tmp_path):
     other = open_ledger(url(tmp_path / "other.db"), BUDGETS, journal=f"{path}.journal")
     assert other.recover(NOW) == 0
     assert len(journals(path)) == 1
+
+
+def test_a_journal_that_was_moved_together_with_its_file_is_replayed(path, cut, tmp_path):
+    process = processes.Process(target=_park_and_die, args=(path, cut, False))
+    process.start()
+    process.join()
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for each in [*path.parent.glob("l.db*")]:
+        each.rename(moved / each.name)
+    ledger = direct(moved / path.name)
+    assert counters(ledger) == {ALL: (45, 0)}
+    assert ledger.verify() == []
+    assert journals(moved / path.name) == []
 
 
 def test_a_journal_that_was_changed_is_set_aside_and_its_holds_expire(path, cut):

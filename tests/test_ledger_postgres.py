@@ -372,6 +372,13 @@ def test_f45_a_slow_network_is_waited_for_up_to_the_deadline(url, proxy):
     proxy.latency = 0.0
     reserve(ledger, "c", 100)  # whether or not it was done before
     assert counters(ledger) == {ALL: (0, 300)}
+    proxy.latency = 1.0
+    assert refused(ledger, "never sent")[1] < BUSY_SECONDS + SLACK
+    proxy.latency = 0.0
+    assert counters(ledger) == {ALL: (0, 400)}
+    ledger.expire(NOW)
+    assert counters(ledger) == {ALL: (0, 300)}
+    assert ledger.verify() == []
 
 
 def test_f45_a_network_that_swallows_everything_denies_at_the_deadline(url, proxy):

@@ -16,7 +16,7 @@ from router.ledger import open_ledger, store_exists
 from router.types import Budget
 from tests import servers
 from tests.conftest import HELLO, ladder, steady_predictor
-from tests.ledger_kit import counters, reserve, run_all, settle
+from tests.ledger_kit import NOW, counters, reserve, run_all, settle
 
 ALL = ("all", "")
 BUDGETS = [Budget("all", 1_000_000_000)]
@@ -237,3 +237,19 @@ def test_a_router_spends_from_it_and_explains_without_making_it(url, provider, c
         code, out = run(capsys, "report", url, "--json")
         assert (code, json.loads(out)["realized_nano"]) == (0, state.settled)
         assert router.ledger.verify() == []
+
+
+def test_the_budgets_of_very_many_users_are_read_in_parts_that_the_server_answers_in_time(url):
+    budget = Budget(r"each o'\ü", 1000, scope="user")
+    ledger = open_ledger(url, [budget])
+    reserve(ledger, "a", 100, scopes={"user": "ann"})
+    settle(ledger, "a", 60)
+    with psycopg.connect(url) as connection:
+        connection.execute(
+            "INSERT INTO tiered_router.account (budget, scope_value, window_id, meter, settled)"
+            " SELECT %s, 'u' || n, 'total', 'usd', n FROM generate_series(1, 30000) AS n",
+            (budget.name,),
+        )
+    found = {state.scope_value: state.settled for state in ledger.states(NOW)}
+    assert len(found) == 30_001
+    assert (found["ann"], found["u1"], found["u30000"]) == (60, 1, 30_000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import threading
 import time
@@ -114,6 +115,15 @@ def test_f07_a_reply_that_is_lost_with_the_connection_and_a_retry_are_one_hold(t
     time.sleep(0.5)
     assert reserve(ledger, "a", 700_000).amount == 700_000
     assert counters(ledger) == {ALL: (0, 700_000)}
+    proxy.latency = 0.8
+    with pytest.raises(LedgerUnavailable):
+        reserve(ledger, "never sent", 200_000)
+    proxy.latency = 0.0
+    time.sleep(0.5)
+    assert counters(ledger) == {ALL: (0, 900_000)}
+    ledger.expire(NOW)
+    assert counters(ledger) == {ALL: (0, 700_000)}
+    assert ledger.verify() == []
 
 
 def test_a_credit_whose_reply_is_lost_is_not_given_twice(tmp_path, proxy, monkeypatch):
@@ -318,19 +328,39 @@ def test_f38_a_server_without_memory_denies_and_leaves_no_half_a_step(own, tmp_p
     assert ledger.verify() == []
 
 
+def test_f38_a_server_that_is_full_of_what_is_to_be_copied_is_emptied_by_copying(
+    own, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(redis_outbox.Outbox, "poke", lambda self: None)  # its process died
+    place = place_of(own, tmp_path)
+    spent(opened(place), 400)
+    monkeypatch.undo()
+    used = re.search(r"used_memory:(\d+)", own.ask_all("INFO", "memory"))
+    own.ask("CONFIG", "SET", "maxmemory", str(int(used[1]) - 100_000))
+    ledger = opened(place)
+    with pytest.raises(LedgerUnavailable, match="maxmemory"):
+        reserve(ledger, "x", 1)
+    assert ledger.verify() == []
+    reserve(ledger, "x", 1)
+    assert counters(ledger) == {ALL: (400 * 60, 1)}
+
+
 def test_f41_a_ledger_of_another_version_is_refused_also_by_who_had_it_open(own, tmp_path):
     place = place_of(own, tmp_path)
     ledger = opened(place)
     reserve(ledger, "a", 100)
     list(ledger.log().requests())
-    own.ask("HSET", f"{{router:{parse(place).ledger}}}:meta", "version", "2")
-    with pytest.raises(ConfigurationError, match="version 2"):
+    own.ask("HSET", f"{{router:{parse(place).ledger}}}:meta", "version", "1")
+    with pytest.raises(ConfigurationError, match="version 1"):
         opened(place)
     own.restart()
     for _ in range(2):  # one that was open before notices when it meets the server anew
-        with pytest.raises((ConfigurationError, LedgerUnavailable), match="version 2"):
+        with pytest.raises((ConfigurationError, LedgerUnavailable), match="version 1"):
             reserve(ledger, "b", 100)
     assert own.ask("HGET", f"{{router:{parse(place).ledger}}}:a:3:all:|total", "h") == "$3"
+    rebuild(place, durability="normal")  # which is how an older one is taken over
+    reserve(ledger, "b", 100)
+    assert counters(ledger) == {ALL: (0, 200)}
 
 
 def test_f45_a_slow_network_that_resets_and_slices_loses_nothing(tmp_path, proxy):

@@ -18,6 +18,7 @@ import pytest
 
 from router.errors import BudgetExceeded, ConfigurationError, LedgerCorrupt, LedgerUnavailable
 from router.ledger import open_ledger
+from router.ledger.sqlite.verify import _CHECKS
 from router.ledger.url import identity, journal_folder, sqlite_path, store_url
 from router.log import open_log
 from router.types import Budget
@@ -405,6 +406,11 @@ def test_f40_no_change_of_other_meters_and_windows_passes_verify(tmp_path, chang
     raw.commit()
     raw.close()
     assert open_ledger(url(place), create=False).verify() != []
+
+
+def test_the_checks_are_in_sql_that_the_oldest_sqlite_knows_that_is_let_in():
+    """3.35: `->` and `->>` came with 3.38, and a machine with 3.37 could verify nothing."""
+    assert [check for check in _CHECKS if "->" in check] == []
 
 
 def test_f40_random_damage_is_refused_or_shown_or_harmless_to_money(path):

@@ -196,3 +196,14 @@ def test_two_policies_that_disagree_on_a_window_are_counted_apart(store):
         with pytest.raises(BudgetExceeded):
             reserve(each, "more", 1)
     assert daily.verify() == []
+
+
+def test_two_policies_that_disagree_on_a_zone_share_a_day_and_the_store_stays_sound(store):
+    first, second = store.open([budget("day")]), store.open([budget("day", "Europe/Berlin")])
+    now = at("2027-01-15T08:00")
+    reserve(first, "a", 400, now=now)
+    reserve(second, "b", 600, now=now)
+    with pytest.raises(BudgetExceeded) as refused:
+        reserve(second, "c", 1, now=now)
+    assert (refused.value.held, refused.value.resets_at) == (1000, at("2027-01-15T23:00"))
+    assert second.verify() == []

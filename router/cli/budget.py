@@ -58,8 +58,12 @@ def show(store: str, as_json: bool) -> None:
     """
     now = time.time()
     with _opened(store) as ledger:
-        states = ledger.states(now)
-    emit([facts(state, now) for state in states], as_json, lambda out: render(out, states, now))
+        states, budgets = ledger.states(now), ledger.budgets()
+    emit(
+        [facts(state, now) for state in states],
+        as_json,
+        lambda out: render(out, states, now, budgets),
+    )
 
 
 @command.command("set")

@@ -59,25 +59,30 @@ def facts(state: BudgetState, now: float) -> dict[str, Any]:
     return shown
 
 
-def render(out: Console, states: list[BudgetState], now: float) -> None:
-    """Print a table of budgets, of each the scope values that use most."""
-    if not states:
+def render(
+    out: Console, states: list[BudgetState], now: float, budgets: Iterable[Budget] = ()
+) -> None:
+    """Print a table of budgets, of each the scope values that use most. `budgets`: all that are
+    defined, so that those of which nobody has used anything are named too."""
+    used = {state.budget.name for state in states}
+    notes = [f"{each.name}: not used yet" for each in budgets if each.name not in used]
+    if not states and not notes:
         out.print("This store defines no budgets.")
         return
     table = Table("budget", "for", "window", box=None, pad_edge=False)
     for name in ("used", "held", "limit", "%", "forecast"):
         table.add_column(name, justify="right")
     table.add_column("resets (UTC)")
-    left_out = []
     for name, group in groupby(states, key=lambda state: state.budget.name):
         each = list(group)
         if len(each) > _ROWS_EACH:
-            left_out.append(f"{name}: {len(each) - _ROWS_EACH:,} more that use less")
+            notes.append(f"{name}: {len(each) - _ROWS_EACH:,} more that use less")
             each = sorted(each, key=lambda state: -(state.settled + state.held))[:_ROWS_EACH]
         for state in each:
             table.add_row(*_row(state, now))
-    out.print(table)
-    for line in left_out:
+    if states:
+        out.print(table)
+    for line in notes:
         out.print(line, markup=False)
 
 
@@ -109,16 +114,23 @@ def render_audit(out: Console, changes: list[Change], budgets: Iterable[Budget])
     for change in changes:
         budget = known.get(change.budget)
         meter = budget.meter if budget else "requests"
-        value = "" if change.scope_value is None else change.scope_value
         table.add_row(
             moment(change.time),
             escape(change.by or "(unknown)"),
             escape(change.budget),
-            escape(value or "all"),
+            escape(_changed_for(change, budget)),
             done(meter, change.kind, change.amount),
             escape(change.note),
         )
     out.print(table)
+
+
+def _changed_for(change: Change, budget: Budget | None) -> str:
+    """Whose counters a change was of."""
+    has_values = budget is not None and budget.scope != "global"
+    if change.scope_value is None or not (change.scope_value or has_values):
+        return "all"
+    return change.scope_value or "(none named)"
 
 
 def done(meter: Meter, kind: str, given: int | None) -> str:

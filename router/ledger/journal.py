@@ -187,9 +187,16 @@ def _opened(path: Path, file: int, store: str) -> Left | None:
     head = lines[0] if lines else None
     if not isinstance(head, list) or head[:2] != ["journal", _VERSION]:
         raise LedgerCorrupt(str(path), "it does not begin as a journal")
-    if head[2] != store:
+    if not _is_of(head[2], path.parent, store):
         return None
     return Left(path, file, lines[1:], same_boot=head[3] == boot() != "")
+
+
+def _is_of(named: str, folder: Path, store: str) -> bool:
+    """Whether a journal that names a store is this one's: a file and the folder beside it may have
+    been moved together, or be seen under another path."""
+    beside = folder == Path(f"{store}.journal")
+    return named == store or (beside and Path(named).name == Path(store).name)
 
 
 def read_lines(path: Path) -> list[Any]:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from router.log.base import Log
 
 UNLIMITED = -1  # a limit that was set to none
+_STATES_AT_ONCE = 500  # accounts, so that a server answers in time however many there are
 
 
 class BudgetLedger:
@@ -158,7 +159,12 @@ class BudgetLedger:
             else:
                 values = self.store.scope_values(budget.name)
             accounts += [Account(budget, value) for value in values]
-        return self.states_of(accounts, now)
+        parts = range(0, len(accounts), _STATES_AT_ONCE)
+        return [
+            state
+            for at in parts
+            for state in self.states_of(accounts[at : at + _STATES_AT_ONCE], now)
+        ]
 
     def set_limit(
         self,

@@ -10,8 +10,8 @@ refuse one has found that they are not.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from router.ledger import lines
@@ -103,13 +103,15 @@ class Memory:
     """What the copy knows of some ids, having come as far as `position`.
 
     `request` is the status of the request that was asked about, `taken` whether its attempt is
-    another reservation's already.
+    another reservation's already. `accounts`, by budget, scope value and window: an account that
+    never was is all zeros.
     """
 
     position: int
     reservations: Mapping[str, Past]
     request: str | None = None
     taken: bool = False
+    accounts: Mapping[tuple[str, str, str], Copied] = field(default_factory=dict)
 
 
 class Mirror(Protocol):
@@ -139,9 +141,18 @@ class Mirror(Protocol):
         ...
 
     def memory(
-        self, reservation_ids: Sequence[str] = (), request_id: str | None = None, number: int = 0
+        self,
+        reservation_ids: Sequence[str] = (),
+        request_id: str | None = None,
+        number: int = 0,
+        accounts: Iterable[tuple[str, str, str]] = (),
     ) -> Memory:
-        """What it knows of these reservations, and of attempt `number` of a request."""
+        """What it knows of these reservations and accounts, and of attempt `number` of a
+        request."""
+        ...
+
+    def scope_values(self, budget: str) -> list[str]:
+        """The scope values that a budget has accounts for, as far as the copy has come."""
         ...
 
     def contents(self, *, ended_since: float | None = None) -> Contents:

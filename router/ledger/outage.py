@@ -1,5 +1,8 @@
 """What happens while the store is away: nothing is sent, and nothing that was sent is lost.
 
+A reservation that was refused because the store's answer did not come may be held there all the
+same: it is released at the next sweep, since nothing was sent.
+
 A call that was paid for is settled even if the store went away meanwhile: its end is written to a
 journal on the disk and replayed, once, when the store is back, at the next sweep, or by the next
 process. A policy that says `on_outage: open` goes on sending; each such call is counted, journalled
@@ -14,6 +17,7 @@ import os
 import threading
 import time
 import weakref
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +36,7 @@ from router.types import AttemptRow, Hold, RequestEnd, RequestRow, Reservation, 
 OnOutage = Literal["deny", "lease", "open"]
 
 _log = logging.getLogger("router")
+_DOUBTFUL_AT_ONCE = 200  # reservations a sweep, so that it never blocks a call for long
 _PAUSE = 1.0  # seconds before a store that was away is asked again by what can do without it
 
 
@@ -69,6 +74,7 @@ class OutageLedger(WrappedLedger):
         self._parked: list[list[Any]] = []
         self._ends: dict[str, int] = {}  # reservation → nano-USD, of those that are parked
         self._unheard: dict[str, tuple[NewHold, AttemptRow]] = {}  # sent without asking
+        self._doubtful: dict[str, tuple[Reservation, str]] = {}  # refused, and held perhaps
         self._away_until = 0.0
         self.rows.clear()
 
@@ -84,12 +90,17 @@ class OutageLedger(WrappedLedger):
             return Room()
 
     def reserve(self, asked: Reservation) -> Hold:
+        if self._doubtful:
+            with self._lock:  # asked again, it is not released any more
+                self._doubtful.pop(asked.reservation_id, None)
         if not (self.opens and self.is_away()):  # a pause never prolongs itself
             try:
                 self.replay()
                 return self._ask(asked)
             except LedgerUnavailable as away:
                 if not self.opens:
+                    if away.in_doubt:
+                        self._doubtful[asked.reservation_id] = asked, str(away)
                     raise
                 self.went_away(away)
         request_id = asked.worst_case.request_id
@@ -147,6 +158,7 @@ class OutageLedger(WrappedLedger):
                 self.settle(new.reservation_id, worst_case, None, now)
         try:
             self.replay()
+            self._release_doubtful(now)
             self.recover(now)
             return self.budget_ledger.expire(now)
         except LedgerUnavailable as away:
@@ -177,12 +189,30 @@ class OutageLedger(WrappedLedger):
                 self._journal = None
         _log.warning("ledger %s is back; all that was parked is booked", self.store.name)
 
+    def _release_doubtful(self, now: float) -> None:
+        """Give back what may be held for calls that were refused, and so never sent."""
+        for reservation_id in list(self._doubtful)[:_DOUBTFUL_AT_ONCE]:
+            with self._lock:
+                if reservation_id not in self._doubtful:
+                    continue
+                asked, why = self._doubtful[reservation_id]
+                row = replace(
+                    asked.worst_case, status="failed", cost=0, cost_source="computed", error=why
+                )
+                end = None if asked.request is None else RequestEnd("refused", None, None, why)
+                ending = ending_of(reservation_id, row, end, now, billed=False)
+                found = self.store.end(ending)
+                if found is None or found.state != "unknown" or asked.expires_at <= now:
+                    del self._doubtful[reservation_id]  # else it may still be on its way there
+
     def close(self) -> None:
         """Close the store. What is still parked waits in its journal for the next process."""
         try:
             self.replay()
         except LedgerUnavailable as away:
             _log.error("%s; what could not be written waits in %s", away, self.journals)
+        with suppress(LedgerUnavailable):  # what is left expires in full
+            self._release_doubtful(time.time())
         with self._lock:
             if self._journal is not None:
                 self._journal.abandon()

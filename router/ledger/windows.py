@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time as wall
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from router.errors import ConfigurationError, InvalidRequest
 from router.types import Budget
 
 _HOUR = 3600
+_MOST_AHEAD = 3600.0  # seconds: the shortest calendar window
 # A rolling window is counted in so many buckets and the one under way, so that the oldest counts
 # in full until all of it is out of the window: never too little is counted.
 ROLLING_BUCKETS = 60
@@ -134,6 +136,20 @@ def _calendar(kind: str, today: date) -> tuple[str, date]:
     raise ConfigurationError(
         f"budget window {kind!r} is unknown; allowed: hour, day, week, month, total, rolling"
     )
+
+
+def check_clock(store: str, theirs: float) -> None:
+    """Hold this machine's clock against that of a store's server, `theirs` in unix seconds.
+
+    Raises `ConfigurationError` for one that is more than an hour ahead: the windows that it would
+    open are never left again, so that a day's budget would have to last everybody until then.
+    """
+    ahead = wall.time() - theirs
+    if ahead > _MOST_AHEAD:
+        raise ConfigurationError(
+            f"this machine's clock is {ahead:.0f} s ahead of that of {store}, and would open the "
+            f"budgets' next windows early for all; set the one that is wrong right"
+        )
 
 
 def time_zone(name: str) -> ZoneInfo:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 _PAGE = 1000  # rows; each page is a transaction of its own, so a long read holds up no checkpoint
 _FIRST, _LAST = -1e300, 1e300
-# A lease that was given back is "returned": it asked nothing of a provider, and cost nothing.
+# A lease is no request: it asks nothing of a provider, and costs nothing, unless it expires.
+_IS_REQUEST = "status != 'returned' AND NOT (status = 'open' AND chosen = 'lease')"
 
 # What the router labels itself never takes the place of what a person said.
 _MACHINE = "(source LIKE 'check:%' OR source LIKE 'judge:%')"
@@ -36,7 +37,7 @@ SELECT request.*,
      ORDER BY {_MACHINE}, time DESC, id DESC LIMIT 1) AS label_rate
   /* looks */
 FROM request
-WHERE (time, id) > (:time, :id) AND time < :until AND status != 'returned'
+WHERE (time, id) > (:time, :id) AND time < :until AND {_IS_REQUEST}
 ORDER BY time, id LIMIT :page
 """
 _WITH_LOOKS = _REQUESTS.replace(
@@ -51,10 +52,10 @@ _LABELS = """
 SELECT id, request_id, score, source, time, rate FROM label WHERE id > :id ORDER BY id LIMIT :page
 """
 # A page is a page of requests: the attempts of one are never torn apart.
-_ATTEMPTS = """
+_ATTEMPTS = f"""
 SELECT page.time AS _time, page.id AS _id, attempt.*
 FROM (SELECT id, request_id, time FROM request
-      WHERE (time, id) > (:time, :id) AND time < :until AND status != 'returned'
+      WHERE (time, id) > (:time, :id) AND time < :until AND {_IS_REQUEST}
       ORDER BY time, id LIMIT :page) AS page
 LEFT JOIN attempt ON attempt.request_id = page.request_id
 ORDER BY page.time, page.id, attempt.number
@@ -65,13 +66,13 @@ WHERE (request.time, request.id) >= (:time_low, :id_low)
   AND (request.time, request.id) <= (:time_high, :id_high)
 ORDER BY request.time, request.id, attempt.number
 """
-_VOLUME = """
-SELECT {bin} AS bin, count(*) AS requests FROM request
-WHERE time >= :since AND time < :until AND status != 'returned' AND purpose = 'serve' GROUP BY 1
+_VOLUME = f"""
+SELECT {{bin}} AS bin, count(*) AS requests FROM request
+WHERE time >= :since AND time < :until AND {_IS_REQUEST} AND purpose = 'serve' GROUP BY 1
 """
-_DECISIONS = """
+_DECISIONS = f"""
 SELECT decision FROM request
-WHERE time >= :since AND time < :until AND status != 'returned' AND purpose = 'serve'
+WHERE time >= :since AND time < :until AND {_IS_REQUEST} AND purpose = 'serve'
   AND id % :every = 0
 ORDER BY time, id
 """

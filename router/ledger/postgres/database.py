@@ -18,6 +18,7 @@ from router.errors import ConfigurationError, LedgerCorrupt, LedgerError, Ledger
 from router.ledger.postgres.connection import Connection, Lost, Refused, Silent
 from router.ledger.postgres.schema import CREATE, SCHEMA, SCHEMA_VERSION
 from router.ledger.postgres.steps import INVALID, LOCKS
+from router.ledger.windows import check_clock
 
 T = TypeVar("T")
 
@@ -30,11 +31,12 @@ _OPENING_LOCK = 1
 # Serialization failure, deadlock, and an id that another transaction was just making.
 _TRANSIENT = ("40001", "40P01", "23505")
 _STARTING_OR_STOPPING = ("57P01", "57P02", "57P03")
+_CANCELLED = "57014"
 # Connection, resources (a full disk, too many connections), operator intervention, input/output.
 _AWAY = ("08", "53", "57", "58", "28", "3D")
 _WHY = {
     "55P03": "others kept what it needs locked for too long",
-    "57014": "it did not finish in time",
+    _CANCELLED: "it did not finish in time",
     "25006": "it is read-only",
     "42501": "permission is denied",
     "53100": "its disk is full",
@@ -116,6 +118,7 @@ class Database:
         """
         seconds = self._busy_seconds if opens is None else max(_OPEN_SECONDS, self._busy_seconds)
         deadline, pause = time.monotonic() + seconds, _FIRST_PAUSE
+        in_doubt = False
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 with self._connection(deadline, opens) as connection:
@@ -129,9 +132,10 @@ class Database:
                 last, helps = error, False
             except Lost as error:
                 last, helps = error, again or not error.sent
+            in_doubt = in_doubt or _may_be_done(last)
             wait = random.uniform(0.5, 1.5) * pause
             if not helps or attempt == _ATTEMPTS or time.monotonic() + wait >= deadline:
-                raise self._named(last) from last
+                raise self._named(last, in_doubt) from last
             time.sleep(wait)
             pause *= 2
         raise AssertionError("the last attempt returns or raises")
@@ -179,7 +183,7 @@ class Database:
             if opens is not None:
                 self._open(connection, deadline, make=opens)
             milliseconds = self._busy_seconds * 1000  # the server's own say comes before ours
-            [*_, versions] = connection.script(
+            [*_, versions, [[seconds]]] = connection.script(
                 f"SET search_path = {SCHEMA}, pg_temp;"
                 f"SET statement_timeout = {math.ceil(0.9 * milliseconds)};"
                 f"SET lock_timeout = {math.ceil(0.8 * milliseconds)};"
@@ -187,10 +191,11 @@ class Database:
                 "SET default_transaction_isolation = 'read committed'; SET jit = off;"
                 "SET plan_cache_mode = force_generic_plan; SET client_min_messages = warning;"
                 "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;"
-                "SELECT version FROM meta",
+                "SELECT version FROM meta; SELECT extract(epoch FROM clock_timestamp())",
                 deadline,
             )
             self._check_version(versions)
+            check_clock(self.name, float(str(seconds)))
         except BaseException:
             connection.close()
             raise
@@ -229,15 +234,22 @@ class Database:
             f"{SCHEMA_VERSION}; use the release that wrote it, or name another database"
         )
 
-    def _named(self, error: Exception) -> LedgerError:
+    def _named(self, error: Exception, in_doubt: bool) -> LedgerError:
+        doubt = "; what was asked may have been done" if in_doubt else ""
         if isinstance(error, Lost):
-            doubt = "; what was asked may have been done" if error.sent else ""
-            return LedgerUnavailable(self.name, f"{error}{doubt}")
+            return LedgerUnavailable(self.name, f"{error}{doubt}", in_doubt=in_doubt)
         assert isinstance(error, Refused)
         why = _WHY.get(error.sqlstate, str(error))
         if error.sqlstate.startswith(_AWAY) or error.sqlstate in (*_WHY, *_TRANSIENT):
-            return LedgerUnavailable(self.name, why)
+            return LedgerUnavailable(self.name, f"{why}{doubt}", in_doubt=in_doubt)
         return LedgerCorrupt(self.name, f"{why} ({error.sqlstate})")
+
+
+def _may_be_done(error: Exception) -> bool:
+    """Whether a step may be committed though it failed: one commits, then waits for the disk."""
+    if isinstance(error, Refused):
+        return error.sqlstate in (_CANCELLED, *_STARTING_OR_STOPPING)
+    return isinstance(error, Lost) and error.sent
 
 
 def _is_gone(error: Lost | Refused) -> bool:

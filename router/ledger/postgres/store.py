@@ -148,12 +148,11 @@ class PostgresStore:
         ]
 
     def scope_values(self, budget: str) -> list[str]:
-        values = self._database.call(
-            "SELECT jsonb_agg(scope_value ORDER BY scope_value) FROM"
-            " (SELECT DISTINCT scope_value FROM account WHERE budget = $1) AS seen",
-            budget,
+        name = f"convert_from(decode('{budget.encode().hex()}', 'hex'), 'UTF8')"
+        [rows] = self._database.read(
+            f"SELECT DISTINCT scope_value FROM account WHERE budget = {name} ORDER BY 1"
         )
-        return values or []
+        return [str(value) for [value] in rows]
 
     def set_limit(
         self, budget: str, scope_value: str | None, limit: int | None, now: float, note: str

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from router.ledger.matching import Take
+from router.ledger.mirror import Memory
 from router.ledger.store import Counters
 from router.log.writer import to_json
 from router.types import Budget
@@ -38,6 +39,15 @@ def read_account(name: str) -> tuple[str, str, str]:
     length, _, rest = rest.partition(":")
     budget = rest[: int(length)]
     return budget, rest[int(length) + 1 :], window_id
+
+
+def told(memory: Memory) -> str:
+    """What a script is told of accounts: settled, held, overrun, seen, credited, by name."""
+    known = {
+        account(*place): [str(n) for n in (c.settled, c.held, c.overrun, c.seen, c.credited)]
+        for place, c in memory.accounts.items()
+    }
+    return to_json(known) if known else ""
 
 
 def definition(budget: Budget) -> str:

@@ -25,7 +25,7 @@ from router.ledger.redis.server import Server
 from router.ledger.redis.session import Session
 from router.ledger.redis.turn import Turn
 
-KEEP_WINDOW = 86400  # seconds that the counters of a window are kept after it
+_LOOK_AGAIN = 600  # seconds after which an account that was in use is looked at again
 # Steps a transaction. Reading their text keeps other threads from running meanwhile, requests too.
 _AT_ONCE = 50
 _FETCHES_AT_MOST = 20  # before copied steps are taken out
@@ -197,7 +197,7 @@ class Outbox:
     def _forget(self, position: int) -> None:
         while True:
             _, forgotten = self._session.step(
-                FORGET, (position, _FORGET_AT_ONCE, KEEP_WINDOW), patient=True
+                FORGET, (position, _FORGET_AT_ONCE, _LOOK_AGAIN), patient=True
             )
             if int(forgotten) < _FORGET_AT_ONCE:
                 return

@@ -7,7 +7,6 @@ them is unknown, and whoever settles it is told so.
 
 from __future__ import annotations
 
-import math
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,7 +26,7 @@ from router.ledger.redis.keys import (
 from router.ledger.redis.scripts import RESTORE
 from router.ledger.redis.server import PATIENT_SECONDS, Argument, Server
 from router.ledger.redis.session import VERSION
-from router.ledger.redis.store import REMEMBER, REMEMBER_EXPIRED
+from router.ledger.redis.store import KEEP_WINDOW, REMEMBER, REMEMBER_EXPIRED
 from router.ledger.redis.url import parse
 from router.ledger.sqlite.mirror import SqliteMirror
 from router.ledger.url import sqlite_path
@@ -134,10 +133,10 @@ def _keys(server: Server, prefix: str) -> Iterator[list[bytes]]:
 
 
 def _accounts(contents: Contents) -> dict[str, _Account]:
-    """The accounts that can still change or count, by name.
+    """The accounts that Redis must have, by name.
 
-    Of a calendar budget that is its latest window, of a rolling one all that count in the latest;
-    and those that a reservation pays from which may still end or be corrected.
+    Those of rolling windows that count in the latest, and those that a reservation pays from which
+    may still end or be corrected. Others come back when they are asked for.
     """
     paid = {account(*pays[:3]) for each in contents.reservations for pays in each.pays}
     clocks: dict[str, list[tuple[str, str, float | None]]] = {}
@@ -158,10 +157,9 @@ def _accounts(contents: Contents) -> dict[str, _Account]:
 
 
 def _leaves(window_id: str, kind: str, latest: str, ends: float | None) -> float:
-    """When a window stops counting, given the latest of a kind; 0 for one that does not count."""
+    """When a rolling window stops counting, given the latest of a kind; 0 for one that does not
+    count, or does not roll."""
     seconds = span(kind)
-    if not seconds:
-        return 0.0 if window_id != latest else math.inf if ends is None else ends
     if ends is None or not window_id.startswith(f"{seconds}s:"):
         return 0.0
     back = int(latest.partition(":")[2]) - int(window_id.partition(":")[2])
@@ -187,7 +185,8 @@ def _commands(
     for name, found in accounts.items():
         pairs = [item for pair in zip("shonc", found.counters, strict=True) for item in pair]
         yield ("HSET", f"{prefix}a:{name}", *pairs, "r", refers[name], "k", found.clock)
-        yield ("ZADD", f"{prefix}accounts", found.leaves, name)
+        look_at = found.leaves + KEEP_WINDOW if found.leaves else now
+        yield ("ZADD", f"{prefix}accounts", look_at, name)
         owner, _, window_id = name.rpartition("|")
         if window_id.partition(":")[0].removesuffix("s").isdecimal():
             yield ("ZADD", f"{prefix}rolling:{owner}", 0, window_id)

@@ -22,7 +22,7 @@ def _load(name: str, *shared: str) -> Script:
 
 
 ATTACH, LOST, RESTORE = _load("attach"), _load("lost"), _load("restore")
-HOLD = _load("hold", "common")
+HOLD = _load("hold", "common", "account")
 END = _load("end", "common", "charge")
 DRAW = _load("draw", "common", "charge")
 EXPIRE = _load("expire", "common", "charge")
@@ -30,7 +30,7 @@ REFUSE = _load("refuse", "common", "charge")
 FINISH = _load("finish", "common")
 DEFINE = _load("define", "common")
 SET_LIMIT = _load("set_limit", "common")
-CREDIT = _load("credit", "common")
+CREDIT = _load("credit", "common", "account")
 READ = _load("read", "common")
 SNAPSHOT = _load("snapshot", "common")
 FETCH = _load("fetch", "common")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from router.errors import ConfigurationError, LedgerCorrupt, LedgerError, LedgerUnavailable
 from router.ledger.redis.scripts import Script
 from router.ledger.redis.url import RedisUrl
+from router.ledger.windows import check_clock
 
 if TYPE_CHECKING:
     from redis.connection import Connection
@@ -129,6 +130,7 @@ class Server:
             raise LedgerUnavailable(self.name, "it was closed")
         if self._pid != os.getpid():  # no connection may be shared with the parent
             self._idle, self._pid = deque(), os.getpid()
+        in_doubt = False
         try:
             while True:
                 try:
@@ -138,9 +140,11 @@ class Server:
                 try:
                     answer = work(link)
                 except self._redis.TimeoutError:
+                    in_doubt = True
                     link.connection.disconnect()
                     raise
                 except self._redis.ConnectionError:
+                    in_doubt = True
                     link.connection.disconnect()
                     if fresh or not again:
                         raise
@@ -155,9 +159,9 @@ class Server:
                 self._idle.append(link)
                 return answer
         except self._redis.RedisError as error:
-            raise self._named(error) from error
+            raise self._named(error, in_doubt) from error
         except ConfigurationError as error:  # the server was changed under us
-            raise LedgerUnavailable(self.name, str(error)) from error
+            raise LedgerUnavailable(self.name, str(error), in_doubt=in_doubt) from error
 
     def _run(
         self,
@@ -177,9 +181,8 @@ class Server:
             patience = int((deadline - time.monotonic()) * 800)  # ms: before we would give up
             reached = link.ask(deadline, "WAIT", self.url.replicas, max(1, patience))
             if reached < self.url.replicas:
-                raise LedgerUnavailable(
-                    self.name, f"{reached} of {self.url.replicas} replicas have the step"
-                )
+                why = f"{reached} of {self.url.replicas} replicas have the step"
+                raise LedgerUnavailable(self.name, why, in_doubt=True)
         return answer
 
     def _connect(self, deadline: float) -> _Link:
@@ -219,6 +222,7 @@ class Server:
             raise ConfigurationError(f"{self.name} is Redis {info['redis_version']}; 6.2 is needed")
         if info.get("loading") == "1":  # Redis 6.2 calls its append-only file off meanwhile
             raise LedgerUnavailable(self.name, "it is reading its data from the disk")
+        check_clock(self.name, int(info.get("server_time_usec", 2**60)) / 1e6)
         if info.get("role") != "master":
             raise LedgerUnavailable(self.name, "this server is a replica; name the primary")
         policy = info.get("maxmemory_policy", "noeviction")
@@ -251,7 +255,7 @@ class Server:
             except IndexError:
                 return
 
-    def _named(self, error: Exception) -> LedgerError:
+    def _named(self, error: Exception, in_doubt: bool = False) -> LedgerError:
         text = str(error) or type(error).__name__
         passes = any(sign in text for sign in _PASSES)
         damaged = not passes and any(sign in text for sign in _DAMAGED)
@@ -259,7 +263,7 @@ class Server:
             return LedgerCorrupt(self.name, text)
         if isinstance(error, self._redis.TimeoutError):
             text = f"it did not answer within {self.seconds:g} seconds"
-        return LedgerUnavailable(self.name, text)
+        return LedgerUnavailable(self.name, text, in_doubt=in_doubt)
 
 
 def _facts(info: bytes) -> dict[str, str]:

@@ -27,7 +27,7 @@ from router.ledger.redis.server import (
     Server,
 )
 
-VERSION = "1"
+VERSION = "2"  # 2: accounts that are not in use are let go
 _ATTEMPTS = 5
 
 
@@ -144,7 +144,8 @@ class Session:
             if version != VERSION:
                 raise ConfigurationError(
                     f"ledger {self._server.name} has version {version}, and this release knows "
-                    f"version {VERSION}; use the release that wrote it"
+                    f"version {VERSION}; use the release that wrote it, or rebuild an older one "
+                    f"from its log (router.ledger.redis.rebuild)"
                 )
             if lost:
                 raise self._lost(lost)

@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING, Any
 from router.errors import LedgerUnavailable
 from router.ledger import lines
 from router.ledger.matching import Amounts, Take
-from router.ledger.mirror import Memory, Past, credited, drawn
+from router.ledger.mirror import Copied, Memory, Past, credited, drawn
 from router.ledger.redis import scripts
 from router.ledger.redis.keys import (
+    account,
     clock,
     counters,
     definition,
     optional,
+    read_account,
     series,
     span,
     take_arguments,
+    told,
     whole,
 )
 from router.ledger.redis.log import DrainedLog
@@ -51,10 +54,13 @@ if TYPE_CHECKING:
 # known without a look at the log's store, which remembers all for good; and one that has expired,
 # which evidence may correct as long as it is remembered here. In seconds.
 REMEMBER, REMEMBER_EXPIRED = 600, 30 * 86400
-# What the log's store knows of an id that was drawn just now, however far it has come.
-_NOTHING = Memory(2**53, {})
+KEEP_WINDOW = 86400  # seconds that a rolling window's counters are kept after they last count
+_EVER = (
+    2**53
+)  # what the log's store knows of an id that was drawn just now, however far it has come
 _EXPIRE_AT_ONCE = 200  # reservations a script, so that a sweep never blocks others for long
 _LOOKS = 5
+Places = set[tuple[str, str, str]]  # accounts: budget, scope value, window
 _STATUS = 2  # the place of a request's status in its row
 _INVALID = {
     "taken": "its request or attempt number is taken",
@@ -117,7 +123,7 @@ class RedisStore:
                 take.window_id,
                 take.since,
                 optional(take.resets_at),
-                span(take.kind),
+                span(take.kind) + KEEP_WINDOW if take.rolls else REMEMBER,
                 take.amount,
                 optional(take.limit),
             ]
@@ -136,13 +142,14 @@ class RedisStore:
                 "1" if memory.reservations else "",
                 memory.request or "",
                 "1" if memory.taken else "",
+                told(memory),
                 *takes,
             ]
 
-        def look() -> Memory:
-            if new.is_new and new.request is not None:
-                return _NOTHING
-            return self._mirror.memory([new.reservation_id], new.request_id, new.number)
+        def look(accounts: Places) -> Memory:
+            if new.is_new and new.request is not None and not accounts:
+                return Memory(_EVER, {}, accounts=_own_accounts(new))
+            return self._mirror.memory([new.reservation_id], new.request_id, new.number, accounts)
 
         payload = lines.open_line(new)
         memory, kind, *answer = self._remembering(scripts.HOLD, look, arguments)
@@ -209,7 +216,7 @@ class RedisStore:
                 *[value for call in calls for value in _call(call)],
             ]
 
-        _, _, state = self._remembering(scripts.DRAW, lambda: self._mirror.memory(ids), arguments)
+        _, _, state = self._remembering(scripts.DRAW, lambda _: self._mirror.memory(ids), arguments)
         if state == b"unknown":
             past = self._past(step.lease_id)
             return "unknown" if past is None else past.state
@@ -218,7 +225,7 @@ class RedisStore:
     def refuse(self, request: list[Any]) -> str | None:
         _, kind, *answer = self._remembering(
             scripts.REFUSE,
-            lambda: self._mirror.memory((), request[0]),
+            lambda _: self._mirror.memory((), request[0]),
             lambda memory: [
                 request[0],
                 request[_STATUS],
@@ -233,7 +240,7 @@ class RedisStore:
     def finish(self, request_id: str, end: RequestEnd, now: float) -> bool:
         _, kind, *_ = self._remembering(
             scripts.FINISH,
-            lambda: self._mirror.memory((), request_id),
+            lambda _: self._mirror.memory((), request_id),
             lambda memory: [
                 request_id,
                 end.status,
@@ -261,10 +268,19 @@ class RedisStore:
                 *take_arguments(take), take.window_id, take.since, optional(take.resets_at)
             ]  # fmt: skip
         _, *answers = self._look(scripts.READ, *arguments)
+        let_go = {
+            account(take.budget, take.scope_value, answer[0].decode()): answer
+            for take, answer in zip(takes, answers, strict=True)
+            if not take.rolls and len(answer) == 3
+        }
+        if let_go:  # they may have come back since: then the log's store has a later state
+            known = self._mirror.memory(accounts=map(read_account, let_go)).accounts.values()
+            for copy, answer in zip(known, let_go.values(), strict=True):
+                answer += [answer[0], copy.settled, copy.held, copy.overrun, copy.seen]
         return [counters(answer[0], answer[1], answer[2], answer[3:]) for answer in answers]
 
     def defined(self) -> list[Budget]:
-        _, *found = self._look(scripts.LIST, "")
+        _, *found = self._look(scripts.LIST)
         budgets = []
         for each in found:
             budget = Budget(**json.loads(each))
@@ -273,8 +289,8 @@ class RedisStore:
         return sorted(budgets, key=lambda budget: budget.name)
 
     def scope_values(self, budget: str) -> list[str]:
-        _, *found = self._look(scripts.LIST, series(budget, ""))
-        return sorted(value.decode() for value in found)
+        self._outbox.drain()
+        return self._mirror.scope_values(budget)
 
     def set_limit(
         self, budget: str, scope_value: str | None, limit: int | None, now: float, note: str
@@ -284,21 +300,22 @@ class RedisStore:
         self._step(scripts.SET_LIMIT, whose, optional(limit), payload)
 
     def credit(self, take: Take, amount: int, now: float, note: str) -> int:
-        self._outbox.check()
-        _, given = self._session.step(
+        _, _, given = self._remembering(
             scripts.CREDIT,
-            (
+            lambda accounts: self._mirror.memory(accounts=accounts),
+            lambda memory: [
                 series(take.budget, take.scope_value),
                 clock(take.budget, take.kind),
                 take.window_id,
                 take.since,
                 amount,
                 credited(take, amount, now, note),
-            ),
+                memory.position,
+                told(memory),
+                REMEMBER,
+            ],
             again=False,  # it has no id by which a second one could be told from a repetition
-            durable=True,
         )
-        self._outbox.poke()
         return int(given)
 
     def audit(self) -> list[Change]:
@@ -316,26 +333,31 @@ class RedisStore:
         self._server.close()
         self._mirror.close()
 
-    def _step(self, script: scripts.Script, *arguments: Argument) -> list[Any]:
+    def _step(self, script: scripts.Script, *arguments: Argument, again: bool = True) -> list[Any]:
         """Do a step, which queues something for the log."""
         self._outbox.check()
-        answer = self._session.step(script, arguments, durable=True)
+        answer = self._session.step(script, arguments, again=again, durable=True)
         self._outbox.poke()
         return answer
 
     def _remembering(
         self,
         script: scripts.Script,
-        look: Callable[[], Memory],
+        look: Callable[[Places], Memory],
         arguments: Callable[[Memory], Sequence[Argument]],
+        *,
+        again: bool = True,
     ) -> tuple[Any, ...]:
         """Do a step that must know what Redis has forgotten. Whatever that is was in the log's
-        store before; the script refuses where more was forgotten since it was looked at there."""
+        store before; the script refuses where more was forgotten since it was looked at there, and
+        names accounts that it must be told of."""
+        accounts: Places = set()
         for _ in range(_LOOKS):
-            memory = look()
-            answer = self._step(script, *arguments(memory))
+            memory = look(accounts)
+            answer = self._step(script, *arguments(memory), again=again)
             if answer[0] != "again":
                 return memory, *answer
+            accounts |= {read_account(name.decode()) for name in answer[1:]}
         raise LedgerUnavailable(self.name, "its log moves too fast to be looked at")
 
     def _past(self, reservation_id: str) -> Past | None:
@@ -346,6 +368,16 @@ class RedisStore:
         """Ask, without changing anything."""
         self._outbox.check()
         return self._session.step(script, arguments)
+
+
+def _own_accounts(new: NewHold) -> dict[tuple[str, str, str], Copied]:
+    """The accounts of a request whose id was drawn just now: nothing was ever spent from them."""
+    places = [
+        (take.budget, take.scope_value, take.window_id)
+        for take in new.takes
+        if take.scope_value == new.request_id
+    ]
+    return {place: Copied(*place, 0, 0, 0, 0, 0) for place in places}
 
 
 def _call(call: Drawn) -> list[Argument]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 import uuid
 
+from router.errors import LedgerUnavailable
 from router.ledger.redis.server import Server
 
 _SECONDS = 1.0
@@ -44,7 +45,12 @@ class Turn:
 
     def _take(self) -> bool:
         self._kept = time.monotonic()
-        taken = self._server.command("SET", self._key, self._token, "NX", "PX", _milliseconds())
+        try:
+            taken = self._server.command("SET", self._key, self._token, "NX", "PX", _milliseconds())
+        except LedgerUnavailable as full:
+            if "maxmemory" not in full.why:
+                raise
+            taken = b""  # copying is what makes room again, so it is done without a turn
         self.mine = taken is not None
         return self.mine
 

@@ -70,11 +70,16 @@ def _accounts(accounts: list[list[str]], contents: Contents) -> list[str]:
                 f"{key} {value}" for key, value in zip(_COUNTERS, counters, strict=True)
             )
             found.append(f"{_who(name)}: {here}; its log's store has {_values(copy)}")
-    latest = {(budget, window_id) for budget, _, window_id, _ in contents.clocks}
+    # One that nothing is open on may have been let go; of a rolling window, not while it counts.
+    rolling = {
+        (budget, window_id)
+        for budget, kind, window_id, _ in contents.clocks
+        if kind.startswith("rolling/")
+    }
     found += [
         f"{_who(name)}: it is gone, with {copy.held} held"
         for name, copy in copied.items()
-        if copy.held or (copy.budget, copy.window_id) in latest
+        if copy.held or (copy.budget, copy.window_id) in rolling
     ]
     return found
 

@@ -10,7 +10,8 @@ from router.ledger.store import Counters
 
 # The window asked for, or a later one that was opened already: clocks are set back.
 _CURRENT = """
-SELECT account.id, settled, held, seen, limit_n, override_n, account.window_id
+SELECT account.id, settled, held, seen, limit_n, override_n, account.window_id,
+  account.window_id IS (SELECT window_id FROM clock WHERE budget = ?1 AND kind = ?4)
 FROM account
 WHERE budget = ?1 AND scope_value = ?2 AND account.window_id = max(?3, coalesce(
   (SELECT window_id FROM clock WHERE budget = ?1 AND kind = ?4), ''))
@@ -35,10 +36,12 @@ UPDATE account SET held = held - ?, settled = settled + ?, overrun = overrun + ?
 class Found(NamedTuple):
     """The account of the latest window, `id` 0 where none was opened yet.
 
-    `settled`, `held` and `seen` are of all windows that count.
+    `settled`, `held` and `seen` are of all windows that count. `is_latest`: whether the clock of
+    the take's kind stands at that window, which may have been opened by the clock of another zone.
     """
 
     id: int
+    is_latest: bool
     window_id: str
     settled: int
     held: int
@@ -65,6 +68,7 @@ def find(connection: sqlite3.Connection, take: Take) -> Found:
         new = read(connection, take)
         return Found(
             0,
+            False,
             new.window_id,
             new.settled,
             new.held,
@@ -74,22 +78,37 @@ def find(connection: sqlite3.Connection, take: Take) -> Found:
             new.resets_at,
             new.oldest,
         )
-    identity, settled, held, seen, highest, override, window_id = row
+    identity, settled, held, seen, highest, override, window_id, is_latest = row
     oldest: str = window_id
     if take.rolls:
         settled, held, _, seen, oldest = _sum(connection, take, window_id)
     resets_at = _resets_at(connection, take, window_id)
-    return Found(identity, window_id, settled, held, seen, override, highest, resets_at, oldest)
+    return Found(
+        identity,
+        bool(is_latest),
+        window_id,
+        settled,
+        held,
+        seen,
+        override,
+        highest,
+        resets_at,
+        oldest,
+    )
 
 
-def open_account(connection: sqlite3.Connection, take: Take) -> int:
-    """Open a take's window, or the latest of its kind; return the account's id."""
+def open_window(connection: sqlite3.Connection, take: Take) -> None:
+    """Set the clock of a take's kind to its window, unless it is further already."""
     connection.execute(
         "INSERT INTO clock (budget, kind, window_id, resets_at) VALUES (?, ?, ?, ?)"
         " ON CONFLICT DO UPDATE SET window_id = excluded.window_id,"
         " resets_at = excluded.resets_at WHERE excluded.window_id > window_id",
         (take.budget, take.kind, take.window_id, take.resets_at),
     )
+
+
+def open_account(connection: sqlite3.Connection, take: Take) -> int:
+    """Open an account in the latest window of a take's kind; return its id."""
     made = connection.execute(
         "INSERT INTO account (budget, scope_value, window_id, meter, limit_n, override_n)"
         " SELECT ?, ?, window_id, ?, 0, ? FROM clock WHERE budget = ? AND kind = ?",

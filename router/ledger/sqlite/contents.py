@@ -10,7 +10,7 @@ from router.types import Change
 
 
 class SqliteContents:
-    """The audit, the check and the log of one `database`."""
+    """The audit, the scope values, the check and the log of one `database`."""
 
     def __init__(self, database: Database):
         self._database = database
@@ -19,6 +19,13 @@ class SqliteContents:
     def audit(self) -> list[Change]:
         with self._database.read() as connection:
             return steps.audit(connection)
+
+    def scope_values(self, budget: str) -> list[str]:
+        with self._database.read() as connection:
+            rows = connection.execute(
+                "SELECT DISTINCT scope_value FROM account WHERE budget = ? ORDER BY 1", (budget,)
+            ).fetchall()
+        return [value for [value] in rows]
 
     def verify(self) -> list[str]:
         with self._database.read() as connection:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,6 +37,10 @@ SELECT reservation.id, reservation.request_id, number, state, amount, tokens, ac
 FROM reservation JOIN request ON request.request_id = reservation.request_id
 WHERE state IN ('open', 'expired')
   OR changed >= (SELECT max(changed) FROM reservation) - ?
+"""
+_ACCOUNT = """
+SELECT settled, held, overrun, seen, credited FROM account
+WHERE budget = ? AND scope_value = ? AND window_id = ?
 """
 _PAST = """
 SELECT state, amount, tokens, coalesce(actual, 0), request_id, number, expires_at
@@ -108,7 +112,11 @@ class SqliteMirror(SqliteContents):
                     _do(connection, event, forced=True)
 
     def memory(
-        self, reservation_ids: Sequence[str] = (), request_id: str | None = None, number: int = 0
+        self,
+        reservation_ids: Sequence[str] = (),
+        request_id: str | None = None,
+        number: int = 0,
+        accounts: Iterable[tuple[str, str, str]] = (),
     ) -> Memory:
         with self._memory.read() as connection:
             [position] = connection.execute("SELECT position FROM mirror").fetchone()
@@ -117,18 +125,19 @@ class SqliteMirror(SqliteContents):
                 row = connection.execute(_PAST, (each,)).fetchone()
                 if row is not None:
                     found[each] = Past(row[0], Amounts(row[1], row[2]), *row[3:])
+            copied = {each: _account(connection, each) for each in accounts}
             if request_id is None:
-                return Memory(position, found)
+                return Memory(position, found, accounts=copied)
             status = connection.execute(
                 "SELECT status FROM request WHERE request_id = ?", (request_id,)
             ).fetchone()
             if status is None:
-                return Memory(position, found)
+                return Memory(position, found, accounts=copied)
             taken = connection.execute(
                 "SELECT 1 FROM reservation WHERE request_id = ? AND number = ?",
                 (request_id, number),
             ).fetchone()
-            return Memory(position, found, status[0], taken is not None)
+            return Memory(position, found, status[0], taken is not None, copied)
 
     def contents(self, *, ended_since: float | None = None) -> Contents:
         with self._database.read() as connection:
@@ -166,6 +175,11 @@ def _place(connection: sqlite3.Connection) -> Place | None:
         return None
     row = connection.execute("SELECT ledger, generation, run, position FROM mirror").fetchone()
     return None if row is None else Place(*row)
+
+
+def _account(connection: sqlite3.Connection, which: tuple[str, str, str]) -> Copied:
+    row = connection.execute(_ACCOUNT, which).fetchone()
+    return Copied(*which, *(row or (0, 0, 0, 0, 0)))
 
 
 def _move(connection: sqlite3.Connection, place: Place) -> None:

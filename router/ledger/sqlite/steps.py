@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from router.ledger.matching import Amounts
-from router.ledger.sqlite.accounts import CHARGE, find, open_account
+from router.ledger.sqlite.accounts import CHARGE, find, open_account, open_window
 from router.ledger.sqlite.database import Undo
 from router.ledger.store import Denied, Ending, Invalid, Known, NewHold, NotOpen
 from router.log.writer import has_request, to_json, write_attempt, write_end, write_request
@@ -101,10 +101,11 @@ def hold(
                 account.resets_at,
                 account.oldest,
             )
-    ids = [
-        account.id or open_account(connection, take)
-        for take, account in zip(new.takes, found, strict=True)
-    ]
+    ids = []
+    for take, account in zip(new.takes, found, strict=True):
+        if not account.is_latest:
+            open_window(connection, take)
+        ids.append(account.id or open_account(connection, take))
     paying = [
         (identity, take.meter)
         for take, identity in zip(new.takes, ids, strict=True)

@@ -83,13 +83,6 @@ class SqliteStore(SqliteContents):
         with self._database.read() as connection:
             return steps.defined(connection)
 
-    def scope_values(self, budget: str) -> list[str]:
-        with self._database.read() as connection:
-            rows = connection.execute(
-                "SELECT DISTINCT scope_value FROM account WHERE budget = ? ORDER BY 1", (budget,)
-            ).fetchall()
-        return [value for [value] in rows]
-
     def set_limit(
         self, budget: str, scope_value: str | None, limit: int | None, now: float, note: str
     ) -> None:

@@ -37,12 +37,16 @@ _CHECKS = (
     """,
     # The counters are the sums of their reservations, less what was credited.
     """
-    WITH share AS (
-      SELECT part.value ->> 0 AS account, state,
-        CASE part.value ->> 1 WHEN 'usd' THEN amount WHEN 'tokens' THEN tokens ELSE 1 END AS amount,
-        CASE part.value ->> 1 WHEN 'usd' THEN actual WHEN 'tokens' THEN actual_tokens
+    WITH part AS (
+      SELECT reservation.*, json_extract(value, '$[0]') AS account,
+        json_extract(value, '$[1]') AS meter
+      FROM reservation, json_each(reservation.accounts)
+    ), share AS (
+      SELECT account, state,
+        CASE meter WHEN 'usd' THEN amount WHEN 'tokens' THEN tokens ELSE 1 END AS amount,
+        CASE meter WHEN 'usd' THEN actual WHEN 'tokens' THEN actual_tokens
           ELSE actual_requests END AS actual
-      FROM reservation, json_each(reservation.accounts) AS part
+      FROM part
     ), sums AS (
       SELECT account,
         sum(CASE WHEN state = 'open' THEN amount ELSE 0 END) AS held,
@@ -70,7 +74,7 @@ _CHECKS = (
     """
     SELECT 'reservation ' || reservation.id || ' charges an account that does not exist'
     FROM reservation, json_each(reservation.accounts) AS part
-    WHERE part.value ->> 0 NOT IN (SELECT id FROM account)
+    WHERE json_extract(part.value, '$[0]') NOT IN (SELECT id FROM account)
     """,
     # A window that was opened has an account: without one, usage would begin again at 0.
     """

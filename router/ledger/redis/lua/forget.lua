@@ -1,5 +1,5 @@
--- 4 position up to which the log has everything, 5 how many to forget at most, 6 seconds that the
--- counters of a window are kept after it
+-- 4 position up to which the log has everything, 5 how many to forget at most, 6 seconds after which an
+-- account that is in use is looked at again
 local position = tonumber(ARGV[4])
 redis.call('XTRIM', P .. 'outbox', 'MINID', text(position + 1) .. '-0')
 if position > tonumber(redis.call('HGET', META, 'drained')) then
@@ -39,18 +39,21 @@ for _, member in ipairs(redis.call('ZRANGEBYSCORE', P .. 'done', '-inf', now, 'L
   end
 end
 
-local over = now - tonumber(ARGV[6])
-for _, name in ipairs(redis.call('ZRANGEBYSCORE', P .. 'accounts', '-inf', over, 'LIMIT', 0, ARGV[5])) do
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', P .. 'accounts', '-inf', now, 'LIMIT', 0, ARGV[5])) do
   local series, window = string.match(name, '^(.*)|([^|]*)$')
-  local a = redis.call('HMGET', P .. 'a:' .. name, 'h', 'r', 'k')
-  local latest = a[3] and redis.call('HGET', P .. 'clock', a[3])
-  if a[1] == '0' and a[2] == '0' and latest and string.match(latest, '^([^|]*)|') > window then
+  local a = redis.call('HMGET', P .. 'a:' .. name, 'h', 'r', 'k', 'v')
+  local idle = a[1] == '0' and a[2] == '0' and tonumber(a[4] or '0') <= position
+  if redis.call('ZSCORE', P .. 'rolling:' .. series, window) then -- it counts in later windows too
+    local latest = a[3] and redis.call('HGET', P .. 'clock', a[3])
+    idle = idle and latest and string.match(latest, '^([^|]*)|') > window
+  end
+  if idle then
     redis.call('DEL', P .. 'a:' .. name)
     redis.call('ZREM', P .. 'accounts', name)
     redis.call('ZREM', P .. 'rolling:' .. series, window)
     forgotten = forgotten + 1
   else
-    redis.call('ZADD', P .. 'accounts', now, name) -- in use: looked at again later
+    redis.call('ZADD', P .. 'accounts', now + tonumber(ARGV[6]), name)
   end
 end
 return {'ok', meta[3], text(forgotten)}
