@@ -170,7 +170,9 @@ class Plan:
         return np.array([[room.lacking(*bound) is None for bound in bounds]])
 
     def _fits(self, choices: Choices, left: int) -> bool:
-        arm = int(choices.arm[0])
+        """Whether the best arm does, whatever was drawn: what is done where it does not must not
+        depend on the draw, or the chances in the log would not be those of what was done."""
+        arm = int(choices.best[0])
         return arm >= 0 and int(self.options.upper[0, arm]) <= left
 
     def decision(
