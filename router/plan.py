@@ -48,6 +48,7 @@ from router.refusal import refusal
 from router.types import (
     TIERS,
     Arm,
+    ArmView,
     Decision,
     Features,
     Prediction,
@@ -143,6 +144,15 @@ class Plan:
             return False
         cap, asked = decision.view.quote.output_cap, self.full[decision.chosen].output_cap
         return cap < asked and any(each.finish_reason == "length" for each in response.choices)
+
+    def requoted(self, decision: Decision) -> Decision:
+        """A decision at this plan's quotes."""
+
+        def explain() -> tuple[str, tuple[ArmView, ...]]:
+            both = zip(decision.arms, self.quotes, strict=True)
+            return decision.reason, tuple(replace(view, quote=quoted) for view, quoted in both)
+
+        return replace(decision, explain=explain)
 
     def choose(
         self,
