@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ PERSON = {
 JSON = {"response_format": {"type": "json_schema", "json_schema": {"name": "p", "schema": PERSON}}}
 ANY_JSON = {"response_format": {"type": "json_object"}}
 TOOLS = {"tools": [{"type": "function", "function": {"name": "f", "parameters": PERSON}}]}
+
 
 
 @pytest.mark.parametrize(
@@ -129,6 +131,26 @@ def test_what_the_validator_does_not_know_passes() -> None:
     assert problem_of(1, endless) is None
     with pytest.raises(ValueError, match="deep"):
         parse_json("[" * 100_000)
+
+
+def test_the_alternatives_of_a_recursive_schema_do_not_multiply() -> None:
+    """Each level of a value was read once for every alternative of every level above it."""
+    tree: dict[str, Any] = {"$ref": "#/$defs/node"}
+    kinds = ["add", "subtract", "multiply", "divide"]
+    nodes = [
+        {"properties": {"left": tree, "right": tree, "kind": {"const": kind}}, "type": "object"}
+        for kind in kinds
+    ]
+    schema = {**tree, "$defs": {"node": {"anyOf": [{"type": "number"}, *nodes]}}}
+    value: Any = 1
+    for _ in range(20):
+        value = {"left": value, "right": 1, "kind": "divide"}
+    began = time.monotonic()
+    assert problem_of(value, schema) is None
+    wrong = {"left": {"left": 1, "right": 1, "kind": "root"}, "right": 1, "kind": "add"}
+    assert problem_of(wrong, schema) is not None
+    assert problem_of(1, {"anyOf": [{"$ref": "#"}, {"$ref": "#"}]}) is None
+    assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize(
