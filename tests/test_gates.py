@@ -36,6 +36,8 @@ JSON = {"response_format": {"type": "json_schema", "json_schema": {"name": "p", 
 ANY_JSON = {"response_format": {"type": "json_object"}}
 TOOLS = {"tools": [{"type": "function", "function": {"name": "f", "parameters": PERSON}}]}
 
+# Of a tool that is no function nothing is known: its input may be any text.
+CUSTOM = {"tools": [*TOOLS["tools"], {"type": "custom", "custom": {"name": "run"}}]}
 
 
 @pytest.mark.parametrize(
@@ -82,6 +84,8 @@ def test_text_is_no_answer_only_where_a_call_is_required(choice: Any, must: bool
         (TOOLS, Answer("", "tool_calls", (("g", "{}"),)), ("unknown_tool",)),
         (TOOLS, Answer("", "tool_calls", (("f", "{}"),)), ("invalid_arguments",)),
         (TOOLS, Answer("", "tool_calls", (("f", "{"),)), ("invalid_arguments",)),
+        (CUSTOM, Answer("", "tool_calls", (("run", "print(1)"),)), ()),
+        (CUSTOM, Answer("", "tool_calls", (("f", "{}"),)), ("invalid_arguments",)),
         ({}, Answer("So:\n```python\nx = 1\n```\n"), ()),
         ({}, Answer("So:\n```python\ndef f(:\n```\n"), ("code_does_not_parse",)),
         ({}, Answer("So:\n```python\n>>> f(\n```\n"), ()),

@@ -89,10 +89,12 @@ def _tools(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tool_faults(params: Mapping[str, Any], calls: Sequence[tuple[str, str]]) -> list[str]:
-    offered, found = _tools(params), []
+    offered, found = _tools(params), list[str]()
+    others = len(params.get("tools") or ()) + len(params.get("functions") or ()) > len(offered)
     for name, arguments in calls:
         if name not in offered:
-            found.append("unknown_tool")
+            if not others:  # a custom tool's input is any text, and a provider's own tools are its
+                found.append("unknown_tool")
             continue
         try:
             value = parse_json(arguments.strip() or "{}")
