@@ -179,6 +179,14 @@ def test_gates_without_a_cascade_are_refused(make_router: MakeRouter) -> None:
         make_router(cascade=CASCADE, gates={"any": 3})
 
 
+def test_a_gate_that_would_have_to_be_awaited_is_refused(make_router: MakeRouter) -> None:
+    async def passes(request: Any, response: Any) -> bool:
+        return True
+
+    with pytest.raises(ConfigurationError, match="a plain function"):
+        make_router(cascade=CASCADE, gates={"tests": passes})
+
+
 def test_a_valid_tool_call_is_never_discarded(make_router: MakeRouter, provider: Provider) -> None:
     gates = {"no": lambda request, response: False}
     router = make_router(budgets=BUDGET, cascade=CASCADE, gates=gates)
