@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.errors import ModelFileError
-from router.gates.agreement import NEARLY, final_answer, likeness
+from router.gates.agreement import NEARLY, final_answer, likeness, said
 from router.gates.answer import Answer
 from router.gates.gate import Gate
 from router.gates.schemas import parse_json, problem_of
@@ -175,6 +175,60 @@ def test_the_alternatives_of_a_recursive_schema_do_not_multiply() -> None:
 def test_final_answers_are_found_and_normalised(text: str, answer: str | None) -> None:
     found = final_answer(text)
     assert found == answer if answer is None or "frac" not in answer else answer in str(found)
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        ("5", ".5", "-5", "−.5", "5.5"),
+        ("35", "3,5", "3.5"),
+        ("123", "1,2,3", "12,3"),
+        ("12345678901", "12345678902"),
+        ("The answer is 5.", "The answer is −5.", "Answer: .5"),
+        ("The answer is 1/2.", "The answer is 1/3", "The answer is 1.", "The answer is 2"),
+        (r"The answer is $\frac{1}{2}$.", r"The answer is $\frac{1}{3}$.", "The answer is 1."),
+        (
+            r"The answer is \boxed{\frac{\sqrt{3}}{2}}.",
+            r"The answer is \boxed{\frac{\sqrt{3}}{4}}.",
+            r"\boxed{3}",
+        ),
+        (r"Not \boxed{5}, but \boxed{\frac{\sqrt{2}}{5}}", r"\boxed{5}"),
+        ("The answer is 10:30.", "The answer is 10:45.", "The answer is 10."),
+        ("The answer is (3, 4).", "The answer is (3, 5).", "The answer is 3."),
+        ("The answer is July 4, 1776.", "The answer is July 4, 1777."),
+        ("The answer is 2^{10}.", "The answer is 2^{11}.", "The answer is 2."),
+    ],
+)
+def test_answers_that_share_a_number_and_no_more_do_not_say_the_same(
+    answers: tuple[str, ...],
+) -> None:
+    assert len({final_answer(answer) for answer in answers}) == len(answers)
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        ("-5", "−5", "The answer is −5.", "Answer: -5.0"),
+        ("0.5", ".5", "The answer is .5", "5e-1"),
+        ("1,2,3", "1, 2, 3", "[1,2,3]"),
+        ("1,234,567", "1234567", "12,34,567", "The answer is 1,234,567 euros."),
+        ("1099511627776", "1099511627776.0", "1,099,511,627,776"),
+        ("42", "The answer is 42 because 6 * 7 is 42.", "The answer is 42 (six times seven)."),
+        (r"\boxed{\frac{\sqrt{3}}{2}}", r"The answer is $\boxed{\frac{\sqrt{3}}{2}}$."),
+        ("b", "(b)", "B", "b) Paris", "The answer is (b)."),
+    ],
+)
+def test_answers_that_are_only_written_otherwise_say_the_same(answers: tuple[str, ...]) -> None:
+    assert len({final_answer(answer) for answer in answers}) == 1
+
+
+def test_json_says_the_same_whether_a_number_is_written_with_a_point_or_not() -> None:
+    def word(text: str) -> str | None:
+        return said(Answer(text), ANY_JSON)
+
+    assert word('{"a": 2.0, "b": [1.50, 3]}') == word('{"b": [1.5, 3.0], "a": 2}') is not None
+    assert word('{"a": 2}') != word('{"a": true}') != word('{"a": 1}')
+    assert word("[" * 900 + "]" * 900) is None
 
 
 def test_likeness_goes_by_final_answers_first_and_wording_otherwise() -> None:
