@@ -93,7 +93,7 @@ def read_request(
         scopes=_scopes(scopes),
         tags=_tags(tags),
         metadata=dict(metadata or {}),
-        conversation_id=conversation_id,
+        conversation_id=_conversation_id(conversation_id),
         deadline=read_deadline(deadline, now),
     )
 
@@ -208,6 +208,20 @@ def _tags(tags: Sequence[str]) -> tuple[str, ...]:
     if isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags):
         raise InvalidRequest("tags", f"{_short(tags)} is not a list of tags", allowed='["billing"]')
     return tuple(tags)
+
+
+def _conversation_id(value: Any) -> str | None:
+    """It names a scope of its own, so what could not would be refused once it is to be paid for."""
+    named = isinstance(value, str) and len(value) <= MAX_SCOPE_LENGTH and "\0" not in value
+    if value is None or named:
+        _valid_unicode("conversation_id", value or "")
+        return value  # type: ignore[no-any-return]
+    raise InvalidRequest(
+        "conversation_id",
+        f"{_short(value)} does not name a conversation",
+        value=_short(value),
+        allowed=f"text of at most {MAX_SCOPE_LENGTH} characters, none of them NUL",
+    )
 
 
 def _short(value: object) -> str:

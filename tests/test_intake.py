@@ -45,6 +45,11 @@ BAD_CALLS: list[tuple[str, dict[str, Any]]] = [
     ("scopes.user", {"messages": HELLO, "scopes": {"user": "x" * 300}}),
     ("scopes.user", {"messages": HELLO, "scopes": {"user": 7}}),
     ("tags", {"messages": HELLO, "tags": "billing"}),
+    ("conversation_id", {"messages": HELLO, "conversation_id": 7}),
+    ("conversation_id", {"messages": HELLO, "conversation_id": ["c"]}),
+    ("conversation_id", {"messages": HELLO, "conversation_id": "c" * 300}),
+    ("conversation_id", {"messages": HELLO, "conversation_id": "c\ud800"}),
+    ("conversation_id", {"messages": HELLO, "conversation_id": "c\0"}),
     *((name, {"messages": HELLO, name: "x"}) for name in OWNED),
 ]
 
