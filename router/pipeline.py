@@ -47,7 +47,7 @@ from router.policy import Policy, load_policy
 from router.predict import Predictor, extract, shape_of
 from router.prices import PriceBook, load_book
 from router.routing import attach
-from router.spill import decide_now, decided
+from router.spill import decided, previewed
 from router.types import Decision, Request, Room
 from router.votes.hold import hold
 
@@ -300,7 +300,7 @@ class Router(Doors, Deferrals):
             self.drift.recall()
         plan = self.drift.guarded(self.plan(self.conversations.recall(request)))
         objective, chances = self.paced(plan, room), self._explorer.chances()
-        return decide_now(self.capacity, plan, room, objective, chances)
+        return previewed(self.capacity, plan, room, objective, chances)
 
     def room(self, request: Request) -> Room:
         """What the budgets of a request still allow."""
