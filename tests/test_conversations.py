@@ -369,8 +369,10 @@ def test_after_a_restart_the_log_says_who_has_a_conversation_cached(
     clock.now += 30
     router = make_router(**facts)
     history = [*history, said("assistant", "ok"), said("user", "And the third?")]
+    foreseen = router.explain(history, conversation_id="c")  # before any call of this process
     router.completion(messages=history, conversation_id="c")
     assert provider.models == ["t-mini", "t-mid", "t-mid"]
+    assert foreseen.reason == list(router.ledger.log().requests())[-1].reason
     row = list(router.ledger.log().requests())[-1]
     assert row.features["turn"] == 2
     assert row.features["cached_tokens"] > 10_000
