@@ -140,10 +140,15 @@ class Plan:
 
     def is_cut(self, decision: Decision, response: Any) -> bool:
         """Whether an answer ended at a cap that was lowered to a prediction."""
+        return self.is_lowered(decision) and any(
+            each.finish_reason == "length" for each in response.choices
+        )
+
+    def is_lowered(self, decision: Decision) -> bool:
+        """Whether a decision's cap was lowered to a prediction."""
         if self.full is None:
             return False
-        cap, asked = decision.view.quote.output_cap, self.full[decision.chosen].output_cap
-        return cap < asked and any(each.finish_reason == "length" for each in response.choices)
+        return decision.view.quote.output_cap < self.full[decision.chosen].output_cap
 
     def requoted(self, decision: Decision) -> Decision:
         """A decision at this plan's quotes."""

@@ -23,6 +23,7 @@ from tests.deadline_kit import provider as provider
 from tests.pipeline_kit import NANO_BILL, requests, rows
 from tests.provider import ok, status
 from tests.test_deadline_calls import HOURS, SOON, clock_before, tiers
+from tests.test_reservation_size import SHORTEST_CAP, cut_short
 
 FAST = {"poll": 0.05, "again": 0.05, "lease": 5.0}
 
@@ -157,6 +158,33 @@ def test_lines_that_an_expired_batch_left_are_answered_at_the_next_price(
     assert all(router.collect(ticket).choices for ticket in tickets)
     costs = sorted(row.cost for row in rows(router))
     assert costs == [0, 0, 0, NANO_BILL // 2, NANO_BILL, NANO_BILL, NANO_BILL]
+    assert_queue_agrees(router, provider)
+
+
+def test_a_line_that_ends_at_a_predicted_cap_is_called_once_more_in_full(
+    make: Any, provider: BatchProvider
+) -> None:
+    router = make(reserve="predicted")
+    provider.script("t-nano", cut_short(SHORTEST_CAP), cut_short(SHORTEST_CAP), ok())
+    ticket = router.submit(HELLO, deadline=soon())
+    router.work_queue(forever=True, **FAST)
+    assert router.collect(ticket).choices[0].message.content == "a fine answer"
+    assert [body["max_tokens"] for _, body in provider.done] == [SHORTEST_CAP]
+    assert [body["max_tokens"] for _, _, body in provider.wire] == [SHORTEST_CAP, 500]
+    line, call = requests(router)
+    assert (line.status, line.error) == ("failed", "its answer ended at the predicted cap")
+    assert (call.status, call.accepted) == ("answered", 2)
+    assert_queue_agrees(router, provider)
+
+
+def test_a_line_that_ends_at_the_callers_own_cap_is_answered(
+    make: Any, provider: BatchProvider
+) -> None:
+    router = make(reserve="predicted")
+    provider.script("t-nano", cut_short(40))
+    ticket = router.submit(HELLO, max_tokens=40, deadline=soon())
+    router.work_queue(forever=True, **FAST)
+    assert router.collect(ticket).choices[0].finish_reason == "length"
     assert_queue_agrees(router, provider)
 
 

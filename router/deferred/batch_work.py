@@ -95,6 +95,7 @@ class BatchWork:
             attempt.terms,
             decision.baseline,
             decision.arm.tier == router.policy.baseline,
+            plan.is_lowered(decision),
         )
         request_id = plan.request.request_id
         line = Line(request_id, due.ticket.id, to_text(terms))
@@ -232,6 +233,11 @@ class BatchWork:
         except Exception as error:  # whatever a provider may write is one bad line, and no more
             self._unreadable(batch, line, str(error))
             return
+        if terms.lowered and any(each.finish_reason == "length" for each in response.choices):
+            why = "its answer ended at the predicted cap"
+            self._book(terms, "failed", charge, now, report=report, error=why, answer=kept)
+            self._batches.returned(batch.id, line, ("Cut", why), _AT_ONCE, again=False)
+            return  # a call asks for it once more in full
         self._book(terms, "answered", charge, now, report=report, answer=kept)
         if self._batches.answered(batch.id, line, text, now):
             worker.count(answered=1)
