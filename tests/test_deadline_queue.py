@@ -188,6 +188,27 @@ def test_a_line_that_ends_at_the_callers_own_cap_is_answered(
     assert_queue_agrees(router, provider)
 
 
+def test_an_answer_of_a_batch_is_looked_at_as_any_other(make: Any, provider: BatchProvider) -> None:
+    """By checks, for faults of form, and by whoever reads the log's text."""
+
+    def fine(request: Any, response: Any) -> bool:
+        assert request.messages[0]["content"] == HELLO[0]["content"]
+        return "fine" in response.choices[0].message.content
+
+    router = make(checks={"fine": fine}, drift={}, log={"durability": "normal", "content": True})
+    refusal, cut = "I'm sorry, but I can't help with that.", cut_short(500)
+    provider.script("t-nano", ok(text=refusal), ok(), cut)
+    for _ in range(3):
+        router.submit(HELLO, deadline=soon())
+    router.work_queue(forever=True, **FAST)
+    assert router.checks.wait()
+    labels = [(label.source, label.score) for label in router.ledger.log().labels()]
+    assert sorted(labels) == [("check:fine", 0.0), ("check:fine", 0.0), ("check:fine", 1.0)]
+    noted = {str(row.answer): row.note for row in rows(router)}
+    assert sorted(noted.values()) == ["batch", "batch; form: refusal", "batch; form: truncated"]
+    assert ['"length"' in answer for answer in noted] == ["half" in answer for answer in noted]
+
+
 def test_a_batch_that_the_provider_rejects_costs_nothing_and_its_requests_are_called(
     make: Any, provider: BatchProvider
 ) -> None:

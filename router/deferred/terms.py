@@ -39,8 +39,9 @@ class LineTerms:
         report: Mapping[str, Any] | None = None,
         error: str | None = None,
         answer: str | None = None,
+        form: str | None = None,
     ) -> AttemptRow:
-        """The attempt's row at its end."""
+        """The attempt's row at its end. `form`: what is wrong with its answer by its form."""
         usage = charge.usage
         return replace(
             self.row,
@@ -52,7 +53,7 @@ class LineTerms:
             input_tokens=usage.input_tokens if usage else None,
             output_tokens=usage.output_tokens if usage else None,
             error=error,
-            note="; ".join(filter(None, ("batch", charge.note))),
+            note="; ".join(filter(None, ("batch", form, charge.note))),
             answer=answer,
         )
 
