@@ -13,7 +13,7 @@ from router.conversations.portable import fitted
 from router.deferred.limits import flex_aside, longest_call, timeouts
 from router.dispatch.bounds import CAP_FIELDS, input_bound
 from router.dispatch.charge import Charge, Terms, for_answer, for_failure
-from router.dispatch.failures import headers_of, said
+from router.dispatch.failures import forget_frames, headers_of, said
 from router.dispatch.logprobs import ask_for_logprobs
 from router.dispatch.streams import StreamEnd, StreamTerms, answer_bytes, routed_stream, whole
 from router.dispatch.usage import report_of
@@ -155,6 +155,9 @@ class Attempt:
     def stream(self, reply: Reply) -> Any:
         """The caller's stream over an open reply; it settles itself when it ends."""
         self._ticket.opened(headers_of(reply.response))
+        # Failures before it keep frames alive, down to the caller's own, and these name the stream:
+        # one that is forgotten would never be collected, nor settled.
+        forget_frames(self._shared.failure, self._plan.failure)
         policy = self._shared.ladder.policy
         drain = policy.streams.drain_seconds if policy.streams.on_abandon == "drain" else 0.0
         options = self._shared.request.params.get("stream_options") or {}
