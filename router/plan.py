@@ -123,12 +123,12 @@ class Plan:
         # A fallback, or a way around what is full, goes sideways and up, never down.
         first = self.failure is None and self.spilled is None
         if choices.arm[0] < 0 and first and (self.options.barred == Bar.HELD_ABOVE).any():
-            return self._let_down().decide(room, objective, exploration)
+            return self.let_down().decide(room, objective, exploration)
         if choices.arm[0] < 0:
             raise refusal(self, choices, room) from self.failure
         return self.decision(choices, objective)
 
-    def _let_down(self) -> Plan:
+    def let_down(self) -> Plan:
         """The plan without the tier that its conversation is kept at or above."""
         barred = self.options.barred.copy()
         barred[barred == Bar.HELD_ABOVE] = Bar.FREE
@@ -221,6 +221,8 @@ class Plan:
         barred = self.options.barred.copy()
         barred[barred == Bar.NOT_NEXT] = Bar.FREE
         rank, failed = TIERS.index(arm.tier), self.ladder.arms.index(arm)
+        if barred[0, failed] == Bar.HELD_ABOVE:  # its conversation was let down to it
+            barred[barred == Bar.HELD_ABOVE] = Bar.FREE
         # What refused one effort may take another; a deployment that is out of order takes none.
         elsewhere = isinstance(error, (*_WORTH_ANOTHER_TIER, AuthenticationFailed))
         barred[0, self.ladder.ways_of(failed) if elsewhere else [failed]] = Bar.FAILED

@@ -113,6 +113,8 @@ def _around(
     patience: float,
 ) -> Decision:
     best = plan.decide(room, objective)
+    if plan.options.barred[0, best.chosen] == Bar.HELD_ABOVE:
+        plan = plan.let_down()  # as the decision was
     bars, tier = plan.options.barred, plan.ladder.tier
     if best.chosen not in found:
         options = replace(plan.options, barred=obstructed(bars, found))
