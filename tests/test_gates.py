@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from router.dispatch.wire import load_litellm
 from router.errors import ModelFileError
 from router.gates.agreement import NEARLY, final_answer, likeness, said
-from router.gates.answer import Answer
+from router.gates.answer import Answer, answer_of_kept, answers_of, kept_answers
 from router.gates.gate import Gate
 from router.gates.schemas import parse_json, problem_of
 from router.gates.structural import faults, is_checked
@@ -94,6 +95,30 @@ def test_text_is_no_answer_only_where_a_call_is_required(choice: Any, must: bool
 )
 def test_faults_of_form(params: dict[str, Any], answer: Answer, found: tuple[str, ...]) -> None:
     assert faults(params, answer) == found
+
+
+@pytest.mark.parametrize(
+    ("message", "text", "found"),
+    [
+        ({"content": None, "audio": {"id": "a", "data": "UklG", "expires_at": 1,
+                                     "transcript": "Good morning."}}, "Good morning.", ()),
+        ({"content": "", "images": [{"type": "image_url", "index": 0,
+                                     "image_url": {"url": "data:image/png;base64,aa"}}]}, "", ()),
+        ({"content": None, "audio": {"id": "a", "data": "UklG", "expires_at": 1,
+                                     "transcript": "I cannot help with that."}},
+         "I cannot help with that.", ("refusal",)),
+        ({"content": None}, "", ("empty",)),
+    ],
+)  # fmt: skip
+def test_sound_and_pictures_are_an_answer(
+    message: dict[str, Any], text: str, found: tuple[str, ...]
+) -> None:
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", **message}}
+    response = load_litellm().ModelResponse(model="m", choices=[choice])
+    for answer in (*answers_of(response), answer_of_kept(kept_answers(response))):
+        assert answer is not None
+        assert answer.text == text
+        assert faults({}, answer) == found
 
 
 def test_a_request_that_names_a_form_is_checked() -> None:

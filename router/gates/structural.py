@@ -56,7 +56,7 @@ def faults(params: Mapping[str, Any], answer: Answer) -> tuple[str, ...]:
         found.append("no_tool")
     elif answer.refused or _refuses(answer.text):
         found.append("refusal")
-    elif not answer.text.strip():
+    elif not answer.text.strip() and not answer.media:
         found.append("empty")
     else:
         found += _json_faults(params, answer.text)
