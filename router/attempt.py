@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Mapping
@@ -135,8 +134,7 @@ class Attempt:
         charge = for_answer(self.terms, report, answer_bytes(response.choices))
         self._ticket.answered(headers_of(response), charge.tokens)
         self._look(response)
-        kept = kept_answers(response) if self._shared.ladder.policy.log.content else None
-        row = self._row("answered", charge, report, answer=kept)
+        row = self._row("answered", charge, report, answer=self._kept(response))
         self._settle(row, charge, ends=True)
         return self._routing(charge.cost)
 
@@ -172,6 +170,7 @@ class Attempt:
         return routed_stream(reply.response, reply.first_chunk, terms, self._routing(None))
 
     def _settle_stream(self, end: StreamEnd) -> None:
+        response = None
         if end.error is not None:
             self._ticket.failed(end.error)
             charge = for_failure(self.terms, end.error)
@@ -186,13 +185,13 @@ class Attempt:
             self._ticket.answered(None, charge.tokens)
             # Of an answer that was left, the caller saw no more than a part.
             status: AttemptStatus = "abandoned" if end.abandoned else "answered"
-            text = None if end.abandoned else end.text
-            if text is not None:
-                self._look(whole(self._decision.arm.model, text))
-            row = self._row(status, charge, end.report, answer=self._kept_text(text))
+            if end.text is not None and not end.abandoned:
+                response = whole(self._decision.arm.model, end.text, end.finish_reason)
+                self._look(response)
+            row = self._row(status, charge, end.report, answer=self._kept(response))
         self._settle(row, charge, ends=True)
-        if row.status == "answered" and end.text is not None and self._shared.streamed is not None:
-            self._shared.streamed(self._shared.request, whole(row.model, end.text))
+        if response is not None and self._shared.streamed is not None:
+            self._shared.streamed(self._shared.request, response)
 
     def _look(self, response: Any) -> None:
         """Note what is wrong with an answer by its form, where anybody asks."""
@@ -267,10 +266,10 @@ class Attempt:
     def _routing(self, cost: int | None) -> Routing:
         return Routing(self._shared.request.request_id, self._decision, self._number, cost)
 
-    def _kept_text(self, text: str | None) -> str | None:
-        if text is None or not self._shared.ladder.policy.log.content:
-            return None
-        return json.dumps([{"role": "assistant", "content": text}], ensure_ascii=False)
+    def _kept(self, response: Any) -> str | None:
+        """An answer as the log keeps it, where the policy opts in."""
+        keep = response is not None and self._shared.ladder.policy.log.content
+        return kept_answers(response) if keep else None
 
     def _client(self, model: str, api_base: str | None) -> Any:
         """The caller's own OpenAI client serves the arms of OpenAI that name no other address."""
