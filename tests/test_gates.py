@@ -241,6 +241,8 @@ def test_answers_that_share_a_number_and_no_more_do_not_say_the_same(
         ("42", "The answer is 42 because 6 * 7 is 42.", "The answer is 42 (six times seven)."),
         (r"\boxed{\frac{\sqrt{3}}{2}}", r"The answer is $\boxed{\frac{\sqrt{3}}{2}}$."),
         ("b", "(b)", "B", "b) Paris", "The answer is (b)."),
+        ("12", "The answer is 12 cm^2.", "The answer is 12 km/h", r"The answer is $\approx 12$."),
+        ("The answer is 12 m^2", r"The answer is $12\,\text{m}^2$.", "The answer is 12."),
     ],
 )
 def test_answers_that_are_only_written_otherwise_say_the_same(answers: tuple[str, ...]) -> None:

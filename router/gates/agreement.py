@@ -44,7 +44,9 @@ _NUMBER = re.compile(
 # Of "5 because 2 + 3 is 5" only the beginning is the answer.
 _REASON = re.compile(r"(?<=\w)[.;](?:\s|$)|\*\*|\\\)|\s\(|,?\s+(?:because|since|as|which|so)\b")
 # What makes a number one of several that say the answer together, or a part of a formula.
-_FORMULA = re.compile(r"[\^_/√+*<>≤≥±]|\\[A-Za-z]|\d[A-Za-zπ]\b")
+_FORMULA = re.compile(r"[\^_/√+*<>≤≥±]|\\(?!approx|sim)[A-Za-z]|\d[A-Za-zπ]\b")
+# Of units, what looks like one: "cm^2", "km/h".
+_UNIT = re.compile(r"(\b(?:[kcdm]?m|ft|in|yd|units?|s)\}?)\^\{?[23]\}?|(?<=[A-Za-z])/(?=[A-Za-z])")
 _EXACT = 2**53  # below it each whole number is a float
 _EDGES = " \t\n.,;:!?*_`'\"$()[]{}\\"
 
@@ -238,8 +240,9 @@ def _short(said: str) -> tuple[str, int, int]:
     if letter:
         return letter[1].upper(), before + letter.start(1), before + letter.end(1)
     first = _REASON.split(said)[0].replace("−", "-")
-    numbers = list(_NUMBER.finditer(first))
-    if len(numbers) == 1 and not _FORMULA.search(_STYLE.sub(r" \1", first)):
+    bare = _UNIT.sub(lambda unit: (unit[1] or "").ljust(len(unit[0])), first)
+    numbers = list(_NUMBER.finditer(bare))
+    if len(numbers) == 1 and not _FORMULA.search(_STYLE.sub(r" \1", bare)):
         return normal(numbers[0][0]), *numbers[0].span()
     return normal(first), 0, len(first)
 
