@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from router.conversations.portable import fitted
 from router.deferred.limits import flex_aside, longest_call, timeouts
 from router.dispatch.bounds import CAP_FIELDS, input_bound
 from router.dispatch.charge import Charge, Terms, for_answer, for_failure
-from router.dispatch.failures import headers_of, said
+from router.dispatch.failures import forget_frames, headers_of, said
 from router.dispatch.logprobs import ask_for_logprobs
 from router.dispatch.streams import StreamEnd, StreamTerms, answer_bytes, routed_stream, whole
 from router.dispatch.usage import report_of
@@ -142,8 +141,7 @@ class Attempt:
         charge = for_answer(self.terms, report, answer_bytes(response.choices))
         self._ticket.answered(headers_of(response), charge.tokens)
         self._look(response)
-        kept = kept_answers(response) if self._shared.ladder.policy.log.content else None
-        row = self._row("answered", charge, report, answer=kept)
+        row = self._row("answered", charge, report, answer=self._kept(response))
         self._settle(row, charge, ends=True)
         return self._routing(charge.cost)
 
@@ -162,6 +160,9 @@ class Attempt:
     def stream(self, reply: Reply) -> Any:
         """The caller's stream over an open reply; it settles itself when it ends."""
         self._ticket.opened(headers_of(reply.response))
+        # Failures before it keep frames alive, down to the caller's own, and these name the stream:
+        # one that is forgotten would never be collected, nor settled.
+        forget_frames(self._shared.failure, self._plan.failure)
         policy = self._shared.ladder.policy
         drain = policy.streams.drain_seconds if policy.streams.on_abandon == "drain" else 0.0
         options = self._shared.request.params.get("stream_options") or {}
@@ -176,6 +177,7 @@ class Attempt:
         return routed_stream(reply.response, reply.first_chunk, terms, self._routing(None))
 
     def _settle_stream(self, end: StreamEnd) -> None:
+        response = None
         if end.error is not None:
             self._ticket.failed(end.error)
             charge = for_failure(self.terms, end.error)
@@ -190,13 +192,13 @@ class Attempt:
             self._ticket.answered(None, charge.tokens)
             # Of an answer that was left, the caller saw no more than a part.
             status: AttemptStatus = "abandoned" if end.abandoned else "answered"
-            text = None if end.abandoned else end.text
-            if text is not None:
-                self._look(whole(self._decision.arm.model, text))
-            row = self._row(status, charge, end.report, answer=self._kept_text(text))
+            if end.text is not None and not end.abandoned:
+                response = whole(self._decision.arm.model, end.text, end.finish_reason)
+                self._look(response)
+            row = self._row(status, charge, end.report, answer=self._kept(response))
         self._settle(row, charge, ends=True)
-        if row.status == "answered" and end.text is not None and self._shared.streamed is not None:
-            self._shared.streamed(self._shared.request, whole(row.model, end.text))
+        if response is not None and self._shared.streamed is not None:
+            self._shared.streamed(self._shared.request, response)
 
     def _look(self, response: Any) -> None:
         """Note what is wrong with an answer by its form, where anybody asks."""
@@ -272,10 +274,10 @@ class Attempt:
     def _routing(self, cost: int | None) -> Routing:
         return Routing(self._shared.request.request_id, self._decision, self._number, cost)
 
-    def _kept_text(self, text: str | None) -> str | None:
-        if text is None or not self._shared.ladder.policy.log.content:
-            return None
-        return json.dumps([{"role": "assistant", "content": text}], ensure_ascii=False)
+    def _kept(self, response: Any) -> str | None:
+        """An answer as the log keeps it, where the policy opts in."""
+        keep = response is not None and self._shared.ladder.policy.log.content
+        return kept_answers(response) if keep else None
 
     def _client(self, model: str, api_base: str | None) -> Any:
         """The caller's own OpenAI client serves the arms of OpenAI that name no other address."""

@@ -87,13 +87,6 @@ def read_request(
     asked_cap(params)
     samples(params)
     _read_by_the_router(params)
-    if conversation_id is not None and not isinstance(conversation_id, str):
-        raise InvalidRequest(
-            "conversation_id",
-            f"{_short(conversation_id)} is no text",
-            value=_short(conversation_id),
-            allowed="text of at most 256 characters",
-        )
     return Request(
         request_id=new_request_id(now),
         is_new=True,
@@ -104,7 +97,7 @@ def read_request(
         scopes=read_scopes(scopes),
         tags=read_tags(tags),
         metadata=_mapping("metadata", metadata),
-        conversation_id=conversation_id,
+        conversation_id=_conversation_id(conversation_id),
         deadline=read_deadline(deadline, now),
     )
 
@@ -248,6 +241,20 @@ def _mapping(name: str, value: Mapping[str, Any] | None) -> Mapping[str, Any]:
             allowed='names and values such as {"user": "ann"}',
         )  # fmt: skip
     return dict(value or {})
+
+
+def _conversation_id(value: Any) -> str | None:
+    """It names a scope of its own, so what could not would be refused once it is to be paid for."""
+    named = isinstance(value, str) and len(value) <= MAX_SCOPE_LENGTH and "\0" not in value
+    if value is None or named:
+        _valid_unicode("conversation_id", value or "")
+        return value  # type: ignore[no-any-return]
+    raise InvalidRequest(
+        "conversation_id",
+        f"{_short(value)} does not name a conversation",
+        value=_short(value),
+        allowed=f"text of at most {MAX_SCOPE_LENGTH} characters, none of them NUL",
+    )
 
 
 def _short(value: object) -> str:

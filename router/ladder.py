@@ -19,7 +19,7 @@ from router.policy.arms import rungs_of
 from router.predict.effort import THINKING_TOKENS, Efforts
 from router.prices import Dated, Price, PriceBook, quote, to_price
 from router.types import TIERS, Arm, Prediction, Request, Shape
-from router.votes import comparable, rule_of
+from router.votes import alike, comparable, rule_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -196,14 +196,16 @@ class Ladder:
             found[index] = float(np.interp(of_tier[self.tier[index]], value.quality, value.calls))
         return tuple(found)
 
-    def without_votes(self, request: Request, shape: Shape, *, whole: bool) -> frozenset[int]:
-        """The votes (indices) that cannot be held on a request."""
-        return frozenset(
-            index
-            for index in (*self.votes, *self.bests)
-            if not whole
-            or not comparable(self.policy.deployment(self.arms[index]).vote, request, shape)
-        )
+    def without_votes(self, request: Request, shape: Shape, *, whole: bool) -> dict[int, int]:
+        """The votes (by index) that cannot be held on a request, each with its bar."""
+        bars = {}
+        for index in (*self.votes, *self.bests):
+            deployment = self.policy.deployment(self.arms[index])
+            if not whole or not comparable(deployment.vote, request, shape):
+                bars[index] = Bar.NOT_COMPARABLE
+            elif alike({**deployment.params, **request.params}):
+                bars[index] = Bar.ALIKE
+        return bars
 
     def quality_std(self, of_tier: Floats, quality: Floats) -> Floats:
         """Its standard error, (…, A): that of its tier, and of what its effort adds."""

@@ -6,6 +6,7 @@ the same lines serve `completion` and `acompletion`.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
@@ -46,7 +47,7 @@ from router.policy import Policy, load_policy
 from router.predict import Predictor, extract, shape_of
 from router.prices import PriceBook, load_book
 from router.routing import attach
-from router.spill import decide_now, decided
+from router.spill import decided, previewed
 from router.types import Decision, Request, Room
 from router.votes.hold import hold
 
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from router.decide.certify import Certificate
     from router.ledger import Ledger
 
+_log = logging.getLogger("router")
 SWEEP_SECONDS = 60.0  # how often reservations of dead processes are looked for
 
 
@@ -184,11 +186,26 @@ class Router(Doors, Deferrals):
                     onward = chain.onward(room, self.paced(chain.plan, room), exploration)
                     if onward is not None:
                         answer = yield from self._try(attempts, chain.plan, onward)
+                        if chain.plan.is_cut(onward, answer):
+                            answer = yield from self._again(attempts, chain.plan, onward, answer)
                     break
                 except RouterError as error:
                     chain.without(onward, error)
         best = yield Store(chain.best)
         return best
+
+    def _again(self, attempts: Attempts, plan: Plan, decision: Decision, cut: Any) -> Walk[Any]:
+        """A later call once more in full, where its answer ended at a lowered cap; that one where
+        no longer one can be had."""
+        plan = plan.in_full()
+        decision = plan.requoted(decision)
+        if not attempts.affords(decision):
+            return cut
+        try:
+            return (yield from self._try(attempts, plan, decision))
+        except RouterError as error:
+            _log.info("request %s keeps an answer that was cut: %s", plan.request.request_id, error)
+            return cut
 
     def _answer(self, attempts: Attempts, plan: Plan) -> Walk[tuple[Plan, Decision, Any]]:
         """The first answer, after as many fallbacks as it takes, with the plan that it is from."""
@@ -284,9 +301,11 @@ class Router(Doors, Deferrals):
         room = self._room_without_a_trace(request) if self.policy.budgets else Room()
         if self.policy.drift is not None and store_exists(self.store):
             self.drift.recall()
+        if self.conversations.forgot(request) and store_exists(self.store):
+            self.conversations.read_back(request.now)
         plan = self.drift.guarded(self.plan(self.conversations.recall(request)))
         objective, chances = self.paced(plan, room), self._explorer.chances()
-        return decide_now(self.capacity, plan, room, objective, chances)
+        return previewed(self.capacity, plan, room, objective, chances)
 
     def room(self, request: Request) -> Room:
         """What the budgets of a request still allow."""

@@ -48,6 +48,7 @@ from router.refusal import refusal
 from router.types import (
     TIERS,
     Arm,
+    ArmView,
     Decision,
     Features,
     Prediction,
@@ -122,12 +123,12 @@ class Plan:
         # A fallback, or a way around what is full, goes sideways and up, never down.
         first = self.failure is None and self.spilled is None
         if choices.arm[0] < 0 and first and (self.options.barred == Bar.HELD_ABOVE).any():
-            return self._let_down().decide(room, objective, exploration)
+            return self.let_down().decide(room, objective, exploration)
         if choices.arm[0] < 0:
             raise refusal(self, choices, room) from self.failure
         return self.decision(choices, objective)
 
-    def _let_down(self) -> Plan:
+    def let_down(self) -> Plan:
         """The plan without the tier that its conversation is kept at or above."""
         barred = self.options.barred.copy()
         barred[barred == Bar.HELD_ABOVE] = Bar.FREE
@@ -139,10 +140,24 @@ class Plan:
 
     def is_cut(self, decision: Decision, response: Any) -> bool:
         """Whether an answer ended at a cap that was lowered to a prediction."""
+        return self.is_lowered(decision) and any(
+            each.finish_reason == "length" for each in response.choices
+        )
+
+    def is_lowered(self, decision: Decision) -> bool:
+        """Whether a decision's cap was lowered to a prediction."""
         if self.full is None:
             return False
-        cap, asked = decision.view.quote.output_cap, self.full[decision.chosen].output_cap
-        return cap < asked and any(each.finish_reason == "length" for each in response.choices)
+        return decision.view.quote.output_cap < self.full[decision.chosen].output_cap
+
+    def requoted(self, decision: Decision) -> Decision:
+        """A decision at this plan's quotes."""
+
+        def explain() -> tuple[str, tuple[ArmView, ...]]:
+            both = zip(decision.arms, self.quotes, strict=True)
+            return decision.reason, tuple(replace(view, quote=quoted) for view, quoted in both)
+
+        return replace(decision, explain=explain)
 
     def choose(
         self,
@@ -170,7 +185,9 @@ class Plan:
         return np.array([[room.lacking(*bound) is None for bound in bounds]])
 
     def _fits(self, choices: Choices, left: int) -> bool:
-        arm = int(choices.arm[0])
+        """Whether the best arm does, whatever was drawn: what is done where it does not must not
+        depend on the draw, or the chances in the log would not be those of what was done."""
+        arm = int(choices.best[0])
         return arm >= 0 and int(self.options.upper[0, arm]) <= left
 
     def decision(
@@ -204,6 +221,8 @@ class Plan:
         barred = self.options.barred.copy()
         barred[barred == Bar.NOT_NEXT] = Bar.FREE
         rank, failed = TIERS.index(arm.tier), self.ladder.arms.index(arm)
+        if barred[0, failed] == Bar.HELD_ABOVE:  # its conversation was let down to it
+            barred[barred == Bar.HELD_ABOVE] = Bar.FREE
         # What refused one effort may take another; a deployment that is out of order takes none.
         elsewhere = isinstance(error, (*_WORTH_ANOTHER_TIER, AuthenticationFailed))
         barred[0, self.ladder.ways_of(failed) if elsewhere else [failed]] = Bar.FAILED

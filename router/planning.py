@@ -97,11 +97,11 @@ def _bars(
     rule: Rule | None,
     floor: int,
     own_effort: bool,
-    no_votes: frozenset[int],
+    no_votes: Mapping[int, int],
 ) -> NDArray[np.uint8]:
     """Why each arm may not be chosen, whatever it costs: (1, A) codes of `Bar`. `floor`: the tier
     (index) that a conversation is kept at or above; `own_effort`: whether the request sets its
-    reasoning effort itself; `no_votes`: the votes (indices) whose answers cannot be compared."""
+    reasoning effort itself; `no_votes`: the bars of votes (by index) that cannot be held."""
     others = ladder.other_efforts if own_effort else frozenset()
     plain = not (others or no_votes)
     if not shape.needs and rule is None and 0 not in rooms and floor < 0 and plain:
@@ -120,7 +120,7 @@ def _bars(
         elif index in others:
             barred[0, index] = Bar.OWN_EFFORT
         elif index in no_votes:
-            barred[0, index] = Bar.NOT_COMPARABLE
+            barred[0, index] = no_votes[index]
     return barred
 
 

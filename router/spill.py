@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from router.capacity import Capacity
     from router.decide import Exploration, Objective
     from router.plan import Plan
-    from router.types import Decision, Room
+    from router.types import ArmView, Decision, Room
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0  # seconds between looks where no time is known
 _MARGIN = 0.001  # seconds, so that what was to pass has passed
@@ -51,6 +51,30 @@ def decide_now(
     if not found:
         return plan.decide(room, objective, exploration)
     return _around(plan, found, room, objective, exploration, patience)
+
+
+def previewed(
+    capacity: Capacity,
+    plan: Plan,
+    room: Room,
+    objective: Objective | None,
+    exploration: Exploration | None,
+) -> Decision:
+    """What `decided` would come to, without a wait: where it would wait for a turn that is known,
+    what is decided once that has come."""
+    patience = plan.ladder.policy.retry.max_wait
+    try:
+        return decide_now(capacity, plan, room, objective, exploration, patience)
+    except AtCapacity as full:
+        wait = full.retry_after
+        if wait is None or wait + _MARGIN > patience:
+            raise
+        later, why = plan.decide(room, objective, exploration), str(full)
+
+    def explain() -> tuple[str, tuple[ArmView, ...]]:
+        return f"{later.reason}; once it has waited for {wait:.3g} s: {why}", later.arms
+
+    return replace(later, explain=explain)
 
 
 def decided(
@@ -89,6 +113,8 @@ def _around(
     patience: float,
 ) -> Decision:
     best = plan.decide(room, objective)
+    if plan.options.barred[0, best.chosen] == Bar.HELD_ABOVE:
+        plan = plan.let_down()  # as the decision was
     bars, tier = plan.options.barred, plan.ladder.tier
     if best.chosen not in found:
         options = replace(plan.options, barred=obstructed(bars, found))

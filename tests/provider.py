@@ -43,7 +43,7 @@ class Behaviour:
     tool_calls: Any = None
     # Of tokens: (text, log-probability, {other text: its}); given where the call asks for them.
     logprobs: tuple[tuple[str, float, dict[str, float]], ...] = ()
-    finish_reason: str = "stop"  # of an answer that is no stream and calls no tool
+    finish_reason: str = "stop"  # of an answer that calls no tool
 
 
 def ok(**changes: Any) -> Behaviour:
@@ -225,7 +225,7 @@ def _stream(handler: Any, body: dict[str, Any], behaviour: Behaviour) -> None:
         time.sleep(behaviour.chunk_delay)
     if behaviour.cut:
         return
-    send([{"index": 0, "delta": {}, "finish_reason": "stop"}])
+    send([{"index": 0, "delta": {}, "finish_reason": behaviour.finish_reason}])
     asked = (body.get("stream_options") or {}).get("include_usage")
     if behaviour.usage is not None and asked:
         send([], usage=behaviour.usage)

@@ -74,6 +74,7 @@ def test_a_short_wait_is_waited_for(provider: Provider, make_router: MakeRouter)
         router.completion(messages=HELLO)
     assert time.monotonic() - began > 0.3
     assert provider.models == ["t-frontier"] * 4
+    assert "once it has waited for 0." in router.explain(HELLO).reason
 
 
 @pytest.mark.parametrize(("retry_after", "goes_to"), [(0.4, "t-mini"), (30, "t-mid")])
@@ -86,6 +87,9 @@ def test_a_dearer_tier_is_no_answer_to_what_has_soon_passed(
     )  # fmt: skip
     provider.script("t-mini", status(429, retry_after=retry_after))
     router.completion(messages=HELLO)
+    foreseen = router.explain(HELLO)
+    assert foreseen.arm.model == f"openai/{goes_to}"
+    assert ("once it has waited for 0." in foreseen.reason) == (goes_to == "t-mini")
     began = time.monotonic()
     router.completion(messages=HELLO)
     assert provider.models[-1] == goes_to

@@ -16,6 +16,7 @@ from tests.conftest import HELLO, MakeRouter
 from tests.pipeline_kit import BUDGET, assert_books_agree, requests, rows
 from tests.provider import Behaviour, Provider, ok, status
 from tests.test_gates import wary_of_hedges
+from tests.test_reservation_size import SHORTEST_CAP, cut_short
 
 # The steady predictor gives nano 0.6 and each tier a tenth more; at this weight nano is called.
 CHEAP = {"cost_weight": 20}
@@ -178,6 +179,14 @@ def test_gates_without_a_cascade_are_refused(make_router: MakeRouter) -> None:
         make_router(cascade=CASCADE, gates={"any": 3})
 
 
+def test_a_gate_that_would_have_to_be_awaited_is_refused(make_router: MakeRouter) -> None:
+    async def passes(request: Any, response: Any) -> bool:
+        return True
+
+    with pytest.raises(ConfigurationError, match="a plain function"):
+        make_router(cascade=CASCADE, gates={"tests": passes})
+
+
 def test_a_valid_tool_call_is_never_discarded(make_router: MakeRouter, provider: Provider) -> None:
     gates = {"no": lambda request, response: False}
     router = make_router(budgets=BUDGET, cascade=CASCADE, gates=gates)
@@ -242,6 +251,29 @@ def test_a_request_ceiling_holds_over_the_chain(
     for row in rows(capped):
         assert total + row.reserved <= dearest + 1
         total += row.cost or 0
+
+
+@pytest.mark.parametrize("then", [ok(text="the whole of it"), status(500)])
+def test_a_later_answer_that_ends_at_a_predicted_cap_is_asked_for_once_more_in_full(
+    make_router: MakeRouter, provider: Provider, then: Behaviour
+) -> None:
+    router = make_router(
+        budgets=BUDGET, cascade=CASCADE, objective=CHEAP, reserve="predicted", retry={"attempts": 1}
+    )
+    router.completion(messages=HELLO)
+    (cheap,) = provider.models
+    provider.script(cheap, EMPTY)
+    for tier in ("mini", "mid", "frontier"):
+        provider.script(f"t-{tier}", cut_short(SHORTEST_CAP), then)
+    response = router.completion(messages=HELLO)
+    asked = [(body["model"], body["max_tokens"]) for _, _, body in provider.wire[1:]]
+    dear = asked[-1][0]
+    assert asked == [(cheap, SHORTEST_CAP), (dear, SHORTEST_CAP), (dear, 500)]
+    handed, number = ("the whole of it", 3) if then.status == 200 else ("half of", 2)
+    assert text_of(response) == handed
+    assert requests(router)[1].accepted == number
+    assert [step for step, _, _ in steps(router)[1:]] == [0, 1, 1]
+    assert_books_agree(router, provider)
 
 
 def test_where_no_budget_has_room_the_best_answer_so_far_is_given(

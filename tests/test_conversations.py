@@ -300,6 +300,29 @@ def test_what_was_escalated_comes_down_where_the_budget_has_no_room_for_more(
         router.completion(messages=history, conversation_id="c", tags=["hard"])
 
 
+def test_what_has_come_down_goes_round_a_full_deployment_and_a_failed_one(
+    make_router: MakeRouter, provider: Provider
+) -> None:
+    tiers = ladder(provider.url)["tiers"]
+    [nano] = tiers["nano"]
+    full = {**nano, "model": "openai/t-full", "limits": {"requests_per_minute": 1}}
+    router = make_router(
+        objective={"cost_weight": 1000},
+        tiers={**tiers, "nano": [full, nano]},
+        rules=[{"name": "hard", "when": {"tags": ["hard"]}, "tier": "frontier"}],
+        budgets=[{"name": "all", "limit": "0.035", "window": "total", "on_exceed": "downgrade"}],
+        limits={"max_output_tokens": 400},
+        retry={"attempts": 1},
+    )
+    history = [said("user", "hello")]
+    provider.script("t-frontier", ok(usage={**usage(200), "completion_tokens": 400}))
+    provider.script("t-nano", ok(), status(503))
+    for tags in ((), ("hard",), (), ()):
+        answer = router.completion(messages=history, conversation_id="c", tags=list(tags))
+        history = [*history, reply_to(answer), said("user", "go on")]
+    assert provider.models == ["t-full", "t-frontier", "t-nano", "t-nano", "t-mini"]
+
+
 def test_streams_are_turns_too(make_router: MakeRouter, provider: Provider) -> None:
     router = make_router()
     stream = router.completion(messages=[said("user", LONG)], conversation_id="c", stream=True)
@@ -369,8 +392,10 @@ def test_after_a_restart_the_log_says_who_has_a_conversation_cached(
     clock.now += 30
     router = make_router(**facts)
     history = [*history, said("assistant", "ok"), said("user", "And the third?")]
+    foreseen = router.explain(history, conversation_id="c")  # before any call of this process
     router.completion(messages=history, conversation_id="c")
     assert provider.models == ["t-mini", "t-mid", "t-mid"]
+    assert foreseen.reason == list(router.ledger.log().requests())[-1].reason
     row = list(router.ledger.log().requests())[-1]
     assert row.features["turn"] == 2
     assert row.features["cached_tokens"] > 10_000

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from router import Router
+from router.dispatch.wire import send
+from router.effects import Store, Wait
 from router.errors import InvalidRequest
 from tests.conftest import HELLO, MakeRouter, ladder
 from tests.pipeline_kit import BUDGET, NANO_BILL, PIN_NANO, assert_books_agree, requests, rows
@@ -177,8 +179,40 @@ def test_a_call_waits_for_the_cheaper_hour_and_holds_nothing_meanwhile(
     assert held == 0
     assert clock() >= datetime.fromisoformat("2026-11-26T16:30+00:00").timestamp()
     assert Router.decision(reply).cost == -(-NANO_BILL // 4)
+    reason = Router.decision(reply).decision.reason
+    assert "waited for these prices, $0.000096 less than at once" in reason
     assert rows(router)[0].time >= datetime.fromisoformat("2026-11-26T16:30+00:00").timestamp()
     assert_books_agree(router, provider)
+
+
+def test_a_cache_that_a_wait_outlives_is_not_counted_on(
+    make_router: MakeRouter, provider: Provider
+) -> None:
+    now = datetime.fromisoformat("2026-11-26T14:00+00:00").timestamp()
+    router = make_router(
+        clock=lambda: now, rules=[PIN_NANO], deferred={"off_peak": True}, timeout=TIMEOUT,
+        tiers=tiers(provider.url, off_peak=[{**HOURS[0], "multiplier": "0.01"}]),
+    )  # fmt: skip
+    history = [{"role": "user", "content": "departs 10:45, arrives 12:05; " * 500}]
+    router.completion(messages=history, conversation_id="c")
+    history += [{"role": "assistant", "content": "a fine answer"}, *HELLO]
+    asked = {"conversation_id": "c", "deadline": now + 6 * SOON}
+    walk = router.walk(router.read(history, asked))
+    done = None
+    while True:
+        try:
+            effect = walk.send(done)
+        except StopIteration as end:
+            reply = end.value
+            break
+        if isinstance(effect, Wait):
+            now += effect.seconds
+        else:
+            done = effect.work() if isinstance(effect, Store) else send(effect.call)
+    assert now == datetime.fromisoformat("2026-11-26T16:30+00:00").timestamp()
+    cold = router.explain(history, conversation_id="another")
+    assert Router.decision(reply).decision.view.quote == cold.view.quote
+    assert requests(router)[1].features["cached_tokens"] == 0
 
 
 def test_an_hour_after_the_deadline_less_a_calls_time_is_not_waited_for(

@@ -23,6 +23,7 @@ from tests.deadline_kit import provider as provider
 from tests.pipeline_kit import NANO_BILL, requests, rows
 from tests.provider import ok, status
 from tests.test_deadline_calls import HOURS, SOON, clock_before, tiers
+from tests.test_reservation_size import SHORTEST_CAP, cut_short
 from tests.usage_wire import wire
 
 FAST = {"poll": 0.05, "again": 0.05, "lease": 5.0}
@@ -159,6 +160,54 @@ def test_lines_that_an_expired_batch_left_are_answered_at_the_next_price(
     costs = sorted(row.cost for row in rows(router))
     assert costs == [0, 0, 0, NANO_BILL // 2, NANO_BILL, NANO_BILL, NANO_BILL]
     assert_queue_agrees(router, provider)
+
+
+def test_a_line_that_ends_at_a_predicted_cap_is_called_once_more_in_full(
+    make: Any, provider: BatchProvider
+) -> None:
+    router = make(reserve="predicted")
+    provider.script("t-nano", cut_short(SHORTEST_CAP), cut_short(SHORTEST_CAP), ok())
+    ticket = router.submit(HELLO, deadline=soon())
+    router.work_queue(forever=True, **FAST)
+    assert router.collect(ticket).choices[0].message.content == "a fine answer"
+    assert [body["max_tokens"] for _, body in provider.done] == [SHORTEST_CAP]
+    assert [body["max_tokens"] for _, _, body in provider.wire] == [SHORTEST_CAP, 500]
+    line, call = requests(router)
+    assert (line.status, line.error) == ("failed", "its answer ended at the predicted cap")
+    assert (call.status, call.accepted) == ("answered", 2)
+    assert_queue_agrees(router, provider)
+
+
+def test_a_line_that_ends_at_the_callers_own_cap_is_answered(
+    make: Any, provider: BatchProvider
+) -> None:
+    router = make(reserve="predicted")
+    provider.script("t-nano", cut_short(40))
+    ticket = router.submit(HELLO, max_tokens=40, deadline=soon())
+    router.work_queue(forever=True, **FAST)
+    assert router.collect(ticket).choices[0].finish_reason == "length"
+    assert_queue_agrees(router, provider)
+
+
+def test_an_answer_of_a_batch_is_looked_at_as_any_other(make: Any, provider: BatchProvider) -> None:
+    """By checks, for faults of form, and by whoever reads the log's text."""
+
+    def fine(request: Any, response: Any) -> bool:
+        assert request.messages[0]["content"] == HELLO[0]["content"]
+        return "fine" in response.choices[0].message.content
+
+    router = make(checks={"fine": fine}, drift={}, log={"durability": "normal", "content": True})
+    refusal, cut = "I'm sorry, but I can't help with that.", cut_short(500)
+    provider.script("t-nano", ok(text=refusal), ok(), cut)
+    for _ in range(3):
+        router.submit(HELLO, deadline=soon())
+    router.work_queue(forever=True, **FAST)
+    assert router.checks.wait()
+    labels = [(label.source, label.score) for label in router.ledger.log().labels()]
+    assert sorted(labels) == [("check:fine", 0.0), ("check:fine", 0.0), ("check:fine", 1.0)]
+    noted = {str(row.answer): row.note for row in rows(router)}
+    assert sorted(noted.values()) == ["batch", "batch; form: refusal", "batch; form: truncated"]
+    assert ['"length"' in answer for answer in noted] == ["half" in answer for answer in noted]
 
 
 def test_a_batch_that_the_provider_rejects_costs_nothing_and_its_requests_are_called(

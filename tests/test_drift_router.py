@@ -348,6 +348,19 @@ def test_refusals_in_streams_are_seen_where_drift_is_watched_and_nowhere_else(
     assert [("form: refusal" in note) for note in notes] == [True, False]
 
 
+def test_a_stream_that_was_cut_is_seen_and_kept_as_that(
+    provider: Provider, make_router: MakeRouter, clock: Clock
+) -> None:
+    provider.script("t-nano", ok(pieces=("Once upon a",), finish_reason="length"), ok())
+    log = {"durability": "normal", "content": True}
+    router = make_router(**at_most_nano(), clock=clock, log=log)
+    for _ in range(2):
+        assert list(router.completion(messages=HELLO, stream=True))
+    attempts = list(router.ledger.log().attempts())
+    assert [attempt.note for attempt in attempts] == ["form: truncated", None]
+    assert ['"length"' in str(attempt.answer) for attempt in attempts] == [True, False]
+
+
 def test_scores_are_held_against_calibration_queries_only_where_there_are_some(
     make_router: MakeRouter,
 ) -> None:

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from router.decide import UNKNOWN, UNLIMITED, Bar, Exploration, Objective, Options, choose
 from router.exploring import Explorer, uniform
 from router.policy.schema import Explore
-from tests.conftest import HELLO, MakeRouter
+from tests.conftest import HELLO, MakeRouter, ladder
 from tests.provider import Provider, status
 
 TIER = np.array([0, 1, 1, 2, 3])
@@ -205,6 +205,29 @@ def test_nothing_is_refused_for_the_sake_of_exploring(
         chances = {view["tier"]: view["propensity"] for view in row.decision}
         assert chances["frontier"] == 0
         assert sum(chances.values()) == pytest.approx(1)
+
+
+def test_equal_requests_have_equal_chances_where_a_cap_is_lowered_too(
+    make_router: MakeRouter, provider: Provider
+) -> None:
+    """The best arm fits the budget with a lower cap alone, its neighbour in full."""
+    found = ladder(provider.url)["tiers"]
+    for (deployment,) in found.values():
+        deployment["capabilities"] |= {"context_window": 100_000, "max_output_tokens": 50_000}
+    router = make_router(
+        tiers=found,
+        explore=EAGER,
+        objective={"cost_weight": 1},
+        budgets=[{"name": "each", "limit": "1", "scope": "request", "on_exceed": "block"}],
+        limits={"max_output_tokens": 20_000},
+    )
+    for _ in range(20):
+        router.completion(messages=HELLO)
+    logged = list(router.ledger.log().requests())
+    assert len({tuple(view["propensity"] for view in row.decision) for row in logged}) == 1
+    for row in logged:
+        chances = {view["arm"]: view["propensity"] for view in row.decision}
+        assert chances[row.chosen] > 0
 
 
 def test_a_fallback_after_a_failure_is_not_drawn(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from router.dispatch.wire import load_litellm
 from router.errors import ModelFileError
-from router.gates.agreement import NEARLY, final_answer, likeness
-from router.gates.answer import Answer
+from router.gates.agreement import NEARLY, final_answer, likeness, said
+from router.gates.answer import Answer, answer_of_kept, answers_of, kept_answers
 from router.gates.gate import Gate
 from router.gates.schemas import parse_json, problem_of
 from router.gates.structural import faults, is_checked
@@ -34,6 +36,9 @@ PERSON = {
 JSON = {"response_format": {"type": "json_schema", "json_schema": {"name": "p", "schema": PERSON}}}
 ANY_JSON = {"response_format": {"type": "json_object"}}
 TOOLS = {"tools": [{"type": "function", "function": {"name": "f", "parameters": PERSON}}]}
+
+# Of a tool that is no function nothing is known: its input may be any text.
+CUSTOM = {"tools": [*TOOLS["tools"], {"type": "custom", "custom": {"name": "run"}}]}
 
 
 @pytest.mark.parametrize(
@@ -80,6 +85,8 @@ def test_text_is_no_answer_only_where_a_call_is_required(choice: Any, must: bool
         (TOOLS, Answer("", "tool_calls", (("g", "{}"),)), ("unknown_tool",)),
         (TOOLS, Answer("", "tool_calls", (("f", "{}"),)), ("invalid_arguments",)),
         (TOOLS, Answer("", "tool_calls", (("f", "{"),)), ("invalid_arguments",)),
+        (CUSTOM, Answer("", "tool_calls", (("run", "print(1)"),)), ()),
+        (CUSTOM, Answer("", "tool_calls", (("f", "{}"),)), ("invalid_arguments",)),
         ({}, Answer("So:\n```python\nx = 1\n```\n"), ()),
         ({}, Answer("So:\n```python\ndef f(:\n```\n"), ("code_does_not_parse",)),
         ({}, Answer("So:\n```python\n>>> f(\n```\n"), ()),
@@ -88,6 +95,30 @@ def test_text_is_no_answer_only_where_a_call_is_required(choice: Any, must: bool
 )
 def test_faults_of_form(params: dict[str, Any], answer: Answer, found: tuple[str, ...]) -> None:
     assert faults(params, answer) == found
+
+
+@pytest.mark.parametrize(
+    ("message", "text", "found"),
+    [
+        ({"content": None, "audio": {"id": "a", "data": "UklG", "expires_at": 1,
+                                     "transcript": "Good morning."}}, "Good morning.", ()),
+        ({"content": "", "images": [{"type": "image_url", "index": 0,
+                                     "image_url": {"url": "data:image/png;base64,aa"}}]}, "", ()),
+        ({"content": None, "audio": {"id": "a", "data": "UklG", "expires_at": 1,
+                                     "transcript": "I cannot help with that."}},
+         "I cannot help with that.", ("refusal",)),
+        ({"content": None}, "", ("empty",)),
+    ],
+)  # fmt: skip
+def test_sound_and_pictures_are_an_answer(
+    message: dict[str, Any], text: str, found: tuple[str, ...]
+) -> None:
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", **message}}
+    response = load_litellm().ModelResponse(model="m", choices=[choice])
+    for answer in (*answers_of(response), answer_of_kept(kept_answers(response))):
+        assert answer is not None
+        assert answer.text == text
+        assert faults({}, answer) == found
 
 
 def test_a_request_that_names_a_form_is_checked() -> None:
@@ -131,6 +162,26 @@ def test_what_the_validator_does_not_know_passes() -> None:
         parse_json("[" * 100_000)
 
 
+def test_the_alternatives_of_a_recursive_schema_do_not_multiply() -> None:
+    """Each level of a value was read once for every alternative of every level above it."""
+    tree: dict[str, Any] = {"$ref": "#/$defs/node"}
+    kinds = ["add", "subtract", "multiply", "divide"]
+    nodes = [
+        {"properties": {"left": tree, "right": tree, "kind": {"const": kind}}, "type": "object"}
+        for kind in kinds
+    ]
+    schema = {**tree, "$defs": {"node": {"anyOf": [{"type": "number"}, *nodes]}}}
+    value: Any = 1
+    for _ in range(20):
+        value = {"left": value, "right": 1, "kind": "divide"}
+    began = time.monotonic()
+    assert problem_of(value, schema) is None
+    wrong = {"left": {"left": 1, "right": 1, "kind": "root"}, "right": 1, "kind": "add"}
+    assert problem_of(wrong, schema) is not None
+    assert problem_of(1, {"anyOf": [{"$ref": "#"}, {"$ref": "#"}]}) is None
+    assert time.monotonic() - began < 5
+
+
 @pytest.mark.parametrize(
     ("text", "answer"),
     [
@@ -149,6 +200,62 @@ def test_what_the_validator_does_not_know_passes() -> None:
 def test_final_answers_are_found_and_normalised(text: str, answer: str | None) -> None:
     found = final_answer(text)
     assert found == answer if answer is None or "frac" not in answer else answer in str(found)
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        ("5", ".5", "-5", "−.5", "5.5"),
+        ("35", "3,5", "3.5"),
+        ("123", "1,2,3", "12,3"),
+        ("12345678901", "12345678902"),
+        ("The answer is 5.", "The answer is −5.", "Answer: .5"),
+        ("The answer is 1/2.", "The answer is 1/3", "The answer is 1.", "The answer is 2"),
+        (r"The answer is $\frac{1}{2}$.", r"The answer is $\frac{1}{3}$.", "The answer is 1."),
+        (
+            r"The answer is \boxed{\frac{\sqrt{3}}{2}}.",
+            r"The answer is \boxed{\frac{\sqrt{3}}{4}}.",
+            r"\boxed{3}",
+        ),
+        (r"Not \boxed{5}, but \boxed{\frac{\sqrt{2}}{5}}", r"\boxed{5}"),
+        ("The answer is 10:30.", "The answer is 10:45.", "The answer is 10."),
+        ("The answer is (3, 4).", "The answer is (3, 5).", "The answer is 3."),
+        ("The answer is July 4, 1776.", "The answer is July 4, 1777."),
+        ("The answer is 2^{10}.", "The answer is 2^{11}.", "The answer is 2."),
+    ],
+)
+def test_answers_that_share_a_number_and_no_more_do_not_say_the_same(
+    answers: tuple[str, ...],
+) -> None:
+    assert len({final_answer(answer) for answer in answers}) == len(answers)
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        ("-5", "−5", "The answer is −5.", "Answer: -5.0"),
+        ("0.5", ".5", "The answer is .5", "5e-1"),
+        ("1,2,3", "1, 2, 3", "[1,2,3]"),
+        ("1,234,567", "1234567", "12,34,567", "The answer is 1,234,567 euros."),
+        ("1099511627776", "1099511627776.0", "1,099,511,627,776"),
+        ("42", "The answer is 42 because 6 * 7 is 42.", "The answer is 42 (six times seven)."),
+        (r"\boxed{\frac{\sqrt{3}}{2}}", r"The answer is $\boxed{\frac{\sqrt{3}}{2}}$."),
+        ("b", "(b)", "B", "b) Paris", "The answer is (b)."),
+        ("12", "The answer is 12 cm^2.", "The answer is 12 km/h", r"The answer is $\approx 12$."),
+        ("The answer is 12 m^2", r"The answer is $12\,\text{m}^2$.", "The answer is 12."),
+    ],
+)
+def test_answers_that_are_only_written_otherwise_say_the_same(answers: tuple[str, ...]) -> None:
+    assert len({final_answer(answer) for answer in answers}) == 1
+
+
+def test_json_says_the_same_whether_a_number_is_written_with_a_point_or_not() -> None:
+    def word(text: str) -> str | None:
+        return said(Answer(text), ANY_JSON)
+
+    assert word('{"a": 2.0, "b": [1.50, 3]}') == word('{"b": [1.5, 3.0], "a": 2}') is not None
+    assert word('{"a": 2}') != word('{"a": true}') != word('{"a": 1}')
+    assert word("[" * 900 + "]" * 900) is None
 
 
 def test_likeness_goes_by_final_answers_first_and_wording_otherwise() -> None:

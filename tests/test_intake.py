@@ -46,7 +46,10 @@ BAD_CALLS: list[tuple[str, dict[str, Any]]] = [
     ("scopes.user", {"messages": HELLO, "scopes": {"user": 7}}),
     *(("tags", {"messages": HELLO, "tags": tags}) for tags in ("billing", 5, [5])),
     *(("metadata", {"messages": HELLO, "metadata": it}) for it in ("x", 5, [("a", 1)])),
-    *(("conversation_id", {"messages": HELLO, "conversation_id": it}) for it in (5, [])),
+    *(
+        ("conversation_id", {"messages": HELLO, "conversation_id": it})
+        for it in (7, ["c"], "c" * 300, "c\ud800", "c\0")
+    ),
     *(("tools", {"messages": HELLO, "tools": tools}) for tools in (5, "x", {"type": "function"})),
     ("modalities", {"messages": HELLO, "modalities": 5}),
     *(("timeout", {"messages": HELLO, "timeout": it}) for it in (0, -1, float("nan"), "5", (1, 2))),

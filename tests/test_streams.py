@@ -14,7 +14,7 @@ from router import Router
 from router.dispatch.wire import load_litellm
 from router.errors import MalformedReply, ProviderTimeout, RateLimited
 from tests import warm
-from tests.conftest import HELLO, MakeRouter
+from tests.conftest import HELLO, MakeRouter, only
 from tests.pipeline_kit import (
     BUDGET,
     NANO_BILL,
@@ -205,6 +205,37 @@ def test_an_async_stream_that_is_forgotten_is_still_settled(
     gc.collect()
     wait_until_settled(router)
     assert rows(router)[0].status == "abandoned"
+    assert_books_agree(router, provider)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+def test_a_stream_that_is_forgotten_after_failures_is_still_settled(
+    make_router: MakeRouter, provider: Provider, asynchronous: bool
+) -> None:
+    """Tracebacks of what failed before name the frames of whoever called, and so the stream."""
+    router = make_router(
+        budgets=BUDGET, rules=[only("nano")], objective={"cost_weight": 1e5},
+        retry={"attempts": 2, "initial_wait": 0.01},
+    )  # fmt: skip
+    provider.script("t-nano", status(503), status(503))
+
+    def forget() -> None:
+        stream = router.completion(messages=HELLO, stream=True)
+        next(stream)
+
+    async def forget_too() -> None:
+        stream = await router.acompletion(messages=HELLO, stream=True)
+        await anext(stream)
+
+    own = ValueError("what the caller is handling")
+    try:
+        raise own
+    except ValueError:
+        asyncio.run(forget_too()) if asynchronous else forget()
+    assert own.__traceback__ is not None
+    gc.collect()
+    wait_until_settled(router, 3)
+    assert [row.status for row in rows(router)] == ["failed", "failed", "abandoned"]
     assert_books_agree(router, provider)
 
 

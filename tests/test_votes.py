@@ -252,6 +252,19 @@ def test_only_requests_with_comparable_answers_are_voted_on(
         assert decision.arms[1].rejected == "needs answers that can be compared, or judged"
 
 
+@pytest.mark.parametrize("fixed", [{"temperature": 0}, {"temperature": 0.0}, {"seed": 7}])
+def test_copies_of_one_answer_are_not_voted_on(
+    make_voting: Any, make_router: MakeRouter, provider: Provider, fixed: dict[str, Any]
+) -> None:
+    decision = make_voting().explain(QUESTION, **fixed)
+    assert decision.arm.samples == 1
+    assert str(decision.arms[1].rejected).startswith("its samples would be alike")
+    assert make_voting().explain(QUESTION, temperature=0.7).arm.samples == 5
+    policy = voting(provider.url)
+    policy["tiers"]["nano"][0]["params"] = fixed
+    assert make_router(**policy).explain(QUESTION).arm.samples == 1
+
+
 def test_a_policys_own_condition_says_what_is_comparable(make_voting: Any) -> None:
     router = make_voting({**VOTE, "when": {"tags": ["closed"]}})
     poem = [{"role": "user", "content": "Write a poem about spiders."}]

@@ -96,8 +96,8 @@ class Conversations:
 
     def entering(self, request: Request) -> Walk[Request]:
         """`recall`, and a compaction where one pays now."""
-        if self._log is not None and request.conversation_id is not None and self._most:
-            yield Store(partial(self._recover, request.now))
+        if self.forgot(request):
+            yield Store(partial(self.read_back, request.now))
         found = self.recall(request)
         options, turn = self._policy.compaction, found.turn
         if options is None or turn is None:
@@ -125,7 +125,11 @@ class Conversations:
         )
         return self.recall(request)
 
-    def _recover(self, now: float) -> None:
+    def forgot(self, request: Request) -> bool:
+        """Whether a log of before this process may know more of a request's conversation."""
+        return self._log is not None and request.conversation_id is not None and self._most > 0
+
+    def read_back(self, now: float) -> None:
         """Read back once what was known before a restart; whatever goes wrong, nothing was."""
         with self._lock:
             open_log, self._log = self._log, None

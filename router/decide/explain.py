@@ -29,6 +29,7 @@ BAR_TEXT = {
     Bar.HELD_ABOVE: "is below the tier that the conversation was escalated to",
     Bar.OWN_EFFORT: "the request sets its own reasoning effort",
     Bar.NOT_COMPARABLE: "needs answers that can be compared, or judged",
+    Bar.ALIKE: "its samples would be alike: the temperature is 0, or there is a seed",
     Bar.STANDBY: "stands by: a preferred deployment is free",
     Bar.AT_CAPACITY: "is at capacity: {why}",
     Bar.CIRCUIT_OPEN: "its circuit is open: {why}",

@@ -47,6 +47,7 @@ class Bar:
     HELD_ABOVE = 19
     OWN_EFFORT = 20
     NOT_COMPARABLE = 21
+    ALIKE = 22
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from router.attempt import Attempt
 from router.attempts import Attempts
 from router.capacity import Uncounted
 from router.deferred.batch_queue import Batch, BatchQueue, Line
-from router.deferred.kept import answer_text
+from router.deferred.kept import answer_text, request_of
 from router.deferred.limits import BATCH
 from router.deferred.terms import LineTerms, of_text, to_text
 from router.dispatch import batch as wire
@@ -34,10 +34,12 @@ from router.errors import (
     ReservationError,
     RouterError,
 )
+from router.gates.answer import kept_answers
 from router.types import RequestEnd
 
 if TYPE_CHECKING:
     from router.deferred.worker import Due, Worker
+    from router.types import Request
 
 _log = logging.getLogger("router")
 # What another call of the same kind would meet again; others may be answered at the next price.
@@ -105,6 +107,7 @@ class BatchWork:
             attempt.terms,
             decision.baseline,
             decision.arm.tier == router.policy.baseline,
+            plan.is_lowered(decision),
         )
         request_id = plan.request.request_id
         line = Line(request_id, due.ticket.id, to_text(terms))
@@ -228,23 +231,38 @@ class BatchWork:
             _log.warning("the files of batch %s stay at the provider: %s", found.id, error)
 
     def _answered(self, batch: Batch, line: Line, body: Any) -> None:
-        worker, now = self._worker, self._worker.now()
-        terms = of_text(line.terms)
+        router, now = self._worker.router, self._worker.now()
+        terms, asked = of_text(line.terms), self._asked(line)
         try:
             response = wire.response_of(body)
             report = report_of(response)
             charge = for_answer(terms.terms, report, answer_bytes(response.choices))
-            kept = None
-            if worker.router.policy.log.content:
-                messages = [each.message.model_dump(exclude_none=True) for each in response.choices]
-                kept = json.dumps(messages, ensure_ascii=False)
+            kept = kept_answers(response) if router.policy.log.content else None
             text = answer_text(response)
         except Exception as error:  # whatever a provider may write is one bad line, and no more
             self._unreadable(batch, line, str(error))
             return
-        self._book(terms, "answered", charge, now, report=report, answer=kept)
+        if terms.lowered and any(each.finish_reason == "length" for each in response.choices):
+            why = "its answer ended at the predicted cap"
+            self._book(terms, "failed", charge, now, report=report, error=why, answer=kept)
+            self._batches.returned(batch.id, line, ("Cut", why), _AT_ONCE, again=False)
+            return  # a call asks for it once more in full
+        form = router.drift.form(asked, response) if asked and router.drift.form else None
+        self._book(terms, "answered", charge, now, report=report, answer=kept, form=form)
         if self._batches.answered(batch.id, line, text, now):
-            worker.count(answered=1)
+            self._worker.count(answered=1)
+            if asked and router.checks:
+                router.checks.submit(asked, response)
+
+    def _asked(self, line: Line) -> Request | None:
+        """The request of a line, where its answer is looked at; None where it has ended already."""
+        router = self._worker.router
+        if not router.checks and router.drift.form is None:
+            return None
+        ticket = self._worker.queue.ticket(line.ticket)
+        if ticket is None or ticket.text is None:
+            return None
+        return request_of(ticket.text, line.request_id, self._worker.now(), ticket.deadline)
 
     def _unreadable(self, batch: Batch, line: Line, why: str) -> None:
         """A line whose answer cannot be read was billed, nobody knows at how much."""

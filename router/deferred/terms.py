@@ -17,12 +17,14 @@ from router.types import AttemptRow
 @dataclass(frozen=True, slots=True)
 class LineTerms:
     """`row` is the attempt as it stands if nothing is heard of it; `baseline` expected nano-USD of
-    the baseline tier's own answer, and `is_baseline` whether this is one."""
+    the baseline tier's own answer, and `is_baseline` whether this is one; `lowered`, whether the
+    cap on the wire is a prediction's and not the one that was asked for."""
 
     row: AttemptRow
     terms: Terms
     baseline: int | None
     is_baseline: bool
+    lowered: bool = False
 
     @property
     def reservation_id(self) -> str:
@@ -37,8 +39,9 @@ class LineTerms:
         report: Mapping[str, Any] | None = None,
         error: str | None = None,
         answer: str | None = None,
+        form: str | None = None,
     ) -> AttemptRow:
-        """The attempt's row at its end."""
+        """The attempt's row at its end. `form`: what is wrong with its answer by its form."""
         usage = charge.usage
         return replace(
             self.row,
@@ -50,7 +53,7 @@ class LineTerms:
             input_tokens=usage.input_tokens if usage else None,
             output_tokens=usage.output_tokens if usage else None,
             error=error,
-            note="; ".join(filter(None, ("batch", charge.note))),
+            note="; ".join(filter(None, ("batch", form, charge.note))),
             answer=answer,
         )
 
@@ -61,6 +64,7 @@ def to_text(line: LineTerms) -> str:
         "terms": {**asdict(replace(line.terms, price=None)), "price": _priced(line.terms.price)},
         "baseline": line.baseline,
         "is_baseline": line.is_baseline,
+        "lowered": line.lowered,
     }
     return json.dumps(content, ensure_ascii=False)
 
@@ -69,7 +73,11 @@ def of_text(text: str) -> LineTerms:
     content = json.loads(text)
     terms = {**content["terms"], "price": _price(content["terms"]["price"])}
     return LineTerms(
-        AttemptRow(**content["row"]), Terms(**terms), content["baseline"], content["is_baseline"]
+        AttemptRow(**content["row"]),
+        Terms(**terms),
+        content["baseline"],
+        content["is_baseline"],
+        content.get("lowered", False),  # of a line that an earlier release sent
     )
 
 

@@ -95,6 +95,7 @@ def awaited(router: Router, request: Request) -> Walk[Plan]:
     plan = router.plan(request)
     if not plan.request.ways:
         return plan
+    at_first = plan.request.ways
     while True:
         now, guarded = router.now(), router.drift.guarded(plan)
         room = yield Store(partial(router.room, plan.request))
@@ -107,9 +108,15 @@ def awaited(router: Router, request: Request) -> Walk[Plan]:
             break
         _log.info("request %s waits: %s", request.request_id, decision.reason)
         yield Wait(min(wait, _LOOK_AGAIN))
-        request = replace(request, now=router.now())
+        asked = request.original or request.messages
+        request = replace(request, now=router.now(), messages=asked, original=None)
+        # What a provider's cache held of its conversation may be gone by now.
+        request = router.conversations.recall(request)
         plan = router.plan(request)
-    return router.plan(request, waits=False)
+    plan = router.plan(request, waits=False)
+    both = zip(plan.request.ways, at_first, strict=True)
+    ways = tuple(replace(way, at_once=first.at_once) for way, first in both)
+    return replace(plan, request=replace(plan.request, ways=ways))
 
 
 def after_failure(

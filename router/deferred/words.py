@@ -19,16 +19,17 @@ def of_way(request: Request, chosen: int) -> str:
     if not request.ways:
         return f"may wait until {_moment(request.deadline)}, but nothing is waited for"
     way = request.ways[chosen]
+    saves = 0 if way.cost is None or way.at_once is None else way.at_once - way.cost
     said = [
         f"waits for other prices at {_moment(way.at)}" if way.at > request.now else "",
         f"{way.service_tier} price" if way.service_tier in ("flex", "batch") else "",
     ]
     how = ", ".join(part for part in said if part)
+    if not how and saves > 0:
+        how = "waited for these prices"
     if not how:
         return f"called at once: nothing cheaper is in time for {_moment(request.deadline)}"
-    saved = ""
-    if way.cost is not None and way.at_once is not None:
-        saved = f", {format_usd(way.at_once - way.cost)} less than at once"
+    saved = f", {format_usd(saves)} less than at once" if saves else ""
     return f"{how}{saved}, in time for {_moment(request.deadline)}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -234,3 +235,12 @@ def _message(error: Exception) -> str:
 def said(error: BaseException) -> str:
     """An error as the log keeps it: its class, and what it says."""
     return f"{type(error).__name__}: {error}".rstrip(": ")
+
+
+def forget_frames(*errors: BaseException | None) -> None:
+    """Take the tracebacks off errors that were dealt with, and off all that they came from, but for
+    what a caller is handling just now: the frames in them keep alive what their variables name."""
+    outside = sys.exception()
+    for error in errors:
+        for link in () if error is None else _chain(error, outside):
+            link.__traceback__ = None

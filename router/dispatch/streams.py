@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -38,13 +38,15 @@ _open: set[_Meter] = set()
 @dataclass(frozen=True, slots=True)
 class StreamEnd:
     """How a stream ended. `report` is the provider's usage, None where it never came; `text` the
-    answer, None where the terms do not keep it or it is more than one text."""
+    answer, None where the terms do not keep it or it is more than one text; `finish_reason` the
+    provider's."""
 
     report: Mapping[str, Any] | None
     answer_bytes: int
     abandoned: bool
     error: ProviderError | None = None
     text: str | None = None
+    finish_reason: str = "stop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,8 @@ class _Meter:
         assert self._said is not None
         for choice in choices:
             said = getattr(choice, "delta", None)
-            if getattr(choice, "index", 0) or getattr(said, "tool_calls", None):
+            more = ("tool_calls", "function_call", "audio", "images")
+            if getattr(choice, "index", 0) or any(getattr(said, name, None) for name in more):
                 self._said = None  # more than one text
                 return
             self._said.append(getattr(said, "content", None) or "")
@@ -151,6 +154,12 @@ class _Meter:
         reader = getattr(self.inner.completion_stream, "streaming_response", None)
         return hasattr(reader, "completed_response")
 
+    @property
+    def finish_reason(self) -> str | None:
+        """litellm gives a truncated stream the finish reason "stop"; look behind it."""
+        found = self.inner.received_finish_reason or self.inner.intermittent_finish_reason
+        return found or None
+
     def broken_off(self) -> MalformedReply | None:
         """What is wrong with a stream that has run out before the answer's end."""
         if self.whole():
@@ -167,15 +176,16 @@ class _Meter:
             self._ended = True
         _open.discard(self)
         text = None if self._said is None else "".join(self._said)
-        self.terms.on_end(StreamEnd(self.report(), self.answer_bytes, abandoned, error, text))
+        end = StreamEnd(self.report(), self.answer_bytes, abandoned, error, text)
+        self.terms.on_end(replace(end, finish_reason=self.finish_reason or end.finish_reason))
 
 
-def whole(model: str, text: str) -> Any:
+def whole(model: str, text: str, finish_reason: str) -> Any:
     """A stream's answer as the response that it would have been without streaming."""
     from litellm import ModelResponse
 
     message = {"role": "assistant", "content": text}
-    choice = {"index": 0, "finish_reason": "stop", "message": message}
+    choice = {"index": 0, "finish_reason": finish_reason, "message": message}
     return ModelResponse(model=model, choices=[choice])
 
 

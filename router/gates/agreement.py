@@ -22,10 +22,10 @@ SHORT = 60  # characters; below it an answer may be all final answer
 _READ = 20_000  # characters at each end
 _GRAM = 4  # letters
 NEARLY = 0.5  # likeness of answers that differ in case, spacing or punctuation alone
-_BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
+_BRACE = re.compile(r"\\boxed\s*\{|\\.|[{}]")
 # Within a lookahead, so that "the correct answer is:\nThe answer is B" is found at both.
 _SAID = re.compile(
-    r"\b(?=(?:answer|correct option)\b[^\n\w(\[$\\-]{0,8}"
+    r"\b(?=(?:answer|correct option)\b(?:[^\n\w(\[$\\−.-]|\.(?!\d)){0,8}"
     r"(?:is|would be|:|=)?[\s:*$`\"'(\[{]*"
     r"(?:option\s+)?([^\n]{1,60}))",
     re.IGNORECASE,
@@ -35,9 +35,19 @@ _DECODER = json.JSONDecoder(strict=False)
 _MARKED = re.compile(r"^####\s*(.+)$", re.M)
 _LETTER = re.compile(r"^\(?([A-J])\)?(?![A-Za-z0-9'’])")
 # Standing alone or set off: "A dog" and "I think so" name no choice.
-_CHOICE = re.compile(r"^(?:\(?([A-J])\)|([A-J])(?=[.:,;*_`'\"$}\]](?![A-Za-z])|\s*$|\s*[-–—]))")
+_CHOICE = re.compile(r"^(?:\(?([A-Ja-j])\)|([A-J])(?=[.:,;*_`'\"$}\]](?![A-Za-z])|\s*$|\s*[-–—]))")
 _STYLE = re.compile(r"\\(?:text|mathrm|mathbf)\s*\{([^}]*)\}")
-_NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?")
+# A comma groups digits only where three follow the last one: in "1,234", not in "1,2" or "3,5".
+_NUMBER = re.compile(
+    r"[-+]?(?:(?:\d{1,3}(?:,\d{2,3})*,\d{3}(?![\d,])|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
+)
+# Of "5 because 2 + 3 is 5" only the beginning is the answer.
+_REASON = re.compile(r"(?<=\w)[.;](?:\s|$)|\*\*|\\\)|\s\(|,?\s+(?:because|since|as|which|so)\b")
+# What makes a number one of several that say the answer together, or a part of a formula.
+_FORMULA = re.compile(r"[\^_/√+*<>≤≥±]|\\(?!approx|sim)[A-Za-z]|\d[A-Za-zπ]\b")
+# Of units, what looks like one: "cm^2", "km/h".
+_UNIT = re.compile(r"(\b(?:[kcdm]?m|ft|in|yd|units?|s)\}?)\^\{?[23]\}?|(?<=[A-Za-z])/(?=[A-Za-z])")
+_EXACT = 2**53  # below it each whole number is a float
 _EDGES = " \t\n.,;:!?*_`'\"$()[]{}\\"
 
 
@@ -76,10 +86,21 @@ def said(answer: Answer, params: Mapping[str, Any], *, comparable: bool = True) 
         return None if marked is None else marked[0].folded
     if params.get("response_format"):
         try:
-            return json.dumps(parse_json(answer.text), sort_keys=True)
-        except ValueError:
+            return json.dumps(_plain(parse_json(answer.text)), sort_keys=True)
+        except (ValueError, RecursionError):
             return None
     return final_answer(answer.text)
+
+
+def _plain(value: Any) -> Any:
+    """JSON in which 2.0 is 2, as everywhere but in its text."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    return value
 
 
 def final_span(text: str) -> tuple[int, int] | None:
@@ -95,9 +116,9 @@ def _both_ends(text: str) -> str:
 
 def _marked(text: str) -> tuple[Final, int, int] | None:
     """The final answer of a text that marks one as such, and where it stands."""
-    boxed = _last(_BOXED, text)
+    boxed = _boxed(text)
     if boxed is not None:
-        return _final(boxed[1]), *boxed.span(1)
+        return _final(text[slice(*boxed)]), *boxed
     keyed = _keyed(text)
     if keyed is not None:
         return _final(keyed[0]), *keyed[1:]
@@ -121,6 +142,19 @@ def _found(text: str) -> tuple[Final, int, int] | None:
         return None
     start = len(text) - len(text.lstrip())
     return _final(stripped), start, start + len(stripped)
+
+
+def _boxed(text: str) -> tuple[int, int] | None:
+    """Where the content of the last closed box stands, whatever braces are in it."""
+    open_braces: list[int | None] = []  # of a box, where its content begins
+    found = None
+    for brace in _BRACE.finditer(text):
+        if brace[0] == "}":
+            begin = open_braces.pop() if open_braces else None
+            found = found if begin is None else (begin, brace.start())
+        elif brace[0].endswith("{") and brace[0] != r"\{":
+            open_braces.append(None if brace[0] == "{" else brace.end())
+    return found
 
 
 def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
@@ -149,15 +183,30 @@ def _spaced(said: str) -> bool:
 
 def normal(answer: str) -> str:
     """An answer as it is compared: a choice's letter, a number's value, else folded words."""
-    bare = _STYLE.sub(r"\1", answer).strip()
+    bare = _STYLE.sub(r"\1", answer).strip().replace("−", "-")
     plain = bare.strip(_EDGES)
     letter = _CHOICE.match(bare.lstrip("$*`\"'{[ ")) or _CHOICE.match(plain)
     if letter:
-        return letter[1] or letter[2]
+        return (letter[1] or letter[2]).upper()
+    if re.fullmatch("[a-j]", plain):
+        return plain.upper()
+    begin = bare.find(plain)
+    if plain[:1].isdigit() and bare[:begin].endswith(".") and not bare[:begin].endswith(".."):
+        plain = f".{plain}"  # of ".5" the point is no punctuation
     number = _NUMBER.fullmatch(plain.removeprefix("$").removesuffix("%").strip())
     if number:
-        return f"{float(number[0].replace(',', '')):.10g}"
+        return _value(number[0])
     return re.sub(r"[\s\\$]+", "", plain).casefold()[:200]
+
+
+def _value(number: str) -> str:
+    """A number in the form that all equal ones share: a whole one to its last digit, another one to
+    ten."""
+    bare = number.replace(",", "")
+    if re.fullmatch(r"[-+]?\d{1,300}", bare):
+        return str(int(bare))
+    value = float(bare)
+    return str(int(value)) if value.is_integer() and abs(value) < _EXACT else f"{value:.10g}"
 
 
 def likeness(one: str, other: str) -> float:
@@ -184,16 +233,17 @@ def likeness_of(finals: tuple[Final | None, Final | None], one: str, other: str)
 
 
 def _short(said: str) -> tuple[str, int, int]:
-    """Of a sentence that names an answer, the answer (its letter, its first number or its words),
-    and where it stands."""
+    """Of a sentence that names an answer, the answer (its letter, its number or its words), and
+    where it stands."""
     before = len(said) - len(said.lstrip())
     letter = _LETTER.match(said.strip())
     if letter:
         return letter[1].upper(), before + letter.start(1), before + letter.end(1)
-    first = re.split(r"(?<=\w)[.;](?:\s|$)|\*\*|\\\)", said)[0]
-    number = _NUMBER.search(first)
-    if number:
-        return normal(number[0]), *number.span()
+    first = _REASON.split(said)[0].replace("−", "-")
+    bare = _UNIT.sub(lambda unit: (unit[1] or "").ljust(len(unit[0])), first)
+    numbers = list(_NUMBER.finditer(bare))
+    if len(numbers) == 1 and not _FORMULA.search(_STYLE.sub(r" \1", bare)):
+        return normal(numbers[0][0]), *numbers[0].span()
     return normal(first), 0, len(first)
 
 

@@ -15,13 +15,15 @@ _PLAIN_ENDS = (None, "stop", "tool_calls", "function_call")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One choice of a response. `tool_calls`: (name, arguments as the provider wrote them)."""
+    """One choice of a response. `text`: what it says, or has in its sound; `tool_calls`: (name,
+    arguments as the provider wrote them); `media`: whether it has sound or pictures."""
 
     text: str
     finish_reason: str | None = None
     tool_calls: tuple[tuple[str, str], ...] = ()
     refused: bool = False  # the provider's own word
     confidence: Confidence | None = None  # where the provider gave log-probabilities
+    media: bool = False
 
 
 def answers_of(response: Any) -> tuple[Answer, ...]:
@@ -54,8 +56,7 @@ def answer_of_kept(kept: str) -> Answer | None:
     message = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(message, Mapping):
         return None
-    text = message.get("content")
-    plain = text if isinstance(text, str) else ""
+    plain, media = _read(message)
     calls = [each.get("function") or {} for each in message.get("tool_calls") or ()]
     return Answer(
         text=plain,
@@ -63,20 +64,33 @@ def answer_of_kept(kept: str) -> Answer | None:
         tool_calls=tuple((each.get("name") or "", each.get("arguments") or "") for each in calls),
         refused=bool(message.get("refusal")) or message.get("finish_reason") == "content_filter",
         confidence=confidence_of(message.get("logprobs"), plain),
+        media=media,
     )
 
 
 def _answer(choice: Any) -> Answer:
     message = choice.message
-    text, refusal = getattr(message, "content", None), getattr(message, "refusal", None)
-    plain = text if isinstance(text, str) else ""
+    refusal = getattr(message, "refusal", None)
+    plain, media = _read(message)
     return Answer(
         text=plain,
         finish_reason=choice.finish_reason,
         tool_calls=tuple(_calls(message)),
         refused=bool(refusal) or choice.finish_reason == "content_filter",
         confidence=confidence_of(getattr(choice, "logprobs", None), plain),
+        media=media,
     )
+
+
+def _read(message: Any) -> tuple[str, bool]:
+    """A message's text, or the words of its sound, and whether it has sound or pictures."""
+    sound, pictures = _part(message, "audio"), _part(message, "images")
+    text = _part(message, "content") or _part(sound, "transcript")
+    return text if isinstance(text, str) else "", bool(sound or pictures)
+
+
+def _part(message: Any, name: str) -> Any:
+    return message.get(name) if isinstance(message, Mapping) else getattr(message, name, None)
 
 
 def called(call: Any) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -68,7 +69,7 @@ class Gate:
     ):
         self._verifier, self._checks = verifier, dict(checks or {})
         for name, check in self._checks.items():
-            if not callable(check):
+            if not callable(check) or inspect.iscoroutinefunction(check):
                 raise ConfigurationError(
                     f"gates: {name!r} is {check!r}; allowed: a plain function(request, response)"
                 )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 MAX_JSON_CHARS = 1_000_000
@@ -43,24 +44,42 @@ def _no_constant(word: str) -> NoReturn:
     raise ValueError(f"{word} is not JSON")
 
 
-def problem_of(value: Any, schema: Any, root: Any = None, depth: int = 0) -> str | None:
-    """Say what of a parsed value breaks a schema, None where nothing is known to.
+@dataclass(frozen=True, slots=True)
+class _Document:
+    """The schema that `$ref` points into, and the problem of each value with each of its parts by
+    their identities: of a recursive schema's alternatives each would else be tried anew at every
+    level, and the time double or worse with each."""
 
-    Parameters: `schema`, a JSON Schema as parsed; `root`, the document that `$ref` points into.
-    """
-    root = schema if root is None else root
+    root: Any
+    known: dict[tuple[int, int], str | None] = field(default_factory=dict)
+
+
+def problem_of(value: Any, schema: Any) -> str | None:
+    """Say what of a parsed value breaks a schema, a JSON Schema as parsed; None where nothing is
+    known to."""
+    return _problem(value, schema, _Document(schema), 0)
+
+
+def _problem(value: Any, schema: Any, document: _Document, depth: int) -> str | None:
     if schema is False:
         return "nothing is allowed here"
     if not isinstance(schema, Mapping) or depth > _DEEPEST:
         return None
+    key = id(value), id(schema)
+    if key not in document.known:
+        document.known[key] = _broken(value, schema, document, depth)
+    return document.known[key]
+
+
+def _broken(value: Any, schema: Mapping[str, Any], document: _Document, depth: int) -> str | None:
     if isinstance(schema.get("$ref"), str):
-        return problem_of(value, _pointed(root, schema["$ref"]), root, depth + 1)
+        return _problem(value, _pointed(document.root, schema["$ref"]), document, depth + 1)
     return (
         _kind(value, schema)
-        or _combined(value, schema, root, depth)
+        or _combined(value, schema, document, depth)
         or _bounds(value, schema)
-        or _object(value, schema, root, depth)
-        or _array(value, schema, root, depth)
+        or _object(value, schema, document, depth)
+        or _array(value, schema, document, depth)
     )
 
 
@@ -99,15 +118,15 @@ def _same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def _combined(value: Any, schema: Mapping[str, Any], root: Any, depth: int) -> str | None:
+def _combined(value: Any, schema: Mapping[str, Any], document: _Document, depth: int) -> str | None:
     for part in schema.get("allOf") or ():
-        problem = problem_of(value, part, root, depth + 1)
+        problem = _problem(value, part, document, depth + 1)
         if problem:
             return problem
     for key in ("anyOf", "oneOf"):
         parts = schema.get(key)
         if isinstance(parts, list) and parts:
-            problems = [problem_of(value, part, root, depth + 1) for part in parts]
+            problems = [_problem(value, part, document, depth + 1) for part in parts]
             if all(problems):
                 return problems[0]
     return None
@@ -124,7 +143,7 @@ def _bounds(value: Any, schema: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _object(value: Any, schema: Mapping[str, Any], root: Any, depth: int) -> str | None:
+def _object(value: Any, schema: Mapping[str, Any], document: _Document, depth: int) -> str | None:
     if not isinstance(value, dict):
         return None
     for name in schema.get("required") or ():
@@ -135,19 +154,19 @@ def _object(value: Any, schema: Mapping[str, Any], root: Any, depth: int) -> str
     rest = schema.get("additionalProperties", True)
     for name, item in value.items():
         if name in properties:
-            problem = problem_of(item, properties[name], root, depth + 1)
+            problem = _problem(item, properties[name], document, depth + 1)
         elif schema.get("patternProperties"):
             problem = None
         elif rest is False:
             return f"{name!r} is not a key of it"
         else:
-            problem = problem_of(item, rest, root, depth + 1)
+            problem = _problem(item, rest, document, depth + 1)
         if problem:
             return f"{name}: {problem}"
     return None
 
 
-def _array(value: Any, schema: Mapping[str, Any], root: Any, depth: int) -> str | None:
+def _array(value: Any, schema: Mapping[str, Any], document: _Document, depth: int) -> str | None:
     if not isinstance(value, list):
         return None
     least, most = _number(schema.get("minItems"), 0), _number(schema.get("maxItems"), math.inf)
@@ -156,7 +175,7 @@ def _array(value: Any, schema: Mapping[str, Any], root: Any, depth: int) -> str 
     if "prefixItems" in schema or not isinstance(schema.get("items"), Mapping):
         return None
     for at, item in enumerate(value):
-        problem = problem_of(item, schema["items"], root, depth + 1)
+        problem = _problem(item, schema["items"], document, depth + 1)
         if problem:
             return f"{at}: {problem}"
     return None

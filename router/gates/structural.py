@@ -56,7 +56,7 @@ def faults(params: Mapping[str, Any], answer: Answer) -> tuple[str, ...]:
         found.append("no_tool")
     elif answer.refused or _refuses(answer.text):
         found.append("refusal")
-    elif not answer.text.strip():
+    elif not answer.text.strip() and not answer.media:
         found.append("empty")
     else:
         found += _json_faults(params, answer.text)
@@ -89,10 +89,12 @@ def _tools(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tool_faults(params: Mapping[str, Any], calls: Sequence[tuple[str, str]]) -> list[str]:
-    offered, found = _tools(params), []
+    offered, found = _tools(params), list[str]()
+    others = len(params.get("tools") or ()) + len(params.get("functions") or ()) > len(offered)
     for name, arguments in calls:
         if name not in offered:
-            found.append("unknown_tool")
+            if not others:  # a custom tool's input is any text, and a provider's own tools are its
+                found.append("unknown_tool")
             continue
         try:
             value = parse_json(arguments.strip() or "{}")

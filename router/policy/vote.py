@@ -40,7 +40,8 @@ class Vote(Part):
     when: Condition | None = Field(
         default=None,
         description="Which requests are voted on; for a majority otherwise those that ask for a "
-        "choice, a number, or JSON of a schema with closed values. Never with tools.",
+        "choice, a number, or JSON of a schema with closed values. Never with tools, at "
+        "temperature 0 or with a seed.",
     )
 
     @property

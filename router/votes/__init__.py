@@ -1,5 +1,5 @@
 """Several samples of one model, and the answer that most of them agree on."""
 
-from router.votes.comparable import comparable, rule_of
+from router.votes.comparable import alike, comparable, rule_of
 
-__all__ = ["comparable", "rule_of"]
+__all__ = ["alike", "comparable", "rule_of"]

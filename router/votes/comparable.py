@@ -50,6 +50,12 @@ def comparable(vote: Vote | None, request: Request, shape: Shape) -> bool:
     return len(set(_CHOICE.findall(text))) >= 3 or _ASKS.search(text) is not None
 
 
+def alike(arguments: Mapping[str, Any]) -> bool:
+    """Whether a call's arguments have a model say the same each time: a vote would pay for copies
+    of one answer, and be sure of it."""
+    return arguments.get("temperature") == 0 or arguments.get("seed") is not None
+
+
 def _schema(asked: Any) -> Mapping[str, Any] | None:
     wrapped = asked.get("json_schema") if isinstance(asked, Mapping) else None
     schema = wrapped.get("schema") if isinstance(wrapped, Mapping) else None

@@ -42,6 +42,7 @@ _LACKS = {
         Bar.WINDOW_TOO_SMALL,
         Bar.OWN_EFFORT,
         Bar.NOT_COMPARABLE,
+        Bar.ALIKE,
     )
 }
 # What kept an arm from being called at that moment would have kept any policy from calling it.
