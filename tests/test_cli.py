@@ -165,6 +165,42 @@ def test_a_missing_key_of_a_real_provider_is_clear_and_costs_nothing(
         assert all(state.held == state.settled == 0 for state in router.budgets())
 
 
+# ── what a person reads ────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize("as_json", [True, False])
+def test_an_answer_that_was_paid_for_is_printed_whatever_the_output_can_encode(
+    monkeypatch: pytest.MonkeyPatch, policy: Path, provider: Provider, encoding: str, as_json: bool
+) -> None:
+    provider.default = ok(text="42 😀 \ud83d")  # the last is half a character
+    page = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(page, encoding, write_through=True))
+    monkeypatch.setattr("sys.stderr", None)  # closed, as under `2>&-`
+    with pytest.raises(SystemExit) as ended:
+        main(["chat", "Hello", "--policy", str(policy), *["--json"] * as_json])
+    assert not ended.value.code
+    said = page.getvalue().decode(
+        "ascii" if as_json and encoding == "ascii" else "utf-8", "replace"
+    )
+    assert (json.loads(said)["answer"] if as_json else said).startswith("42 ")
+    assert not as_json or "😀" in json.loads(said)["answer"]
+
+
+def test_a_table_is_printed_whatever_the_output_can_encode(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(page, "ascii", write_through=True))
+    with pytest.raises(SystemExit) as ended:
+        main(["prices", "show"])
+    assert not ended.value.code
+    assert b"claude-" in page.getvalue()
+
+
+def test_a_command_whose_output_is_closed_ends_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", None)
+    with pytest.raises(SystemExit) as ended:
+        main(["prices", "show"])
+    assert not ended.value.code
+
+
 # ── wrong usage, and places that cannot be written ──────────────────────────────────────────────
 @pytest.mark.parametrize("command", [("report",), ("export", "--out", "{folder}/out"), ("replay",)])
 def test_days_in_the_wrong_order_are_wrong_usage_and_leave_nothing_behind(

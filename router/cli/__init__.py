@@ -7,7 +7,7 @@ from importlib import import_module
 
 import click
 
-from router.cli.output import fail
+from router.cli.output import fail, make_printable
 from router.errors import RouterError
 
 # Each command's module loads when it is called: `router --help` stays fast.
@@ -52,6 +52,7 @@ def cli() -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; a RouterError becomes one clear line and exit code 1."""
+    make_printable()
     try:
         cli.main(args=args, standalone_mode=True)
     except RouterError as error:

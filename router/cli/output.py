@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -18,6 +20,17 @@ from router.errors import RouterError
 _OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, and only JSON.")
+
+
+def make_printable() -> None:
+    """Have marks that the output cannot encode replaced, and a closed output swallow everything:
+    no answer that was paid for is lost to either."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def console() -> Console:
@@ -43,7 +56,8 @@ def progress_console() -> Console:
 def emit(data: Any, as_json: bool, render: Callable[[Console], None]) -> None:
     """Print `data` as JSON, or call `render` with a console."""
     if as_json:
-        click.echo(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))
+        plain = not (sys.stdout.encoding or "").lower().startswith("utf")
+        click.echo(json.dumps(data, indent=2, ensure_ascii=plain, allow_nan=False))
     else:
         render(console())
 
