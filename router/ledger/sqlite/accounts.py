@@ -13,8 +13,8 @@ _CURRENT = """
 SELECT account.id, settled, held, seen, limit_n, override_n, account.window_id,
   account.window_id IS (SELECT window_id FROM clock WHERE budget = ?1 AND kind = ?4)
 FROM account
-WHERE budget = ?1 AND scope_value = ?2 AND account.window_id = max(?3, coalesce(
-  (SELECT window_id FROM clock WHERE budget = ?1 AND kind = ?4), ''))
+WHERE budget = ? AND scope_value = ? AND account.window_id = max(?, coalesce(
+  (SELECT window_id FROM clock WHERE budget = ? AND kind = ?), ''))
 """
 _SUM = """
 SELECT coalesce(sum(settled), 0), coalesce(sum(held), 0), coalesce(sum(overrun), 0),
@@ -62,7 +62,7 @@ class Found(NamedTuple):
 def find(connection: sqlite3.Connection, take: Take) -> Found:
     """Return the account that a take's amount goes to, without opening its window."""
     row = connection.execute(
-        _CURRENT, (take.budget, take.scope_value, take.window_id, take.kind)
+        _CURRENT, (take.budget, take.scope_value, take.window_id, take.budget, take.kind)
     ).fetchone()
     if row is None:
         new = read(connection, take)

@@ -23,8 +23,8 @@ UPDATE reservation SET amount = ?, tokens = ?, expires_at = ?, changed = ?, wors
 WHERE seq = ?
 """
 _KEEP_EXPIRED = """
-UPDATE reservation SET amount = ?1, tokens = ?2, actual = ?1, actual_tokens = ?2, changed = ?3
-WHERE seq = ?4
+UPDATE reservation SET amount = ?, tokens = ?, actual = ?, actual_tokens = ?, changed = ?
+WHERE seq = ?
 """
 
 
@@ -50,7 +50,7 @@ def draw(connection: sqlite3.Connection, step: Draw) -> str:
         worst = to_json(step.worst_case)
         connection.execute(_KEEP_OPEN, (*keep, step.expires_at, step.now, worst, seq))
     else:
-        connection.execute(_KEEP_EXPIRED, (*keep, step.now, seq))
+        connection.execute(_KEEP_EXPIRED, (*keep, *keep, step.now, seq))
         write_attempt(connection, step.worst_case)
     charges = []
     for account, meter in json.loads(accounts):
