@@ -259,7 +259,7 @@ class Chain:
             best=np.array([best]),
             chances=onward.chances[:, :-1],
         )
-        decision = self.plan.decision(choices, objective, reason)
+        decision = self.plan.decision(choices, objective, room, reason)
         self._attempts.step = len(self._answered)
         self._attempts.note = note
         return decision

@@ -44,7 +44,7 @@ from router.errors import (
 from router.ladder import Ladder
 from router.money import MAX_NANO
 from router.predict.features import DENSE_NAMES
-from router.refusal import refusal
+from router.refusal import lacking, refusal
 from router.types import (
     TIERS,
     Arm,
@@ -119,14 +119,14 @@ class Plan:
             lowered = within(self, left)
             again = lowered.choose(objective, room)
             if lowered._fits(again, left):
-                return lowered.decision(again, objective)
+                return lowered.decision(again, objective, room)
         # A fallback, or a way around what is full, goes sideways and up, never down.
         first = self.failure is None and self.spilled is None
         if choices.arm[0] < 0 and first and (self.options.barred == Bar.HELD_ABOVE).any():
             return self.let_down().decide(room, objective, exploration)
         if choices.arm[0] < 0:
             raise refusal(self, choices, room) from self.failure
-        return self.decision(choices, objective)
+        return self.decision(choices, objective, room)
 
     def let_down(self) -> Plan:
         """The plan without the tier that its conversation is kept at or above."""
@@ -191,9 +191,10 @@ class Plan:
         return arm >= 0 and int(self.options.upper[0, arm]) <= left
 
     def decision(
-        self, choices: Choices, objective: Objective, looks: str | None = None
+        self, choices: Choices, objective: Objective, room: Room, looks: str | None = None
     ) -> Decision:
-        """A choice as a decision. `looks`: what led to it, where an answer was looked at."""
+        """A choice as a decision. `room`: what it was made for; `looks`: what led to it, where an
+        answer was looked at."""
         if looks is None and self.look is not None:
             looks = f"its answer is looked at, up to {self.look.steps} calls"
         return decision(
@@ -209,6 +210,7 @@ class Plan:
             obstacles=self.obstacles or UNOBSTRUCTED,
             looks=looks,
             remark=partial(remark, self) if self.request.turn or self.request.deadline else None,
+            lacks=partial(lacking, self, room) if room.budgets else None,
         )
 
     def after(self, arm: Arm, error: ProviderError) -> Plan:

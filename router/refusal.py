@@ -9,6 +9,7 @@ import numpy as np
 from router.decide import Bar, Choices, rejections
 from router.dispatch.bounds import input_bound
 from router.errors import BudgetExceeded, NoCapableDeployment, UnknownPrice
+from router.money import format_usd
 from router.prices import quote
 from router.types import BudgetState, Room, allowed
 
@@ -69,6 +70,21 @@ def _unpriced(plan: Plan, index: int) -> UnknownPrice:
     except UnknownPrice as error:
         return error
     return UnknownPrice(arm.model, "a policy with a budget needs one")
+
+
+def lacking(plan: Plan, room: Room, index: int) -> str | None:
+    """Which budget that asks for a downgrade has no room for an arm, in words; None where it has,
+    but kept it for later requests or found it taken."""
+    quoted = plan.quotes[index]
+    needed, tokens = quoted.upper or 0, plan.token_bound(index, quoted)
+    state = room.lacking(plan.ladder.arms[index], needed, tokens, "downgrade")
+    if state is None:
+        return None
+    takes = {"usd": f"may cost {format_usd(needed)}", "tokens": f"may take {tokens:,} tokens"}
+    return (
+        f"{takes.get(state.budget.meter, 'is one more request')}, more than budget "
+        f"{state.budget.name!r} has left"
+    )
 
 
 def budget_exceeded(state: BudgetState, usd: int, tokens: int) -> BudgetExceeded:

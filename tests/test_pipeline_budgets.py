@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -127,11 +128,31 @@ def test_where_the_frontier_s_budget_is_used_up_the_next_tier_is_taken(
     assert decision.arm.tier == "mid"
     assert "budget_downgrade" in decision.reason
     barred = {view.arm.tier: view.rejected for view in decision.arms}
-    assert "more than a budget has left" in str(barred["frontier"])
+    assert "more than budget 'top' has left" in str(barred["frontier"])
     assert barred["mini"] is None or "budget" not in barred["mini"]
     [state] = router.budgets()
     assert state.settled == Router.decision(first).cost
     assert router.ledger.verify() == []
+
+
+@pytest.mark.parametrize(
+    ("budget", "why"),
+    [
+        ({"share": 0.2}, "is one more request, more than budget 'top' has left"),
+        ({"requests": 0}, "is one more request, more than budget 'top' has left"),
+        ({"tokens": 9}, r"may take \d+ tokens, more than budget 'top' has left"),
+        ({"limit": "0.000001"}, r"may cost \$0\.\d+, more than budget 'top' has left"),
+    ],
+)
+def test_an_arm_that_a_budget_has_no_room_for_names_the_budget_and_what_it_counts(
+    make_router: MakeRouter, budget: dict[str, Any], why: str
+) -> None:
+    top = {"name": "top", "scope": "tier", "value": "frontier", "on_exceed": "downgrade"}
+    router = make_router(objective=BEST, budgets=[{**top, **budget}, {"name": "all", "limit": "9"}])
+    decision = router.explain(HELLO, max_tokens=50)
+    assert decision.arm.tier == "mid"
+    [rejected] = [view.rejected or "" for view in decision.arms if view.arm.tier == "frontier"]
+    assert re.fullmatch(why, rejected)
 
 
 def test_a_model_s_own_budget_downgrades_from_that_model_alone(

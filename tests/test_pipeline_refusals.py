@@ -55,7 +55,7 @@ def test_a_downgrade_budget_takes_a_cheaper_tier_and_says_so(
     assert routing.decision.arm.tier in ("nano", "mini")
     assert "budget_downgrade" in routing.decision.reason
     barred = {view.arm.tier: view.rejected for view in routing.decision.arms}
-    assert "more than a budget has left" in str(barred["frontier"])
+    assert "more than budget 'small' has left" in str(barred["frontier"])
 
 
 def test_64_threads_cannot_overshoot_a_downgrade_budget(

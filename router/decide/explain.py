@@ -54,18 +54,22 @@ def rejections(
     row: int,
     rule: str | None,
     obstacles: Obstacles = UNOBSTRUCTED,
+    lacks: Callable[[int], str | None] | None = None,
 ) -> list[str | None]:
-    """Return, for each arm, why it may not be chosen, or None where it may."""
-    return [
-        None
-        if (bar := int(choices.barred[row, index])) == Bar.FREE
-        else BAR_TEXT[bar].format(
+    """Return, for each arm, why it may not be chosen, or None where it may. `lacks` says which
+    budget has no room for an arm, None where that is not known any more."""
+
+    def why(index: int, bar: int) -> str:
+        if bar == Bar.OVER_BUDGET and lacks is not None and (said := lacks(index)) is not None:
+            return said
+        return BAR_TEXT[bar].format(
             rule=rule,
             upper=format_usd(quotes[index].upper),
             why=obstacles[index].why if index in obstacles else "",
         )
-        for index in range(len(arms))
-    ]
+
+    bars = [int(choices.barred[row, index]) for index in range(len(arms))]
+    return [None if bar == Bar.FREE else why(index, bar) for index, bar in enumerate(bars)]
 
 
 def decision(
@@ -83,6 +87,7 @@ def decision(
     obstacles: Obstacles = UNOBSTRUCTED,
     looks: str | None = None,
     remark: Callable[[int], str] | None = None,
+    lacks: Callable[[int], str | None] | None = None,
 ) -> Decision:
     """Return one row of `choices`, which must have chosen an arm, as a `Decision`.
 
@@ -92,13 +97,13 @@ def decision(
     `novel`, whether the request is unlike anything in training, so that `options` hold lower bounds
     below the baseline; `obstacles`, why arms could not be called just then; `looks`, what is done
     about answers before they are handed out; `remark` says what else the choice of an arm had to
-    do with.
+    do with; `lacks`, which budget has no room for an arm.
     """
     chosen = int(choices.arm[row])
     explain = partial(
         _explain,
         *(arms, quotes, options, choices, objective, row, rule, failure, novel),
-        *(obstacles, looks, remark),
+        *(obstacles, looks, remark, lacks),
     )
     return Decision(chosen, arms[chosen], baseline, rule, explain)
 
@@ -116,10 +121,11 @@ def _explain(
     obstacles: Obstacles,
     looks: str | None,
     remark: Callable[[int], str] | None,
+    lacks: Callable[[int], str | None] | None,
 ) -> tuple[str, tuple[ArmView, ...]]:
     """The reason of a decision, and how each arm looked to it."""
     chosen, best = int(choices.arm[row]), int(choices.best[row])
-    barred = rejections(arms, quotes, choices, row, rule, obstacles)
+    barred = rejections(arms, quotes, choices, row, rule, obstacles, lacks)
     propensity = choices.propensity[row]
     views = []
     for index, arm in enumerate(arms):
