@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -237,3 +238,16 @@ def test_as_a_process_it_says_its_port_and_ends_with_its_parent() -> None:
             assert json.load(page)["wire_requests"] == 0
         process.stdin.close()
         assert process.wait(timeout=10) == 0
+
+
+def test_a_provider_that_is_interrupted_ends_without_a_word() -> None:
+    """Ctrl-C reaches it with its parent, which still holds its standard input open."""
+    command = [sys.executable, "-m", "router.demo.provider", "--until-stdin-closes"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["ready"]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == ""

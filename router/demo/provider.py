@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import threading
 import time
@@ -247,7 +248,8 @@ def main(arguments: list[str] | None = None) -> None:
     if options.until_stdin_closes:
 
         def watch() -> None:
-            sys.stdin.buffer.read()
+            while os.read(sys.stdin.fileno(), 1024):  # a buffer's lock would be held at the exit
+                pass
             server.shutdown()
 
         threading.Thread(target=watch, daemon=True).start()
