@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
+from rich.table import Table
 
 from router import Router
 from router.cli import main
+from router.cli.output import print_table
 from router.errors import ConfigurationError, InvalidRequest
 from router.money import format_usd
 from tests.conftest import HELLO, MakeRouter, ladder
@@ -200,6 +203,21 @@ def test_a_command_whose_output_is_closed_ends_well(monkeypatch: pytest.MonkeyPa
     with pytest.raises(SystemExit) as ended:
         main(["prices", "show"])
     assert not ended.value.code
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_no_figure_is_cut_where_a_terminal_is_narrow(columns: int) -> None:
+    figures = ["$0.00035", "$1,234,567.89", "60 requests"]
+    table = Table("model", box=None, pad_edge=False)
+    for name in ("expected", "at most", "limit"):
+        table.add_column(name, justify="right")
+    table.add_column("why not")
+    table.add_row("hosted_vllm/openai/gpt-oss-120b", *figures, "a loss that weighs $0.0092")
+    page = io.StringIO()
+    print_table(Console(file=page, force_terminal=True, width=columns, color_system=None), table)
+    said = page.getvalue()
+    assert [figure for figure in figures if figure not in said] == []
+    assert "…" not in said
 
 
 # ── wrong usage, and places that cannot be written ──────────────────────────────────────────────

@@ -6,17 +6,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from router.cli import main
 from router.errors import LogFileError
+from router.predict.model_file import save_model
+from router.predict.scorer import HEADS
 from router.replay.off_policy.ask import ask
 from router.replay.off_policy.export import MANIFEST
 from router.replay.off_policy.replay import conclude
 from router.replay.off_policy.run import run
 from router.replay.off_policy.table import LeftOut, rows_of
-from tests.conftest import HELLO, ladder
+from tests.conftest import HELLO, ladder, plain_model
 from tests.ledger_kit import reserve
 from tests.provider import Provider
 from tests.replay_kit import MODELS, PRICES, ladder_text, make_rows, write_jsonl
@@ -247,26 +250,60 @@ def test_a_store_is_no_log_for_ray(logged: Any, capsys: pytest.CaptureFixture[st
     assert "router export" in said["message"]
 
 
-def test_recorded_outcomes_are_read_off_exactly(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rows = make_rows(60)
-    path = write_jsonl(tmp_path / "outcomes.jsonl", rows)
+def of_outcomes(folder: Path, rows: list[dict[str, Any]], **changes: Any) -> tuple[str, ...]:
+    """The words of a replay of recorded outcomes, under a policy that takes the best arm."""
+    path = write_jsonl(folder / "outcomes.jsonl", rows)
     tiers = {
         tier: [{"model": f"x/{model}", "price": {"input": "1", "output": "1"}}]
         for tier, model in MODELS.items()
     }
     policy = {"version": 1, "name": "best", "objective": {"cost_weight": 0}, "tiers": tiers}
-    (tmp_path / "best.yaml").write_text(yaml.safe_dump(policy))
-    words = (
-        "replay",
-        str(path),
-        "--ladder",
-        ladder_text(),
-        "--policy",
-        str(tmp_path / "best.yaml"),
-    )
-    code, said = called(capsys, *words)
+    (folder / "best.yaml").write_text(yaml.safe_dump(policy | changes))
+    asked = ("--ladder", ladder_text(), "--policy", str(folder / "best.yaml"))
+    return ("replay", str(path), *asked)
+
+
+def test_recorded_outcomes_are_replayed_with_the_policy_s_own_predictor(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nano_is_best = np.array([-0.5 if head == "nano_regret" else 0.0 for head in HEADS])
+    model = plain_model(intercept=nano_is_best)
+    save_model(tmp_path / "own", model.name, model.arrays, model.facts)
+    own = {"predictor": {"path": "own"}, "budgets": [{"name": "b", "limit": "1"}]}
+    code, said = called(capsys, *of_outcomes(tmp_path, make_rows(60), **own))
+    assert code == 0
+    [always_nano] = [each for each in said["singles"] if each["name"] == "always nano"]
+    assert said["policies"][0]["best"] == always_nano["best"]
+    assert said["notes"] == ["best: replayed without its budgets"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words", "code", "says"),
+    [
+        ({"cascade": {"max_steps": 2}}, (), 1, "--cascade and --vote"),
+        ({}, ("--since", "2026-01-01"), 2, "go with a log"),
+        ({}, ("--engine", "ray"), 2, "go with a log"),
+    ],
+)
+def test_what_recorded_outcomes_cannot_be_asked_is_refused(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, Any],
+    words: tuple[str, ...],
+    code: int,
+    says: str,
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*of_outcomes(tmp_path, make_rows(60), **changes), *words])
+    assert ended.value.code == code
+    assert says in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_recorded_outcomes_are_read_off_exactly(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = make_rows(60)
+    code, said = called(capsys, *of_outcomes(tmp_path, rows))
     assert code == 0
     for each, tier in zip(said["singles"], PRICES, strict=True):
         mine = [row for row in rows if row["model"] == MODELS[tier]]

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from router.cli.output import print_table
 from router.ledger.wording import (
     amount_text,
     forecast,
@@ -81,7 +82,7 @@ def render(
         for state in each:
             table.add_row(*_row(state, now))
     if states:
-        out.print(table)
+        print_table(out, table)
     for line in notes:
         out.print(line, markup=False)
 
@@ -122,7 +123,7 @@ def render_audit(out: Console, changes: list[Change], budgets: Iterable[Budget])
             done(meter, change.kind, change.amount),
             escape(change.note),
         )
-    out.print(table)
+    print_table(out, table)
 
 
 def _changed_for(change: Change, budget: Budget | None) -> str:

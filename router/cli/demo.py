@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from router.cli.options import check_page, write_page
-from router.cli.output import emit, json_option, progress_console
+from router.cli.output import emit, json_option, print_table, progress_console
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -136,7 +136,7 @@ def render(result: DemoResult, html: Path, console: Console) -> None:
     books, total = result.provider, result.report.total
     label = "real models" if books is None else "simulated provider: no model was called"
     console.print(f"[bold]{len(result.rows)} requests[/], {label}, {result.seconds:.0f} seconds\n")
-    console.print(_table(result))
+    print_table(console, _table(result))
     share = "" if total.saved_share is None else f", {total.saved_share:.1%} saved"
     console.print(
         f"\n[bold]{format_usd(total.spent)}[/] realised; always frontier would have cost "

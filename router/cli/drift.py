@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from router.cli.output import emit, json_option
+from router.cli.output import emit, json_option, print_table
 from router.drift.quantities import said, title, typical
 from router.drift.record import ALARMS, TESTS, Alarms, Watch, moment
 from router.drift.watcher import accept as accept_alarms
@@ -164,7 +164,7 @@ def _render(facts: dict[str, Any], out: Console) -> None:
             "ALARM" if each["alarm"] else evidence,
             f"{each['needed']:,.0f}",
         )
-    out.print(table)
+    print_table(out, table)
     out.print(
         f"[dim]Since {moment(facts['began'])}, at price book {facts['price_book']}. As long as "
         f"nothing changes, an alarm is ever raised with a probability of {facts['alpha']:g} at "

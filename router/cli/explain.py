@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from router.cli.output import emit, json_option
+from router.cli.output import emit, json_option, print_table
 from router.money import format_usd
 from router.pipeline import Router
 from router.types import Decision
@@ -86,4 +86,4 @@ def _render(decision: Decision, console: Console) -> None:
             format_usd(view.quote.upper),
             escape(view.rejected) if view.rejected else "[green]chosen[/]",
         )
-    console.print(table)
+    print_table(console, table)

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from router.cli.output import as_written, emit, json_option, progress_console
+from router.cli.output import as_written, emit, json_option, print_table, progress_console
 from router.errors import ImportFileError
 from router.ledger import open_ledger
 from router.ledger.url import store_url
@@ -134,7 +134,7 @@ def _render(tally: Tally, out: str, console: Console) -> None:
         console.print("[bold yellow]A file ends too early: what it lost is not here.[/]")
     missing = tally.missing()
     if missing:
-        console.print(_table(missing))
+        print_table(console, _table(missing))
 
 
 def _table(missing: list[dict[str, Any]]) -> Table:

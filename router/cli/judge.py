@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from router.cli.output import emit, json_option, progress_console
+from router.cli.output import emit, json_option, print_table, progress_console
 from router.errors import ConfigurationError
 from router.judging.figures import JudgeReport, wilson
 from router.ledger import store_exists
@@ -125,7 +125,7 @@ def _print_outcomes(report: JudgeReport, console: Console) -> None:
         f"{good / report.judged:.1%}{_range(wilson(good, report.judged))}",
         f"{sum(report.scores) / report.judged:.3f}",
     )
-    console.print(table)
+    print_table(console, table)
     first, second = report.places
     line = f"Swapping the order changed {report.swapped / report.judged:.1%} of the verdicts"
     if first + second:

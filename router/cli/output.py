@@ -8,14 +8,20 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
+from rich.measure import Measurement
 from rich.text import Text
 
 from router.errors import RouterError
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_FOLDED = 12  # columns; a column of text is made no narrower than that
+_PIPE = 1000  # columns; a pipe has no width: one line a row
 # What a terminal obeys instead of showing it, and what turns the direction of a whole line.
 _OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
@@ -60,6 +66,24 @@ def emit(data: Any, as_json: bool, render: Callable[[Console], None]) -> None:
         click.echo(json.dumps(data, indent=2, ensure_ascii=plain, allow_nan=False))
     else:
         render(console())
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Print a table of which no figure is cut: where a terminal is narrow text is folded, and what
+    is too wide all the same the terminal wraps."""
+    width, least = console.width, 2 * len(table.columns)
+    options = console.options.update(width=_PIPE)
+    for column in table.columns:
+        cells = (column.header, *column.cells)
+        widest = max(Measurement.get(console, options, cell).maximum for cell in cells)
+        column.no_wrap |= column.justify == "right"
+        column.overflow = "fold"
+        least += widest if column.no_wrap else min(widest, _FOLDED)
+    console.width = max(width, least) if console.is_terminal else _PIPE
+    try:
+        console.print(table)
+    finally:
+        console.width = width
 
 
 def fail(error: RouterError, *, as_json: bool) -> int:

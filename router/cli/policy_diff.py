@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from router.cli.options import period, since_option, until_option
-from router.cli.output import emit, json_option
+from router.cli.output import emit, json_option, print_table
 from router.cli.replay import reading, usd
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def _moved(moved: dict[str, Any], console: Console) -> None:
     for row in moved["table"]:
         table.add_row(row["from"], row["to"], f"{row['requests']:,}", f"{row['share']:.1%}")
     if moved["table"]:
-        console.print(table)
+        print_table(console, table)
         console.print()
     if moved["examples"]:
         console.print("For example, with predicted quality and cost:")

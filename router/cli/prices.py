@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from router.cli.output import emit, json_option
+from router.cli.output import emit, json_option, print_table
 from router.errors import ConfigurationError
 from router.money import usd_text
 from router.prices.book import BookEntry, PriceBook, load_book, seal
@@ -110,7 +110,7 @@ def _show_table(console: Console, data: list[dict[str, Any]], book: PriceBook) -
             "; ".join(longer),
             shown["effective_from"],
         )
-    _print(console, table)
+    print_table(console, table)
     if len(data) == 1 and data[0]["note"]:
         console.print(data[0]["note"], markup=False)
 
@@ -177,7 +177,7 @@ def _diff_table(console: Console, rows: list[Row], total: int, sources: tuple[st
             *(theirs[source] or "-" for source in sources),
             row.verdict,
         )
-    _print(console, table)
+    print_table(console, table)
     agreed = total - sum(row.verdict != "agree" for row in rows)
     console.print(f"{agreed} of {total} rates agree with {' and '.join(sources)}")
 
@@ -189,9 +189,3 @@ def _short(usd: str) -> str:
 
 def _table(title: str) -> Table:
     return Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
-
-
-def _print(console: Console, table: Table) -> None:
-    if not console.is_terminal:
-        console.width = 1000  # a pipe has no width: one line a row
-    console.print(table)

@@ -12,7 +12,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from router.cli.output import emit, json_option
+from router.cli.output import emit, json_option, print_table
 from router.deferred.queue import Queue
 from router.ledger.url import store_url
 
@@ -119,4 +119,7 @@ def _render(out: Console, tickets: list[Ticket]) -> None:
         deadline = f"{datetime.fromtimestamp(each.deadline, UTC):%Y-%m-%d %H:%M} UTC"
         why = ": ".join(filter(None, (each.kind, each.why)))
         table.add_row(each.id, each.state, deadline, escape(why))
-    out.print(table if tickets else "nothing is in the queue")
+    if tickets:
+        print_table(out, table)
+    else:
+        out.print("nothing is in the queue")

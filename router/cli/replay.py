@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from router.cli.options import models_of, period, since_option, until_option
-from router.cli.output import emit, json_option, progress_console
+from router.cli.output import emit, json_option, print_table, progress_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,8 +62,12 @@ def command(
     code is then 1. With --ladder every outcome was recorded, and figures are exact.
     """
     if ladder is not None:
+        if since or until or model_only or work or engine != "local":
+            raise click.UsageError(
+                "--since, --until, --model-only, --engine and --work go with a log, not --ladder"
+            )
         data = _observed(Path(log), policies, ladder)
-        emit(data, as_json, lambda console: console.print(figures(_plain(data))))
+        emit(data, as_json, lambda console: _render_observed(data, console))
         return
     from router.replay.off_policy.ask import ask
     from router.replay.off_policy.budgets import about_budgets
@@ -96,17 +100,28 @@ def command(
 
 
 def _observed(outcomes: Path, policies: tuple[str, ...], ladder: str) -> dict[str, Any]:
+    from router.parts import predictor_of
     from router.policy import load_policy
-    from router.predict import load_predictor
     from router.prices import load_book
-    from router.replay.off_policy.ask import ladder_of
+    from router.replay.off_policy.ask import ladder_of, notes
     from router.replay.off_policy.observed import replay_outcomes
     from router.replay.outcomes import read_outcomes
 
     now, book = time.time(), load_book()
-    ladders = [ladder_of(load_policy(each), now) for each in policies]
+    loaded = [load_policy(each) for each in policies]
+    own = [(policy, predictor_of(policy)) for policy in loaded]
+    asked = [(ladder_of(policy, now, predictor), predictor) for policy, predictor in own]
     read = read_outcomes(outcomes, models_of(ladder), book=book, now=now)
-    return replay_outcomes(read, ladders, load_predictor(None), book, now)
+    found = replay_outcomes(read, asked, book, now)
+    return {**found, "notes": notes(loaded, on_log=False)}
+
+
+def _render_observed(data: dict[str, Any], console: Console) -> None:
+    from rich.markup import escape
+
+    print_table(console, figures(_plain(data)))
+    for note in data["notes"]:
+        console.print(f"[dim]{escape(note)}[/]")
 
 
 def _plain(data: dict[str, Any]) -> list[dict[str, Any]]:
@@ -141,7 +156,7 @@ def _render(data: dict[str, Any], console: Console) -> None:
             f"{usd(log['explored_extra_usd'])} ({share:.1%} of the spend) more"
         )
     console.print()
-    console.print(figures([_as_policy(log), *data["policies"], *data["singles"]]))
+    print_table(console, figures([_as_policy(log), *data["policies"], *data["singles"]]))
     for each in data["policies"]:
         for reason in each["refused"]:
             console.print(f"[bold red]{escape(each['name'])}[/] is not estimated: {escape(reason)}")

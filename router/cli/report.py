@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from router.cli.options import check_page, period, since_option, until_option, write_page
-from router.cli.output import as_written, console, emit, json_option
+from router.cli.output import as_written, console, emit, json_option, print_table
 from router.drift.watcher import all_alarms, open_alarms
 from router.ledger import open_ledger
 from router.ledger.url import store_url
@@ -126,7 +126,7 @@ def render(report: Savings, console: Console) -> None:
     ):
         if lines and (title != "day" or len(lines) > 1):
             shown = len(lines) if title == "day" else MOST_LINES
-            console.print(_table(title, dict(islice(lines.items(), shown))))
+            print_table(console, _table(title, dict(islice(lines.items(), shown))))
             if len(lines) > shown:
                 console.print(f"[dim]{len(lines) - shown:,} {title}s that cost less: --json[/]")
     for note in notes(report):

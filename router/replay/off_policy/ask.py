@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from router.certified import PromisedLadder
 from router.errors import ReplayError, UnknownPrice
 from router.ladder import Ladder
+from router.parts import predictor_of
 from router.policy import load_policy
-from router.predict import load_predictor
 from router.prices import Dated, load_book, quote
 from router.replay.off_policy.measure import Question
 from router.replay.off_policy.replay import question_of
@@ -19,6 +19,7 @@ from router.types import TIERS, Tier
 
 if TYPE_CHECKING:
     from router.policy import Policy
+    from router.predict import Predictor
     from router.prices import Price
     from router.types import Budget
 
@@ -62,16 +63,16 @@ def ask(sources: Sequence[str], now: float) -> Asked:
     return Asked(question, baseline, notes(policies), budgets)
 
 
-def ladder_of(policy: Policy, now: float) -> Ladder:
-    """What a policy decides by at `now`, its promise certified where it makes one."""
-    own = policy.predictor.embedder if policy.predictor else None
-    predictor = load_predictor(policy.predictor_path, own)
+def ladder_of(policy: Policy, now: float, predictor: Predictor | None = None) -> Ladder:
+    """What a policy decides by at `now`, its promise certified where it makes one. `predictor` is
+    its own, where that is loaded already."""
+    predictor = predictor or predictor_of(policy)
     ladder = Ladder.of(policy, load_book(), predictor.efforts)
     return PromisedLadder(ladder, predictor, now).at(now)[0]
 
 
-def notes(policies: Sequence[Policy]) -> tuple[str, ...]:
-    """What of a policy is left out when it is replayed."""
+def notes(policies: Sequence[Policy], *, on_log: bool = True) -> tuple[str, ...]:
+    """What of a policy is left out when it is replayed, on a log or on recorded outcomes."""
     found = []
     for policy in policies:
         left = [
@@ -80,7 +81,10 @@ def notes(policies: Sequence[Policy]) -> tuple[str, ...]:
                 ("its budgets", bool(policy.budgets)),
                 ("its pacing", policy.pacing is not None),
                 ("its exploring", policy.explore is not None),
-                ("its own predictor (the log's predictions stand)", policy.predictor is not None),
+                (
+                    "its own predictor (the log's predictions stand)",
+                    on_log and policy.predictor is not None,
+                ),
             )
             if has
         ]

@@ -6,6 +6,7 @@ The interval is only that of the mean over these queries: other queries would ha
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from router.decide import UNLIMITED, Options, cautious, choose
 from router.errors import ReplayError
 from router.money import NANO_PER_USD
+from router.predict import load_predictor
 from router.replay.costs import constant_prices, estimate_input
 from router.replay.featurise import features_of
 from router.replay.off_policy.estimate import Replicates
@@ -81,6 +83,11 @@ def decide(rows: Recorded, ladder: Ladder) -> Ints:
             f"policy {ladder.policy.name!r} has other tiers than the ladder of these outcomes; "
             "give --ladder a model for each of its tiers, and no other"
         )
+    if ladder.policy.cascade is not None or ladder.votes or ladder.bests:
+        raise ReplayError(
+            f"policy {ladder.policy.name!r} has a cascade or a vote, and this replay makes one "
+            "call a query; `router evaluate` has --cascade and --vote"
+        )
     if ladder.gained is not None:
         raise ReplayError(
             f"policy {ladder.policy.name!r} has several efforts of one tier, and these outcomes "
@@ -129,21 +136,25 @@ def _figure(found: Replicates) -> dict[str, float]:
 
 def replay_outcomes(
     outcomes: Outcomes,
-    ladders: list[Ladder],
-    predictor: Predictor,
+    policies: Sequence[tuple[Ladder, Predictor]],
     book: PriceBook | None,
     now: float,
 ) -> dict[str, Any]:
-    """The exact figures of some policies and of every tier alone, ready for JSON."""
-    rows = recorded(outcomes, predictor, book, now)
+    """The exact figures of some policies, each with its own predictor, and of every tier alone,
+    ready for JSON."""
+    seen: dict[str, Recorded] = {}
+    best = []
+    for ladder, predictor in policies:
+        if predictor.hash not in seen:
+            seen[predictor.hash] = recorded(outcomes, predictor, book, now)
+        rows = seen[predictor.hash]
+        best.append({"name": ladder.policy.name, "best": outcome_of(rows, decide(rows, ladder))})
+    rows = next(iter(seen.values())) if seen else recorded(outcomes, load_predictor(), book, now)
     everyone = np.zeros(len(rows.quality), dtype=np.int64)
     tiers = list(outcomes.ladder)
     return {
         "queries": len(everyone),
-        "policies": [
-            {"name": ladder.policy.name, "best": outcome_of(rows, decide(rows, ladder))}
-            for ladder in ladders
-        ],
+        "policies": best,
         "singles": [
             {"name": f"always {tier}", "best": outcome_of(rows, everyone + at)}
             for at, tier in enumerate(tiers)

@@ -18,10 +18,10 @@ from router.decide import UNKNOWN
 from router.errors import ReplayError
 from router.ladder import Ladder
 from router.money import NANO_PER_USD
+from router.parts import predictor_of
 from router.policy import Policy, load_policy
 from router.policy.document import read_text
 from router.policy.loader import find_policy, text_of
-from router.predict import load_predictor
 from router.predict.effort import Efforts
 from router.prices import PriceBook, load_book
 from router.replay.off_policy.batch import LogBatch
@@ -105,7 +105,6 @@ class Base:
             )
         text = text_of(file)
         data = read_text(text, str(file)).data
-        own = policy.predictor.embedder if policy.predictor else None
         return cls(
             text=text,
             file=file,
@@ -119,7 +118,7 @@ class Base:
                 tuple(_lengths(policy)),
             ),
             book=book,
-            efforts=load_predictor(policy.predictor_path, own).efforts,
+            efforts=predictor_of(policy).efforts,
             now=now,
         )
 
