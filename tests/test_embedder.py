@@ -145,6 +145,11 @@ def test_a_model_with_another_embedder_than_it_was_trained_with_is_refused(folde
         load_predictor(folder, "wordllama")
 
 
+def test_an_embedder_is_refused_for_a_model_that_was_trained_without_one() -> None:
+    with pytest.raises(ModelFileError, match="without an embedder; leave 'wordllama' out"):
+        load_predictor(None, "wordllama")
+
+
 def test_a_model_that_reads_no_vector_passes_one_over() -> None:
     plain, wide = load_predictor(), extract(asked("Prove it."), Vowels())
     assert np.array_equal(plain(wide).quality, plain(extract(asked("Prove it."))).quality)

@@ -315,6 +315,10 @@ def load_predictor(path: str | Path | None = None, embedder: str | None = None) 
     model = load_model(folder)
     size = _embedded(model, str(folder))
     if not size:
+        if embedder is not None:
+            raise ModelFileError(
+                str(folder), f"it was trained without an embedder; leave {embedder!r} out"
+            )
         return Predictor(model, str(folder))
     name = model.facts["embedder"]["name"]
     if embedder is None and name not in OURS:
