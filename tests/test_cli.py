@@ -5,16 +5,21 @@ from __future__ import annotations
 import io
 import json
 import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 from rich.console import Console
 from rich.table import Table
 
 from router import Router
-from router.cli import main
+from router.cli import cli, main
 from router.cli.output import print_table
 from router.errors import ConfigurationError, InvalidRequest
 from router.money import format_usd
@@ -150,6 +155,23 @@ def test_wrong_usage_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "no-such-command")[0] == 2
 
 
+@pytest.mark.parametrize("command", ["chat", "explain"])
+@pytest.mark.parametrize("prompt", ["", " \n", "-"])
+def test_an_empty_prompt_is_wrong_usage_and_costs_nothing(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    policy: Path,
+    provider: Provider,
+    command: str,
+    prompt: str,
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    code, _, err = run(capsys, command, prompt, "--policy", str(policy))
+    assert code == 2
+    assert "PROMPT: the prompt is empty" in err
+    assert provider.wire == []
+
+
 def test_no_colour_leaves_a_terminal(capsys: pytest.CaptureFixture[str], policy: Path) -> None:
     _, out, err = run(capsys, "explain", "Hello", "--policy", str(policy))
     assert "\x1b" not in out + err
@@ -218,6 +240,42 @@ def test_no_figure_is_cut_where_a_terminal_is_narrow(columns: int) -> None:
     said = page.getvalue()
     assert [figure for figure in figures if figure not in said] == []
     assert "…" not in said
+
+
+def test_explain_asks_the_budget_of_the_user_that_is_named(
+    capsys: pytest.CaptureFixture[str], provider: Provider, tmp_path: Path
+) -> None:
+    content = ladder(provider.url)
+    each = {"name": "each", "limit": "1", "scope": "user", "on_exceed": "downgrade"}
+    content["budgets"] = [{**each, "value": "ann", "limit": "0"}, {**each, "name": "others"}]
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(content))
+    words = ("explain", "Hello", "--policy", str(tmp_path / "p.yaml"))
+    assert run(capsys, *words, "--user", "bob")[0] == 0
+    code, _, err = run(capsys, *words, "--user", "ann")
+    assert code == 1
+    assert "budget 'each'" in err
+
+
+def test_python_runs_the_package_as_the_command() -> None:
+    words = [sys.executable, "-m", "router", "--version"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert done.stdout.endswith(f"version {version('tiered-router')}\n")
+
+
+def test_every_command_that_prints_takes_json(capsys: pytest.CaptureFixture[str]) -> None:
+    def leaves(group: click.Group, *path: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+        for name in group.list_commands(click.Context(group)):
+            command = group.get_command(click.Context(group), name)
+            assert command is not None
+            if isinstance(command, click.Group):
+                yield from leaves(command, *path, name)
+            else:
+                yield (*path, name), command
+
+    options = {path: {each.name for each in found.params} for path, found in leaves(cli)}
+    assert [path for path, names in options.items() if "as_json" not in names] == []
+    assert run_json(capsys, "policy", "schema")["title"]
 
 
 # ── wrong usage, and places that cannot be written ──────────────────────────────────────────────

@@ -32,9 +32,10 @@ def command(
     as_json: bool,
 ) -> None:
     """Send PROMPT ('-' reads standard input) to the tier that the policy chooses."""
+    messages = messages_of(prompt, system)
     with Router(policy, store=store) as router, progress_console().status("waiting…"):
         response = router.completion(
-            messages=messages_of(prompt, system),
+            messages=messages,
             max_tokens=max_tokens,
             scopes={"user": user} if user else None,
         )

@@ -22,6 +22,7 @@ from router.types import Decision
 @click.option("--store", help="Where the budgets live; the policy's own store by default.")
 @click.option("--system", help="A system prompt.")
 @click.option("--max-tokens", type=int, help="The answer's cap in tokens.")
+@click.option("--user", help="Whose budget would pay, where the policy has budgets by user.")
 @json_option
 def command(
     prompt: str,
@@ -29,17 +30,22 @@ def command(
     store: str | None,
     system: str | None,
     max_tokens: int | None,
+    user: str | None,
     as_json: bool,
 ) -> None:
     """Show how PROMPT ('-' reads standard input) would be routed. Nothing is sent or reserved."""
+    messages, scopes = messages_of(prompt, system), {"user": user} if user else None
     with Router(policy, store=store) as router:
-        decision = router.explain(messages_of(prompt, system), max_tokens=max_tokens)
+        decision = router.explain(messages, max_tokens=max_tokens, scopes=scopes)
     emit(as_dict(decision), as_json, lambda console: _render(decision, console))
 
 
 def messages_of(prompt: str, system: str | None) -> list[dict[str, str]]:
-    """The messages of a prompt from the command line; "-" is standard input."""
+    """The messages of a prompt from the command line; "-" is standard input. An empty one, as an
+    unset variable or a pipe without output leaves it, is wrong usage: an answer to it costs too."""
     text = sys.stdin.read() if prompt == "-" else prompt
+    if not text.strip():
+        raise click.BadParameter("the prompt is empty", param_hint="PROMPT")
     said = [{"role": "system", "content": system}] if system else []
     return [*said, {"role": "user", "content": text}]
 

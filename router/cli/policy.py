@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -57,11 +56,12 @@ def check(files: tuple[str, ...], strict: bool, as_json: bool) -> None:
 
 
 @command.command()
-def schema() -> None:
-    """Print the JSON Schema of a policy file, for editors."""
+@json_option
+def schema(as_json: bool) -> None:
+    """Print the JSON Schema of a policy file, for editors; it is JSON anyway."""
     from router.policy.json_schema import json_schema
 
-    click.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+    emit(json_schema(), True, lambda console: None)
 
 
 @command.command("import-limits")
