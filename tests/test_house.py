@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,16 @@ def test_every_command_has_help(name: str) -> None:
 def test_the_readme_names_every_command() -> None:
     readme = (ROOT / "README.md").read_text()
     assert [name for name in _COMMANDS if f"router {name}" not in readme] == []
+
+
+def test_the_readme_names_every_extra_and_errors_say_how_each_is_installed() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = {*project["optional-dependencies"]} - {"dev"}
+    readme = (ROOT / "README.md").read_text()
+    assert {*re.findall(r"'\.\[(\w+)\]'", readme)} - {"dev"} == extras
+    code = "".join(path.read_text() for path in SOURCES)
+    assert {*re.findall(r"pip install 'tiered-router\[(\w+)\]'", code)} == extras
+    assert "install tiered-router[" not in code  # some shells take the brackets for a pattern
 
 
 def test_every_yaml_in_the_readme_is_a_policy() -> None:

@@ -45,7 +45,7 @@ def load_postgres() -> ModuleType:
         if (error.name or "").partition(".")[0] not in ("psycopg", "psycopg_binary"):
             raise
         raise ConfigurationError(
-            f"a postgresql:// store needs psycopg ({error}); install tiered-router[postgres]"
+            f"a postgresql:// store needs psycopg ({error}): pip install 'tiered-router[postgres]'"
         ) from error
 
 

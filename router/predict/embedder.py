@@ -48,7 +48,8 @@ class WordLlamaEmbedder:
             import wordllama
         except ImportError as error:
             raise ConfigurationError(
-                f"embedder 'wordllama' needs its package ({error}); install tiered-router[embedder]"
+                f"embedder 'wordllama' needs its package ({error}): "
+                "pip install 'tiered-router[embedder]'"
             ) from error
         from pathlib import Path
 

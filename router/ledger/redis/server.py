@@ -61,7 +61,7 @@ class Server:
             import redis
         except ImportError:
             raise ConfigurationError(
-                "a ledger in Redis needs the package redis; install tiered-router[redis]"
+                "a ledger in Redis needs the package redis: pip install 'tiered-router[redis]'"
             ) from None
         self._redis = redis
         self.url, self.name, self._durability = url, url.name, durability
