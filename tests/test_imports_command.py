@@ -511,3 +511,14 @@ def test_every_store_takes_an_import_once(store: FreshStore) -> None:
         [request] = ledger.log().requests()
         assert (request.cost, request.label) == (5000, 0.5)
         ledger.close()
+
+
+@pytest.mark.parametrize("source", ["no.jsonl", "."])
+def test_a_source_that_is_no_file_begins_no_store(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], source: str
+) -> None:
+    out = tmp_path / "log.db"
+    code, _, err = run(capsys, "import", "llm", str(tmp_path / source), "--out", str(out))
+    assert code == 1
+    assert ("it is a folder" if source == "." else "no such file") in err
+    assert list(tmp_path.iterdir()) == []

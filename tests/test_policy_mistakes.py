@@ -366,6 +366,12 @@ def test_a_name_that_is_no_file_is_an_error(name):
         load_policy(name)
 
 
+def test_a_folder_that_is_no_shipped_name_is_called_one(tmp_path: Path):
+    (tmp_path / "x").mkdir()
+    with pytest.raises(PolicyError, match="it is a folder; allowed: a path"):
+        load_policy(tmp_path / "x")
+
+
 def test_a_directory_and_a_file_that_is_not_text_are_errors(tmp_path: Path):
     folder = tmp_path / "folder.yaml"
     folder.mkdir()

@@ -228,10 +228,12 @@ def test_a_file_that_cannot_be_read_says_so(tmp_path: Path) -> None:
         ("b.jsonl", b"[1]\n", "line 1 is not a JSON object"),
         ("c.jsonl", b"\xff\xfe", "UTF-8"),
         ("d.jsonl", b"\n", "no rows"),
-        ("e.parquet", b"PAR0 nothing", "not a readable Parquet file"),
+        ("e.parquet", b"PAR0 nothing", "neither named .jsonl nor a Parquet file"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(OutcomeFileError, match=said):
             read_outcomes(tmp_path / name, ladder_of(TWO))
     with pytest.raises(OutcomeFileError, match="no such file"):
         read_outcomes(tmp_path / "nowhere.parquet", ladder_of(TWO))
+    with pytest.raises(OutcomeFileError, match="is a folder"):
+        read_outcomes(tmp_path, ladder_of(TWO))

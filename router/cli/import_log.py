@@ -68,6 +68,10 @@ def command(
     """
     from router.prices import load_book
 
+    for source in sources:  # a name that is mistyped begins no store
+        if not source.exists() or source.is_dir():
+            why = "it is a folder" if source.is_dir() else "no such file"
+            raise ImportFileError(str(source), None, "", f"cannot be read: {why}")
     book = load_book()
     planner = _planner(policy, book)
     tally = Tally(planned=planner is not None)

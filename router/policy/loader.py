@@ -89,8 +89,9 @@ def find_policy(source: str | Path) -> Path:
         return shipped[path.stem]
     near = similar(path.stem, shipped)
     names = ", ".join(shipped)
+    problem = "it is a folder" if path.is_dir() else "no such file"
     raise PolicyError(
-        shorten(str(source), 200), "", f"no such file{near}", allowed=f"a path, or one of {names}"
+        shorten(str(source), 200), "", f"{problem}{near}", allowed=f"a path, or one of {names}"
     )
 
 

@@ -58,7 +58,7 @@ def read_rows(path: str | Path, ladder: Mapping[Tier, str]) -> RawRows:
     """
     file = Path(path)
     if not file.is_file():
-        raise OutcomeFileError(str(path), "no such file")
+        raise OutcomeFileError(str(path), "is a folder" if file.is_dir() else "no such file")
     columns, count = _read_columns(file, ladder, _WANTED)
     for name in ("query_id", "model"):
         if name not in columns:
@@ -197,7 +197,9 @@ def _read_parquet(
         if isinstance(error, OutcomeFileError):
             raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise OutcomeFileError(str(file), f"not a readable Parquet file: {reason}") from error
+        raise OutcomeFileError(
+            str(file), f"neither named .jsonl nor a Parquet file: {reason}"
+        ) from error
     return {name: table.column(name).to_pylist() for name in present}, table.num_rows
 
 
