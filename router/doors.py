@@ -38,7 +38,8 @@ class Doors:
     def completion(self, model: str | None = AUTO, messages: Any = None, **arguments: Any) -> Any:
         """Route one chat call: litellm's `completion`, but the policy chooses the model.
 
-        Parameters: `messages` and every other argument are litellm's; `stream=True` returns a
+        Parameters: `messages` and every other argument are litellm's, but for `model`, which is
+        "auto"; `stream=True` returns a
         stream of its type. The router's own: `scopes`, whose budgets pay ({"user": "ann"});
         `tags` and `metadata`, for rules and reports; `conversation_id`; `deadline` (see `submit`).
         Returns litellm's `ModelResponse`; `decision(response)` says how it was routed.
@@ -54,7 +55,10 @@ class Doors:
         return await arun(self.walk(self.read(messages, arguments, model)))
 
     def explain(self, messages: Any, **arguments: Any) -> Decision:
-        """Return the decision for a chat call without making it: nothing is reserved or sent."""
+        """Return the decision for a chat call without making it: nothing is reserved or sent.
+
+        Parameters: as for `completion`. Raises what that would raise before anything is sent.
+        """
         model = arguments.pop("model", AUTO)
         return self.preview(self.read(messages, arguments, model))
 

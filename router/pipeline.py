@@ -75,21 +75,25 @@ class Router(Doors, Deferrals):
         Functions of one's own by name, each taking (request, response) and returning a score from 0
         to 1, True, False, or None for no verdict. They label accepted answers, a stream's once it
         was read to its end, in a thread of their own; of several, the lowest score counts.
+    gates
+        Functions of the same kind, which judge the answers of a policy with `cascade` before they
+        are handed out: True, False, a probability that the answer is good, or None for no verdict.
     clock
         Unix seconds, to be turned by a test; by default the machine's, guarded against leaps
         (`router.clock`).
 
     Raises
     ------
-    PolicyError, ModelFileError
-        When what was written down is wrong. The store opens with the first request.
+    ConfigurationError
+        When what was written down is wrong: `PolicyError`, `ModelFileError` and their like. The
+        store opens with the first request.
     """
 
     def __init__(
         self,
         policy: Policy | str | Path | Mapping[str, Any] = "default",
         *,
-        store: str | None = None,
+        store: str | Path | None = None,
         predictor: Predictor | None = None,
         prices: PriceBook | None = None,
         checks: Mapping[str, Check] | None = None,

@@ -21,7 +21,7 @@ from rich.table import Table
 from router import Router
 from router.cli import cli, main
 from router.cli.output import print_table
-from router.errors import ConfigurationError, InvalidRequest
+from router.errors import ConfigurationError, InvalidRequest, PolicyError
 from router.money import format_usd
 from tests.conftest import HELLO, MakeRouter, ladder
 from tests.pipeline_kit import BUDGET, PIN_NANO, cancel_once_sent
@@ -369,12 +369,32 @@ def test_a_call_that_was_cancelled_before_its_answer_saved_nothing(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"), [({"scopes": "ann"}, "scopes"), ({"tags": "support"}, "tags")]
+    ("arguments", "says"),
+    [
+        ({"scopes": "ann"}, "scopes"),
+        ({"tags": "support"}, "tags"),
+        ({"tags": 5}, "tags"),
+        ({"metadata": "sales"}, "metadata"),
+        ({"metadata": 5}, "metadata"),
+    ],
 )
-def test_scopes_and_tags_of_the_wrong_kind_are_named(
+def test_arguments_of_the_wrong_kind_are_named(
     make_router: MakeRouter, arguments: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(InvalidRequest, match=says):
         make_router().completion(messages=HELLO, **arguments)
     with pytest.raises(ConfigurationError, match="checks"):
         make_router(checks=lambda request, answer: True)
+
+
+def test_a_router_says_what_a_policy_and_a_store_may_be(
+    make_router: MakeRouter, provider: Provider, tmp_path: Path
+) -> None:
+    for policy in (None, 5):
+        with pytest.raises(PolicyError, match="a shipped policy, or a mapping"):
+            Router(policy)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="store 5 is neither a URL nor a path"):
+        make_router(store=5)
+    router = make_router(store=tmp_path / "here.db", rules=[PIN_NANO])
+    router.completion(messages=HELLO, tags=None, metadata=None, scopes=None)
+    assert (tmp_path / "here.db").exists()

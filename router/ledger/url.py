@@ -68,8 +68,16 @@ def sqlite_path(url: str) -> str | None:
     return path
 
 
-def store_url(text: str) -> str:
-    """Return a store URL as it is, and a plain path of a SQLite file as a URL."""
+def store_url(place: str | Path) -> str:
+    """Return a store URL as it is, and a plain path of a SQLite file as a URL.
+
+    Raises `ConfigurationError` for what is neither.
+    """
+    if not isinstance(place, str | Path):
+        raise ConfigurationError(
+            f"store {place!r} is neither a URL nor a path; allowed: {_ALLOWED}"
+        )
+    text = str(place)
     return text if "://" in text else f"sqlite:///{text}"
 
 

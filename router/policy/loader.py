@@ -75,6 +75,11 @@ def find_policy(source: str | Path) -> Path:
     "default", "default.yaml" and "policies/default.yaml" mean the shipped one where no such file
     exists in the working directory.
     """
+    if not isinstance(source, str | Path):
+        raise PolicyError(
+            "policy", "", f"{shorten(repr(source), 60)} is none",
+            allowed="a Policy, a file, the name of a shipped policy, or a mapping",
+        )  # fmt: skip
     path = Path(source)
     try:
         if path.is_file():
