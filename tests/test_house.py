@@ -12,6 +12,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 import router
 from router.cli import _COMMANDS
@@ -158,3 +159,26 @@ def test_every_yaml_in_the_readme_is_a_policy() -> None:
     assert blocks
     for block in blocks:
         parse_policy(block, "README.md")
+
+
+def test_every_setting_that_the_readme_shows_in_passing_is_one() -> None:
+    from router.policy.deployment import Deployment
+    from router.policy.loader import load_policy
+
+    shown = re.findall(r"`(\w+: (?:\{[^`…]*\}|\[[^`…]*\]))`", (ROOT / "README.md").read_text())
+    assert len(shown) > 15
+    for text in shown:
+        [(key, value)] = yaml.safe_load(text).items()
+        own = {key: value} if key in Deployment.model_fields else {}
+        nano = {"model": "openai/gpt-5.4-nano", "api_base": "http://127.0.0.1:1/v1", **own}
+        daily = {"name": "daily", "limit": "5.00", "window": "day", "on_exceed": "downgrade"}
+        monthly = {**daily, "name": "monthly", "window": "month"}
+        policy = {
+            "version": 1,
+            "objective": {"cost_weight": 5},
+            "tiers": {"nano": [nano], "frontier": [{"model": "openai/gpt-5.5"}]},
+            "budgets": [daily, monthly],
+            **({"cascade": {}} if key == "vote" else {}),
+            **({} if own else {key: value}),
+        }
+        load_policy(policy)
