@@ -131,6 +131,18 @@ def test_wrong_usage_is_exit_code_2(
     assert said in err
 
 
+def test_decisions_never_take_the_place_of_the_outcomes(
+    capsys: pytest.CaptureFixture[str], outcomes: str
+) -> None:
+    before = Path(outcomes).read_bytes()
+    code, _, err = run(
+        capsys, "evaluate", outcomes, "--ladder", ladder_text(), "--decisions", outcomes
+    )
+    assert code == 2
+    assert "is OUTCOMES itself" in err
+    assert Path(outcomes).read_bytes() == before
+
+
 def test_an_unreadable_file_is_exit_code_1(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -160,6 +160,8 @@ def command(
     from router.replay.outcomes import read_outcomes
     from router.replay.plot import draw, load_matplotlib
 
+    if decisions is not None and decisions.resolve() == outcomes.resolve():
+        raise click.BadParameter(f"{decisions} is OUTCOMES itself", param_hint="--decisions")
     if plot is not None:
         load_matplotlib()  # what is missing is said before the long work
     names = _names(compare)
