@@ -135,8 +135,10 @@ class Attempt:
             total=max(left, *timeout),
         )
 
-    def settle_answer(self, response: Any) -> Routing:
+    def settle_answer(self, reply: Reply) -> Routing:
         """Charge a finished answer and log it."""
+        response = reply.response
+        self._went_without(reply)
         report = report_of(response)
         charge = for_answer(self.terms, report, answer_bytes(response.choices))
         self._ticket.answered(headers_of(response), charge.tokens)
@@ -160,6 +162,7 @@ class Attempt:
     def stream(self, reply: Reply) -> Any:
         """The caller's stream over an open reply; it settles itself when it ends."""
         self._ticket.opened(headers_of(reply.response))
+        self._went_without(reply)
         # Failures before it keep frames alive, down to the caller's own, and these name the stream:
         # one that is forgotten would never be collected, nor settled.
         forget_frames(self._shared.failure, self._plan.failure)
@@ -199,6 +202,12 @@ class Attempt:
         self._settle(row, charge, ends=True)
         if response is not None and self._shared.streamed is not None:
             self._shared.streamed(self._shared.request, response)
+
+    def _went_without(self, reply: Reply) -> None:
+        """Note which wishes the model does not take."""
+        if reply.left_out:
+            without = f"without {', '.join(reply.left_out)}, which the model does not take"
+            self._note = "; ".join(filter(None, (self._note, without)))
 
     def _look(self, response: Any) -> None:
         """Note what is wrong with an answer by its form, where anybody asks."""

@@ -276,7 +276,7 @@ class Router(Doors, Deferrals):
                     raise
                 if attempts.streams:
                     return reserved.stream(reply)
-                routing = yield Store(partial(reserved.settle_answer, reply.response))
+                routing = yield Store(partial(reserved.settle_answer, reply))
                 return attach(reply.response, routing)
         raise AssertionError("tenacity ends with a result or an error")
 

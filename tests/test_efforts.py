@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from router import Router
 from router.decide import Bar
-from router.errors import ModelFileError, PolicyError
+from router.errors import ModelFileError, PolicyError, RequestRejected
 from router.ladder import Ladder
 from router.plan import Plan
 from router.planning import make_plan
@@ -342,3 +342,39 @@ def test_an_effort_reaches_each_provider_in_its_own_words_and_no_other(
         assert "reasoning_effort" not in json.dumps(body)
     thinking = (body.get("thinking") or {}).get("budget_tokens", 0)
     assert body.get("max_tokens", 10**9) > thinking
+
+
+# ── what thinking models do not take ────────────────────────────────────────────────────────────
+THINKS = {"model": "openai/gpt-5.5", "effort": "low"}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_wish_that_a_thinking_model_does_not_take_is_left_out_and_noted(
+    make_router: MakeRouter, provider: Provider, stream: bool
+) -> None:
+    """Else a program that sets a temperature could not be routed to every tier."""
+    tiers = {
+        "frontier": [{**THINKS, "api_base": provider.url, "price": {"input": 5, "output": 10}}]
+    }
+    with make_router(tiers=tiers) as router:
+        answer = router.completion(
+            messages=HELLO, temperature=0, top_p=0.9, max_tokens=50, stream=stream
+        )
+        assert not stream or len(list(answer))
+        assert_books_agree(router, provider)
+        [attempt] = rows(router)
+    [(_, _, body)] = provider.wire
+    assert not {"temperature", "top_p"} & set(body)
+    assert body["reasoning_effort"] == "low"
+    assert attempt.note == "without temperature, top_p, which the model does not take"
+
+
+def test_what_an_answer_must_be_is_never_left_out(
+    make_router: MakeRouter, provider: Provider
+) -> None:
+    tiers = {
+        "frontier": [{**THINKS, "api_base": provider.url, "price": {"input": 5, "output": 10}}]
+    }
+    with make_router(tiers=tiers) as router, pytest.raises(RequestRejected, match="stop"):
+        router.completion(messages=HELLO, temperature=0, stop=["x"], max_tokens=50)
+    assert provider.wire == []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import os
+import re
 import sys
 import threading
 import weakref
@@ -30,6 +31,10 @@ EFFORT_ALLOWED = ["reasoning_effort"]
 _OWN_FORMAT = frozenset(
     {"anthropic", "bedrock", "cohere_chat", "gemini", "vertex_ai", "vertex_ai_beta"}
 )
+# What a caller would rather have, and does without where a model does not take it: those that
+# think take no temperature, and a request is to be able to go to any tier. What an answer must be
+# (`stop`, `logprobs`, a format) is no wish.
+_WISHES = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "seed")
 _USUAL_HEADERS = ("accept", "authorization", "content-type", "user-agent", "x-stainless")
 _MCP_HANDLER = "litellm.responses.mcp.litellm_proxy_mcp_handler"
 _import_lock = threading.Lock()
@@ -59,10 +64,12 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back: litellm's response, or its open stream with the first chunk taken off."""
+    """What came back: litellm's response, or its open stream with the first chunk taken off; and
+    which of the caller's wishes were left out, since the model takes none of them."""
 
     response: Any
     first_chunk: Any = None
+    left_out: tuple[str, ...] = ()
 
 
 class CancelledUnsent(asyncio.CancelledError):
@@ -127,11 +134,17 @@ def send(call: Call) -> Reply:
     """Make one wire attempt. Raises a `ProviderError`, its cause being litellm's exception."""
     litellm = load_litellm()
     with _Mapped(call):
-        response = litellm.completion(**arguments_of(call))
+        arguments, left_out = arguments_of(call), list[str]()
+        while True:
+            try:
+                response = litellm.completion(**arguments)
+                break
+            except litellm.UnsupportedParamsError as error:
+                left_out += _leave_out(arguments, error)
         if not call.stream:
-            return Reply(_with_refusals(response))
+            return Reply(_with_refusals(response), left_out=tuple(left_out))
         _keep_refusals(response)
-        return Reply(response, _first(call, next(response, _END)))
+        return Reply(response, _first(call, next(response, _END)), tuple(left_out))
 
 
 async def asend(call: Call) -> Reply:
@@ -142,13 +155,32 @@ async def asend(call: Call) -> Reply:
     try:
         with _Mapped(call):
             async with within(call.model, call.total):
-                response = await litellm.acompletion(**arguments_of(call))
+                arguments, left_out = arguments_of(call), list[str]()
+                while True:
+                    try:
+                        response = await litellm.acompletion(**arguments)
+                        break
+                    except litellm.UnsupportedParamsError as error:
+                        left_out += _leave_out(arguments, error)
                 if not call.stream:
-                    return Reply(_with_refusals(response))
+                    return Reply(_with_refusals(response), left_out=tuple(left_out))
                 _keep_refusals(response)
-                return Reply(response, _first(call, await anext(response, _END)))
+                return Reply(response, _first(call, await anext(response, _END)), tuple(left_out))
     finally:
         _sending.reset(ours)
+
+
+def _leave_out(arguments: dict[str, Any], error: Exception) -> list[str]:
+    """Take the wishes that litellm says a model does not take off the arguments, and return them;
+    raise the error where it is about none. litellm looks before it sends, so nothing was billed."""
+    refused = [
+        name for name in _WISHES if name in arguments and re.search(rf"\b{name}\b", str(error))
+    ]
+    if not refused:
+        raise error
+    for name in refused:
+        del arguments[name]
+    return refused
 
 
 @asynccontextmanager

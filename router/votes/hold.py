@@ -157,9 +157,9 @@ def _send(
     responses = []
     for at, sample in enumerate(samples):
         if at in race.replies:
-            response = race.replies[at].response
-            routing = yield Store(partial(sample.settle_answer, response))
-            responses.append(attach(response, routing))
+            reply = race.replies[at]
+            routing = yield Store(partial(sample.settle_answer, reply))
+            responses.append(attach(reply.response, routing))
             continue
         left = race.failures.get(at) or interrupt or asyncio.CancelledError()
         yield Store(partial(sample.settle_failure, left, ends=interrupt is not None))

@@ -11,7 +11,7 @@ from router.ledger.store import Counters
 # The window asked for, or a later one that was opened already: clocks are set back.
 _CURRENT = """
 SELECT account.id, settled, held, seen, limit_n, override_n, account.window_id,
-  account.window_id IS (SELECT window_id FROM clock WHERE budget = ?1 AND kind = ?4)
+  account.window_id IS (SELECT window_id FROM clock WHERE budget = ? AND kind = ?)
 FROM account
 WHERE budget = ? AND scope_value = ? AND account.window_id = max(?, coalesce(
   (SELECT window_id FROM clock WHERE budget = ? AND kind = ?), ''))
@@ -61,8 +61,9 @@ class Found(NamedTuple):
 
 def find(connection: sqlite3.Connection, take: Take) -> Found:
     """Return the account that a take's amount goes to, without opening its window."""
+    clock = (take.budget, take.kind)
     row = connection.execute(
-        _CURRENT, (take.budget, take.scope_value, take.window_id, take.budget, take.kind)
+        _CURRENT, (*clock, take.budget, take.scope_value, take.window_id, *clock)
     ).fetchone()
     if row is None:
         new = read(connection, take)
