@@ -206,7 +206,7 @@ class Attempt:
     def _went_without(self, reply: Reply) -> None:
         """Note which wishes the model does not take."""
         if reply.left_out:
-            without = f"without {', '.join(reply.left_out)}, which the model does not take"
+            without = f"without {', '.join(sorted(reply.left_out))}, which the model does not take"
             self._note = "; ".join(filter(None, (self._note, without)))
 
     def _look(self, response: Any) -> None:
