@@ -306,7 +306,10 @@ def main() -> None:
                 results["tau2_bench"][f"{name}, cost weight times {factor:g}"] = found
                 usd = {k: v["usd"] for k, v in found.items() if k != "cost_weight"}
                 print(name, factor, usd, flush=True)
-        results["tau2_bench"]["mixed, slow"] = study("mixed", recorded, 1.0, SLOW)
+        # At its own weight all of these long conversations go to one tier.
+        results["tau2_bench"]["mixed, cost weight times 0.25, slow"] = study(
+            "mixed", recorded, 0.25, SLOW
+        )
     else:
         results["tau2_bench"] = f"skipped: {path} is absent"
     path = options.outcomes / "routellm_mtbench.parquet"
