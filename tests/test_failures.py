@@ -105,7 +105,7 @@ def _every(kind: type[errors.RouterError]) -> Iterator[type[errors.RouterError]]
         yield from _every(below)
 
 
-@pytest.mark.parametrize("kind", _every(errors.RouterError), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [*_every(errors.RouterError)], ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("again", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))])  # noqa: S301
 def test_an_error_passes_from_process_to_process_with_its_fields(kind: Any, again: Any) -> None:
     own = next((FIELDS[base] for base in kind.__mro__ if base in FIELDS), (("why",), {}))

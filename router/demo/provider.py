@@ -253,8 +253,8 @@ def main(arguments: list[str] | None = None) -> None:
             server.shutdown()
 
         threading.Thread(target=watch, daemon=True).start()
-    print(json.dumps({"ready": True, "port": server.server_address[1]}), flush=True)
     try:
+        print(json.dumps({"ready": True, "port": server.server_address[1]}), flush=True)
         server.serve_forever(poll_interval=0.1)
     except KeyboardInterrupt:
         pass
