@@ -7,10 +7,9 @@ from itertools import groupby
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from router.cli.output import print_table
+from router.cli.output import as_written, print_table
 from router.ledger.wording import (
     amount_text,
     forecast,
@@ -93,8 +92,8 @@ def _row(state: BudgetState, now: float) -> tuple[str, ...]:
     ahead = forecast(state, now)
     of = f" of {state.seen:,}" if budget.meter == "share" else ""
     return (
-        escape(budget.name),
-        escape(whose(budget, state.scope_value)),
+        as_written(budget.name),
+        as_written(whose(budget, state.scope_value)),
         window_text(state),
         amount_text(budget.meter, state.settled) + of,
         amount_text(budget.meter, state.held),
@@ -117,11 +116,11 @@ def render_audit(out: Console, changes: list[Change], budgets: Iterable[Budget])
         meter = budget.meter if budget else "requests"
         table.add_row(
             moment(change.time),
-            escape(change.by or "(unknown)"),
-            escape(change.budget),
-            escape(_changed_for(change, budget)),
+            as_written(change.by or "(unknown)"),
+            as_written(change.budget),
+            as_written(_changed_for(change, budget)),
             done(meter, change.kind, change.amount),
-            escape(change.note),
+            as_written(change.note),
         )
     print_table(out, table)
 

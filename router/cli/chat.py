@@ -6,10 +6,9 @@ import sys
 
 import click
 from rich.console import Console
-from rich.markup import escape
 
 from router.cli.explain import as_dict, messages_of
-from router.cli.output import emit, json_option, progress_console
+from router.cli.output import as_written, emit, json_option, progress_console
 from router.money import format_usd
 from router.pipeline import Router
 
@@ -53,7 +52,7 @@ def command(
         click.echo(text)
         if sys.stderr.isatty():
             progress_console().print(
-                f"[dim]{escape(routing.decision.reason)}; cost {format_usd(routing.cost)}[/]"
+                f"[dim]{as_written(routing.decision.reason)}; cost {format_usd(routing.cost)}[/]"
             )
 
     emit(data, as_json, render)

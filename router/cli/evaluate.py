@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.markup import escape
 
 from router.cli.options import ladder_callback
 from router.cli.output import as_written, emit, json_option, progress_console
@@ -250,7 +249,7 @@ def _render(report: Mapping[str, Any], console: Console) -> None:
         how = f"model {report['model']}, nothing trained"
     console.print(
         f"[bold]{report['queries']:,} queries[/] ({report['questions']:,} different questions) of "
-        f"{escape(report['outcomes'])}, {escape(how)}, seed {report['seed']}"
+        f"{as_written(report['outcomes'])}, {as_written(how)}, seed {report['seed']}"
     )
     for reason, count in report["dropped"].items():
         if count:
@@ -274,7 +273,7 @@ def _render(report: Mapping[str, Any], console: Console) -> None:
     for name in ("decisions", "plot"):
         if name in report:
             where = report[name]["path"] if name == "decisions" else report[name]
-            console.print(f"{name}: [bold]{escape(where)}[/]")
+            console.print(f"{name}: [bold]{as_written(where)}[/]")
 
 
 def _table(title: str, *headings: str) -> Table:

@@ -7,10 +7,9 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from router.cli.output import emit, json_option, print_table
+from router.cli.output import as_written, emit, json_option, print_table
 from router.money import format_usd
 from router.pipeline import Router
 from router.types import Decision
@@ -77,7 +76,7 @@ def as_dict(decision: Decision) -> dict[str, Any]:
 
 
 def _render(decision: Decision, console: Console) -> None:
-    console.print(f"[bold green]{escape(decision.arm.model)}[/]  {escape(decision.reason)}")
+    console.print(f"[bold green]{as_written(decision.arm.model)}[/]  {as_written(decision.reason)}")
     table = Table(box=None, pad_edge=False)
     table.add_column("arm", style="bold", no_wrap=True)
     for name in ("P(good)", "expected", "a good answer", "at most"):
@@ -85,11 +84,11 @@ def _render(decision: Decision, console: Console) -> None:
     table.add_column("why not")
     for view in decision.arms:
         table.add_row(
-            escape(view.arm.name),
+            as_written(view.arm.name),
             f"{view.quality:.3f}",
             format_usd(view.quote.expected),
             "-" if view.per_good_answer is None else format_usd(view.per_good_answer),
             format_usd(view.quote.upper),
-            escape(view.rejected) if view.rejected else "[green]chosen[/]",
+            as_written(view.rejected) if view.rejected else "[green]chosen[/]",
         )
     print_table(console, table)

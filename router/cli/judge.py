@@ -6,10 +6,9 @@ import sys
 
 import click
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from router.cli.output import emit, json_option, print_table, progress_console
+from router.cli.output import as_written, emit, json_option, print_table, progress_console
 from router.errors import ConfigurationError
 from router.judging.figures import JudgeReport, wilson
 from router.ledger import store_exists
@@ -79,7 +78,7 @@ def command(
 def render(report: JudgeReport, console: Console) -> None:
     """Print a judging report."""
     console.print(
-        f"[bold]{report.judged}[/] judged by {escape(report.judge)} against "
+        f"[bold]{report.judged}[/] judged by {as_written(report.judge)} against "
         f"{report.baseline}, of "
         f"{report.sampled} sampled (rate {report.rate:.2%} of {report.eligible:,}, seed "
         f"{report.seed}; {report.before} judged before)."
@@ -88,7 +87,7 @@ def render(report: JudgeReport, console: Console) -> None:
     console.print(f"Spent {spent or 'an unknown amount'} calls; ceiling "
                   f"{format_usd(report.ceiling)}.")  # fmt: skip
     if report.stopped:
-        console.print(f"[yellow]Ended early:[/] {escape(report.stopped)}", soft_wrap=True)
+        console.print(f"[yellow]Ended early:[/] {as_written(report.stopped)}", soft_wrap=True)
     if report.judged:
         _print_outcomes(report, console)
     for kind, found in report.agreement.items():

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.measure import Measurement
-from rich.text import Text
 
 from router.errors import RouterError
 
@@ -48,15 +48,15 @@ def console() -> Console:
     )
 
 
-def as_written(text: str) -> Text:
-    """Text that somebody else wrote, a tag or a model's name, as it is: none of it is markup, and
-    what a terminal would obey is shown as a mark."""
-    return Text(_OBEYED.sub("\N{REPLACEMENT CHARACTER}", text))
+def as_written(text: str) -> str:
+    """Text that somebody else wrote, a tag or a model's name, as it is, to stand in markup: none of
+    it is markup itself, and what a terminal would obey is shown as a mark."""
+    return escape(_OBEYED.sub("\N{REPLACEMENT CHARACTER}", text))
 
 
 def progress_console() -> Console:
     """A console on standard error, so that progress never mixes with a result that is piped."""
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, emoji=False)
 
 
 def emit(data: Any, as_json: bool, render: Callable[[Console], None]) -> None:

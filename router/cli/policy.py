@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from router.cli.output import emit, json_option
+from router.cli.output import as_written, emit, json_option
 from router.cli.policy_diff import diff
 from router.errors import PolicyError
 
@@ -181,15 +181,13 @@ _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
 def _print(results: list[dict[str, Any]], console: Console) -> None:
-    from rich.markup import escape
     from rich.text import Text
 
     for result in results:
         if result["ok"]:
-            where = ", ".join(f"{name}: {tier}" for name, tier in result["tried"].items())
-            console.print(
-                f"[green]ok[/] {escape(result['file'])} {escape(result['policy'])} {where}".rstrip()
-            )
+            said = [result["file"], result["policy"]]
+            said.append(", ".join(f"{name}: {tier}" for name, tier in result["tried"].items()))
+            console.print(f"[green]ok[/] {as_written(' '.join(filter(None, said)))}")
         for finding in result["findings"]:
             line = f":{finding['line']}" if finding.get("line") else ""
             place = ": ".join(part for part in (finding["file"] + line, finding["key"]) if part)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from router.cli.options import period, since_option, until_option
-from router.cli.output import emit, json_option, print_table
+from router.cli.output import as_written, emit, json_option, print_table
 from router.cli.replay import reading, usd
 
 if TYPE_CHECKING:
@@ -77,9 +77,7 @@ def diff(
 
 
 def _render(data: dict[str, Any], console: Console) -> None:
-    from rich.markup import escape
-
-    console.print(f"[bold]{escape(data['old'])} → {escape(data['new'])}[/]")
+    console.print(f"[bold]{as_written(data['old'])} → {as_written(data['new'])}[/]")
     for each in data["settings"]:
         console.print(f"  {each['key']}: {_plain(each['old'])} → {_plain(each['new'])}",
                       markup=False)  # fmt: skip
@@ -91,13 +89,13 @@ def _render(data: dict[str, Any], console: Console) -> None:
     if data["moved"]:
         _moved(data["moved"], console)
     for reason in data["refused"]:
-        console.print(f"[bold red]Not estimated[/]: {escape(reason)}")
+        console.print(f"[bold red]Not estimated[/]: {as_written(reason)}")
     for reason in data["broken"]:
-        console.print(f"[bold red]Threshold broken[/]: {escape(reason)}")
+        console.print(f"[bold red]Threshold broken[/]: {as_written(reason)}")
     for warning in data["warnings"]:
-        console.print(f"[yellow]Warning[/]: {escape(warning)}")
+        console.print(f"[yellow]Warning[/]: {as_written(warning)}")
     for note in data["notes"]:
-        console.print(f"[dim]{escape(note)}[/]")
+        console.print(f"[dim]{as_written(note)}[/]")
 
 
 def _plain(value: Any) -> str:

@@ -10,10 +10,9 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from router.cli.output import emit, json_option, print_table
+from router.cli.output import as_written, emit, json_option, print_table
 from router.errors import ConfigurationError
 from router.money import usd_text
 from router.prices.book import BookEntry, PriceBook, load_book, seal
@@ -105,7 +104,7 @@ def _show_table(console: Console, data: list[dict[str, Any]], book: PriceBook) -
             for step in shown["above"]
         )
         table.add_row(
-            escape(shown["model"]),
+            as_written(shown["model"]),
             *(_short(shown[f"{name}_usd_per_mtok"]) for name in ("input", "output", "cache_read")),
             "; ".join(longer),
             shown["effective_from"],
@@ -170,7 +169,7 @@ def _diff_table(console: Console, rows: list[Row], total: int, sources: tuple[st
     for row in rows:
         theirs = {"litellm": row.litellm, "genai-prices": row.genai_prices}
         table.add_row(
-            escape(row.model),
+            as_written(row.model),
             row.bucket,
             f"{row.above // 1000}k" if row.above else "",
             row.ours or "-",

@@ -9,10 +9,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.markup import escape
 from rich.table import Table
 
-from router.cli.output import emit, json_option, print_table
+from router.cli.output import as_written, emit, json_option, print_table
 from router.deferred.queue import Queue
 from router.ledger.url import store_url
 
@@ -118,7 +117,7 @@ def _render(out: Console, tickets: list[Ticket]) -> None:
     for each in tickets:
         deadline = f"{datetime.fromtimestamp(each.deadline, UTC):%Y-%m-%d %H:%M} UTC"
         why = ": ".join(filter(None, (each.kind, each.why)))
-        table.add_row(each.id, each.state, deadline, escape(why))
+        table.add_row(each.id, each.state, deadline, as_written(why))
     if tickets:
         print_table(out, table)
     else:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from router.cli.options import models_of, period, since_option, until_option
-from router.cli.output import emit, json_option, print_table, progress_console
+from router.cli.output import as_written, emit, json_option, print_table, progress_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -117,11 +117,9 @@ def _observed(outcomes: Path, policies: tuple[str, ...], ladder: str) -> dict[st
 
 
 def _render_observed(data: dict[str, Any], console: Console) -> None:
-    from rich.markup import escape
-
     print_table(console, figures(_plain(data)))
     for note in data["notes"]:
-        console.print(f"[dim]{escape(note)}[/]")
+        console.print(f"[dim]{as_written(note)}[/]")
 
 
 def _plain(data: dict[str, Any]) -> list[dict[str, Any]]:
@@ -142,11 +140,9 @@ def reading() -> Iterator[Progress]:
 
 
 def _render(data: dict[str, Any], console: Console) -> None:
-    from rich.markup import escape
-
     log, baseline = data["log"], data["baseline"]
     console.print(
-        f"[bold]{log['rows']:,} requests[/] of {escape(', '.join(log['policies']))}: "
+        f"[bold]{log['rows']:,} requests[/] of {as_written(', '.join(log['policies']))}: "
         f"{usd(baseline['spent_usd'])} spent, {log['labelled']:,} labels"
     )
     if log["explored"]:
@@ -159,16 +155,18 @@ def _render(data: dict[str, Any], console: Console) -> None:
     print_table(console, figures([_as_policy(log), *data["policies"], *data["singles"]]))
     for each in data["policies"]:
         for reason in each["refused"]:
-            console.print(f"[bold red]{escape(each['name'])}[/] is not estimated: {escape(reason)}")
+            console.print(
+                f"[bold red]{as_written(each['name'])}[/] is not estimated: {as_written(reason)}"
+            )
         for warning in each["warnings"]:
-            console.print(f"[yellow]{escape(each['name'])}[/]: {escape(warning)}")
+            console.print(f"[yellow]{as_written(each['name'])}[/]: {as_written(warning)}")
     console.print()
     for line in _savings(baseline):
         console.print(line)
     for warning in data["warnings"]:
-        console.print(f"[yellow]Warning[/]: {escape(warning)}")
+        console.print(f"[yellow]Warning[/]: {as_written(warning)}")
     for note in data["notes"]:
-        console.print(f"[dim]{escape(note)}[/]")
+        console.print(f"[dim]{as_written(note)}[/]")
     console.print(
         "[dim]95% intervals, doubly robust, clustered by conversation. vs log: the difference to "
         "the log's own choices; vs mix: quality beyond the best random mix of tiers at that cost; "
@@ -190,7 +188,6 @@ def _as_policy(log: dict[str, Any]) -> dict[str, Any]:
 
 def figures(rows: list[dict[str, Any]]) -> Table:
     """The table of policies: cost per thousand requests, quality, latency."""
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -202,7 +199,7 @@ def figures(rows: list[dict[str, Any]]) -> Table:
         cost, quality = row["best"].get("cost"), row["best"].get("quality")
         latency, change = row["best"].get("latency"), row["against_log"]
         table.add_row(
-            escape(row["name"]),
+            as_written(row["name"]),
             *(_money(cost) if cost else ("-", "")),
             usd(1000 * change["cost"]["value"], sign=True) if "cost" in change else "",
             *(_share(quality) if quality else ("-", "")),

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from router.cli.options import check_page, period, since_option, until_option, write_page
@@ -130,7 +129,7 @@ def render(report: Savings, console: Console) -> None:
             if len(lines) > shown:
                 console.print(f"[dim]{len(lines) - shown:,} {title}s that cost less: --json[/]")
     for note in notes(report):
-        console.print(f"[dim]{escape(note)}[/]")
+        console.print(f"[dim]{as_written(note)}[/]")
 
 
 def _lead(report: Savings) -> Iterator[str]:

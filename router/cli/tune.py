@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from router.cli.output import emit, json_option, progress_console
+from router.cli.output import as_written, emit, json_option, progress_console
 from router.cli.replay import usd
 
 if TYPE_CHECKING:
@@ -165,18 +165,16 @@ def _watching() -> Iterator[Progress]:
 
 
 def _render(data: dict[str, Any], console: Console) -> None:
-    from rich.markup import escape
-
     log = data["log"]
     kept = log["rows_in_memory"]
     sample = "" if kept == log["rows"] else f", a sample of {log['rows']:,}"
     console.print(
-        f"[bold]{escape(data['base'])}[/] on {kept:,} requests{sample}: searched on "
+        f"[bold]{as_written(data['base'])}[/] on {kept:,} requests{sample}: searched on "
         f"{' to '.join(log['training_days'])}, judged on {' to '.join(log['held_out_days'])}"
     )
     console.print(
         f"{data['candidates']:,} candidates, of which the log supports {data['supported']:,}; "
-        f"{len(data['front']):,} on the front. Wanted: {escape(data['rule'])}."
+        f"{len(data['front']):,} on the front. Wanted: {as_written(data['rule'])}."
     )
     console.print()
     for each in data["settings"]:
@@ -186,15 +184,15 @@ def _render(data: dict[str, Any], console: Console) -> None:
             console.print(f"{name} days, {stretch['rows']:,} requests: {_line(stretch)}")
     console.print()
     if data["beats"]:
-        console.print(f"[bold green]It beats the base[/]: {escape(data['verdict'])}.")
+        console.print(f"[bold green]It beats the base[/]: {as_written(data['verdict'])}.")
     else:
-        console.print(f"[bold red]It does not beat the base[/]: {escape(data['verdict'])}.")
+        console.print(f"[bold red]It does not beat the base[/]: {as_written(data['verdict'])}.")
     written = f"Written to {data['out']}" if data["out"] else "Nothing was written"
     console.print(f"{written}.", markup=False)
     for warning in data["warnings"]:
-        console.print(f"[yellow]Warning[/]: {escape(warning)}")
+        console.print(f"[yellow]Warning[/]: {as_written(warning)}")
     for note in data["notes"]:
-        console.print(f"[dim]{escape(note)}[/]")
+        console.print(f"[dim]{as_written(note)}[/]")
 
 
 def _line(stretch: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ import re
 import sys
 import threading
 import weakref
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -134,17 +134,14 @@ def send(call: Call) -> Reply:
     """Make one wire attempt. Raises a `ProviderError`, its cause being litellm's exception."""
     litellm = load_litellm()
     with _Mapped(call):
-        arguments, left_out = arguments_of(call), list[str]()
-        while True:
-            try:
+        asking = _Asking(arguments_of(call))
+        for arguments in asking:
+            with asking:
                 response = litellm.completion(**arguments)
-                break
-            except litellm.UnsupportedParamsError as error:
-                left_out += _leave_out(arguments, error)
         if not call.stream:
-            return Reply(_with_refusals(response), left_out=tuple(left_out))
+            return Reply(_with_refusals(response), None, asking.left_out)
         _keep_refusals(response)
-        return Reply(response, _first(call, next(response, _END)), tuple(left_out))
+        return Reply(response, _first(call, next(response, _END)), asking.left_out)
 
 
 async def asend(call: Call) -> Reply:
@@ -155,32 +152,47 @@ async def asend(call: Call) -> Reply:
     try:
         with _Mapped(call):
             async with within(call.model, call.total):
-                arguments, left_out = arguments_of(call), list[str]()
-                while True:
-                    try:
+                asking = _Asking(arguments_of(call))
+                for arguments in asking:
+                    with asking:
                         response = await litellm.acompletion(**arguments)
-                        break
-                    except litellm.UnsupportedParamsError as error:
-                        left_out += _leave_out(arguments, error)
                 if not call.stream:
-                    return Reply(_with_refusals(response), left_out=tuple(left_out))
+                    return Reply(_with_refusals(response), None, asking.left_out)
                 _keep_refusals(response)
-                return Reply(response, _first(call, await anext(response, _END)), tuple(left_out))
+                return Reply(response, _first(call, await anext(response, _END)), asking.left_out)
     finally:
         _sending.reset(ours)
 
 
-def _leave_out(arguments: dict[str, Any], error: Exception) -> list[str]:
-    """Take the wishes that litellm says a model does not take off the arguments, and return them;
-    raise the error where it is about none. litellm looks before it sends, so nothing was billed."""
-    refused = [
-        name for name in _WISHES if name in arguments and re.search(rf"\b{name}\b", str(error))
-    ]
-    if not refused:
-        raise error
-    for name in refused:
-        del arguments[name]
-    return refused
+class _Asking:
+    """A call's arguments, to be tried until litellm takes them: each time without the wishes that
+    it says the model does not take. It looks before it sends, so nothing was billed."""
+
+    def __init__(self, arguments: dict[str, Any]):
+        self._arguments, self._taken = arguments, False
+        self.left_out: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        while not self._taken:
+            yield self._arguments
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if error is None:
+            self._taken = True
+            return False
+        if not isinstance(error, load_litellm().UnsupportedParamsError):
+            return False
+        refused = [
+            name
+            for name in _WISHES
+            if name in self._arguments and re.search(rf"\b{name}\b", str(error))
+        ]
+        for name in refused:
+            del self._arguments[name]
+        self.left_out += tuple(refused)
+        return bool(refused)
 
 
 @asynccontextmanager
@@ -208,10 +220,8 @@ def _with_refusals(response: Any) -> Any:
 
 def _keep_refusals(stream: Any) -> None:
     """Have litellm hand on a stream's pieces of a refusal, which it takes for empty chunks."""
-    found, itself = (
-        type(stream).is_chunk_non_empty,
-        weakref.proxy(stream),
-    )  # no cycle: it goes at once
+    found = type(stream).is_chunk_non_empty
+    itself = weakref.proxy(stream)  # no cycle: the stream goes at once
 
     def says_something(completion: Any, chunk: Any, *more: Any) -> bool:
         refusal = getattr(chunk.choices[0].delta, "refusal", None)

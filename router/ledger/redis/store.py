@@ -55,9 +55,8 @@ if TYPE_CHECKING:
 # which evidence may correct as long as it is remembered here. In seconds.
 REMEMBER, REMEMBER_EXPIRED = 600, 30 * 86400
 KEEP_WINDOW = 86400  # seconds that a rolling window's counters are kept after they last count
-_EVER = (
-    2**53
-)  # what the log's store knows of an id that was drawn just now, however far it has come
+# How far the log's store has come, for what is known of an id that was drawn just now in any case.
+_EVER = 2**53
 _EXPIRE_AT_ONCE = 200  # reservations a script, so that a sweep never blocks others for long
 _LOOKS = 5
 Places = set[tuple[str, str, str]]  # accounts: budget, scope value, window

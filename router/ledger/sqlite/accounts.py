@@ -11,10 +11,12 @@ from router.ledger.store import Counters
 # The window asked for, or a later one that was opened already: clocks are set back.
 _CURRENT = """
 SELECT account.id, settled, held, seen, limit_n, override_n, account.window_id,
-  account.window_id IS (SELECT window_id FROM clock WHERE budget = ? AND kind = ?)
-FROM account
-WHERE budget = ? AND scope_value = ? AND account.window_id = max(?, coalesce(
-  (SELECT window_id FROM clock WHERE budget = ? AND kind = ?), ''))
+  account.window_id IS clock.window_id
+FROM (SELECT ? AS budget) AS asked
+LEFT JOIN clock ON clock.budget = asked.budget AND clock.kind = ?
+CROSS JOIN account
+WHERE account.budget = asked.budget AND scope_value = ?
+  AND account.window_id = max(?, coalesce(clock.window_id, ''))
 """
 _SUM = """
 SELECT coalesce(sum(settled), 0), coalesce(sum(held), 0), coalesce(sum(overrun), 0),
@@ -61,9 +63,8 @@ class Found(NamedTuple):
 
 def find(connection: sqlite3.Connection, take: Take) -> Found:
     """Return the account that a take's amount goes to, without opening its window."""
-    clock = (take.budget, take.kind)
     row = connection.execute(
-        _CURRENT, (*clock, take.budget, take.scope_value, take.window_id, *clock)
+        _CURRENT, (take.budget, take.kind, take.scope_value, take.window_id)
     ).fetchone()
     if row is None:
         new = read(connection, take)
