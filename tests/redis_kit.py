@@ -1,4 +1,4 @@
-"""Ledgers on Redis and Valkey servers that a test may break."""
+"""Ledgers on Redis and Valkey: on servers that tests share, and on one that a test may break."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import pytest
 
 from router.ledger import Ledger, open_ledger
 from router.types import Budget
+from tests import servers
 from tests.ledger_kit import reserve, settle
 from tests.proxy import Proxy
 from tests.servers import RedisServer, redis
 
 _names = itertools.count()
 ALL = ("all", "")
+KINDS = ("redis", "valkey")
+ON_BOTH = pytest.mark.parametrize("kind", KINDS)
 BUDGET = Budget("all", 1_000_000)
 
 
@@ -25,6 +28,18 @@ def place_of(server: RedisServer, folder: Path, name: str | None = None, **more:
 
 def opened(place: str, *budgets: Budget, **options) -> Ledger:
     return open_ledger(place, budgets or (BUDGET,), durability="normal", **options)
+
+
+@pytest.fixture
+def kind() -> str:
+    return "redis"
+
+
+@pytest.fixture
+def place(kind, tmp_path):
+    """A ledger's URL on the server of that kind that all tests share."""
+    with servers.redis(kind).ledger(tmp_path) as url:
+        yield url
 
 
 @pytest.fixture(params=["valkey", "redis"])

@@ -7,25 +7,13 @@ import hashlib
 import pytest
 
 from router.errors import BudgetExceeded
-from router.ledger import Ledger, open_ledger
 from router.ledger.redis import scripts
 from router.ledger.redis import server as redis_server
 from router.types import Budget
-from tests import servers
 from tests.ledger_kit import NOW, TTL, counters, release, reserve, settle
-
-ALL = ("all", "")
-ON_BOTH = pytest.mark.parametrize("kind", ["redis", "valkey"])
-
-
-@pytest.fixture
-def place(kind, tmp_path):
-    with servers.redis(kind).ledger(tmp_path) as url:
-        yield url
-
-
-def opened(place: str, *budgets: Budget) -> Ledger:
-    return open_ledger(place, budgets, durability="normal")
+from tests.redis_kit import ALL, ON_BOTH, opened
+from tests.redis_kit import kind as kind  # a fixture
+from tests.redis_kit import place as place  # a fixture
 
 
 @ON_BOTH
