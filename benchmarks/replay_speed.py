@@ -110,6 +110,10 @@ def make_rows(rng: np.random.Generator, n: int, begin: int, start: float, arms: 
         "billed_input": pa.array(rng.integers(20, 3000, n)),
         "billed_output": pa.array(tokens[:, 0].astype(np.int64)),
         "label": pa.array(label, mask=unlabelled),
+        "stream": pa.array(np.zeros(n, bool)),
+        # Nobody drew a label, and no answer was looked at.
+        **{name: pa.nulls(n, schema().field(name).type)
+           for name in ("label_rate", "looks", "handed", "checked", "compared", "gate")},
     }  # fmt: skip
     return pa.table(columns, schema=schema())
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from replay_speed import make_log, replayed
 
 from router.cli import main
 from router.errors import LogFileError
@@ -315,3 +316,10 @@ def test_recorded_outcomes_are_read_off_exactly(
         )
     best = said["policies"][0]["best"]
     assert best["quality"]["low"] <= best["quality"]["value"] <= best["quality"]["high"]
+
+
+def test_the_log_that_speed_is_measured_on_is_one_of_todays_format(tmp_path: Path) -> None:
+    make_log(tmp_path / "log", 3000, seed=0)
+    found = replayed(str(tmp_path / "log"), 1, "local", 1)
+    assert found["rows"] == 3000
+    assert all(each["cost"]["value"] > 0 for each in found["figures"])
