@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from router.errors import LedgerCorrupt
 from router.ledger.sqlite import database as module
 from router.ledger.sqlite.database import Database
 
@@ -72,6 +74,17 @@ def test_a_checkpoint_that_fails_takes_back_nothing(database, monkeypatch):
     write(database, range(1, 5))
     assert rows(database) == 5
     assert writer.execute("PRAGMA busy_timeout").fetchone() == (0,)
+
+
+def test_a_log_that_was_taken_away_is_not_moved_into_the_file(database, monkeypatch):
+    monkeypatch.setattr(module, "_COMMITS_A_CHECKPOINT", 10**9)
+    write(database, range(3))
+    os.unlink(f"{database.name}-wal")
+    before = Path(database.name).read_bytes()
+    monkeypatch.setattr(module, "_COMMITS_A_CHECKPOINT", 1)
+    with pytest.raises(LedgerCorrupt, match="deleted or replaced"):
+        write(database, range(3, 4))
+    assert Path(database.name).read_bytes() == before
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")

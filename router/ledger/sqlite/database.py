@@ -177,9 +177,9 @@ class Database:
         """A transaction that is alone in writing: committed at the end, undone by any exception."""
         deadline = time.monotonic() + self._busy_seconds
         with self._turn(self._writer, deadline) as connection:
+            self._checkpoint(connection)
             with _Transaction(self, connection, deadline):
                 yield connection
-            self._checkpoint(connection)
 
     def submit(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Do `work` in a transaction that it may share with others' work; return its result.
@@ -192,10 +192,9 @@ class Database:
         deadline = time.monotonic() + self._busy_seconds
         try:
             with self._turn(self._writer, deadline) as connection:
+                self._checkpoint(connection)
                 while not job.done:
                     self._do_jobs(connection, deadline)
-                if job.error is None:
-                    self._checkpoint(connection)
         except BaseException:
             if not job.done and not self._is_under_way(job):
                 raise
@@ -366,8 +365,12 @@ class Database:
         while other processes write, and pays for each try: 64 of them left a log of 400 MB. This
         way holds the write lock. A reader of an old state stands in the way for `_CHECKPOINT_WAIT`;
         the log then grows until a later try. Whether it fails or not, what is committed stays so.
+        It comes before a transaction, not after one: the first commit into a log begun anew waits
+        for the disk too (0.5 ms), and so only one call of two is late.
         """
         if self._path is None or _CHANCE.random() * _COMMITS_A_CHECKPOINT > 1:
+            return
+        if not self._writer.unchanged:  # the log may be another file's now
             return
         with suppress(sqlite3.Error):
             connection.execute(f"PRAGMA busy_timeout = {_CHECKPOINT_WAIT}")
