@@ -19,9 +19,9 @@ from predictor_data import LADDERS, outcomes_of
 from stamp import ROOT, commit, machine
 
 from router.gates.agreement import final_answer
-from router.replay.calibration import GOOD
-from router.replay.outcomes import Outcomes
-from router.replay.rows import read_responses
+from router.replay.evaluation.calibration import GOOD
+from router.replay.recorded.outcomes import Outcomes
+from router.replay.recorded.rows import read_responses
 
 RESULTS = ROOT / "benchmarks/results/agreement.json"
 SOURCES = ("mmlu_pro_a", "zeroeval")

@@ -28,13 +28,13 @@ from router.gates.verifier import NAMES
 from router.predict.examples import Examples
 from router.predict.model_file import ModelFile, load_model, save_model
 from router.predict.training import fit
-from router.replay.by_form import ByForm
-from router.replay.cascading import Cascading, outer_predictions
-from router.replay.costs import estimate_input
-from router.replay.evaluate import evaluate
-from router.replay.featurise import examples_of, features_of
-from router.replay.folds import deal_folds
-from router.replay.verifier_training import train_verifier
+from router.replay.evaluation.by_form import ByForm
+from router.replay.evaluation.cascading import Cascading, outer_predictions
+from router.replay.evaluation.costs import estimate_input
+from router.replay.evaluation.evaluate import evaluate
+from router.replay.evaluation.folds import deal_folds
+from router.replay.recorded.featurise import examples_of, features_of
+from router.replay.training.verifier_training import train_verifier
 
 RESULTS = ROOT / "benchmarks/results/cascade.json"
 SOURCES = ("mmlu_pro_a", "zeroeval")

@@ -32,8 +32,8 @@ from cold_start_study import (
 from stamp import ROOT, commit, machine, rounded
 
 from router.predict.features import DENSE_NAMES
-from router.replay.curves import Singles, summarise, upper_hull
-from router.replay.sweep import cost_weights
+from router.replay.evaluation.curves import Singles, summarise, upper_hull
+from router.replay.evaluation.sweep import cost_weights
 from router.types import TIERS
 
 METHODS = ("random", "length", "plain ridge", "recipe")

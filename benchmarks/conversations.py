@@ -28,10 +28,10 @@ from stamp import ROOT, commit, machine, rounded
 
 from router.conversations.memory import Conversations
 from router.decide import Objective
-from router.ladder import Ladder
 from router.money import NANO_PER_USD
-from router.plan import Plan
-from router.planning import make_plan
+from router.planning.ladder import Ladder
+from router.planning.make import make_plan
+from router.planning.plan import Plan
 from router.policy import load_policy
 from router.policy.conversations import CompactionOptions
 from router.predict import Predictor, extract, load_predictor, shape_of

@@ -19,15 +19,15 @@ from pathlib import Path
 import numpy as np
 from stamp import ROOT, commit, machine
 
-from router.chain import Cascades
 from router.dispatch.heuristic import classify
-from router.ladder import Ladder
-from router.planning import make_plan
+from router.planning.ladder import Ladder
+from router.planning.make import make_plan
 from router.policy import load_policy
 from router.policy.cascade import Cascade
 from router.predict import extract, load_predictor, shape_of
 from router.prices import load_book
 from router.types import Request, Room
+from router.walk.chain import Cascades
 
 NOW = 1_790_000_000.0  # a day on which every price of the default policy is known
 

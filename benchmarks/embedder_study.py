@@ -21,7 +21,7 @@ from stamp import ROOT, commit, machine, rounded
 
 from router.predict import extract
 from router.predict.embedder import TextEmbedder, load_embedder
-from router.replay.evaluate import evaluate
+from router.replay.evaluation.evaluate import evaluate
 from router.types import Request
 
 RESULTS = ROOT / "benchmarks/results/embedder_study.json"

@@ -35,9 +35,9 @@ from router.dispatch.bounds import MAX_SAMPLES, input_bound, text_bound
 from router.dispatch.charge import Terms, for_answer
 from router.errors import InvalidRequest
 from router.intake import read_request
-from router.ladder import Ladder
-from router.plan import Plan
-from router.planning import make_plan
+from router.planning.ladder import Ladder
+from router.planning.make import make_plan
+from router.planning.plan import Plan
 from router.policy import load_policy
 from router.predict import extract, shape_of
 from router.predict.effort import Efforts

@@ -24,10 +24,10 @@ from router.predict.design import DENSE_SHARE, Design, text_matrix
 from router.predict.examples import Examples, folds_of
 from router.predict.learners import Penalties, log_odds, neighbours_of
 from router.predict.scorer import DENSE_LIMIT
-from router.replay.costs import estimate_input
-from router.replay.curves import two_tiers
-from router.replay.featurise import examples_of, features_of
-from router.replay.folds import deal_folds
+from router.replay.evaluation.costs import estimate_input
+from router.replay.evaluation.curves import two_tiers
+from router.replay.evaluation.folds import deal_folds
+from router.replay.recorded.featurise import examples_of, features_of
 
 Floats = NDArray[np.float64]
 RESULTS = ROOT / "benchmarks/results/label_study.json"

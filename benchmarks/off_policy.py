@@ -30,8 +30,8 @@ from stamp import ROOT, commit, machine, rounded
 
 from router.decide import UNLIMITED, Objective, Options, choose
 from router.money import NANO_PER_USD
-from router.replay.costs import recover_prices
-from router.replay.evaluate import evaluate
+from router.replay.evaluation.costs import recover_prices
+from router.replay.evaluation.evaluate import evaluate
 from router.replay.off_policy.batch import LogBatch, LoggedArm
 from router.replay.off_policy.estimate import ESTIMATORS, estimate
 from router.replay.off_policy.path import add_policy, as_logged

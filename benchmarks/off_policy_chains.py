@@ -9,10 +9,10 @@ made: queries are drawn, a cascading policy decides by the functions of live req
 chances of doing otherwise before the call and after each look, and only the calls that it made are
 billed, only the answer that it handed out is labelled, and that of half of the requests. Each
 target policy, most of them cascades, is then estimated from the log alone. The truth comes from
-`router.replay.chains`, which knows every answer. A simulation of logging; answers, scores and bills
-are recorded ones. All of that is done for every seed anew: which half of the questions is judged,
-with the few dear answers in it, moves how often intervals of cost hold as much as anything. Writes
-benchmarks/results/off_policy_chains.json.
+`router.replay.evaluation.chains`, which knows every answer. A simulation of logging; answers,
+scores and bills are recorded ones. All of that is done for every seed anew: which half of the
+questions is judged, with the few dear answers in it, moves how often intervals of cost hold as much
+as anything. Writes benchmarks/results/off_policy_chains.json.
 """
 
 from __future__ import annotations
@@ -47,15 +47,14 @@ from router.decide import (
     dearer,
 )
 from router.gates.verifier import NAMES, Verifier, load_verifier
-from router.ladder import Ladder
 from router.money import NANO_PER_USD
+from router.planning.ladder import Ladder
 from router.policy import load_policy
 from router.predict.effort import Efforts
 from router.predict.model_file import save_model
 from router.prices import load_book
-from router.replay.answers import Answers, read_answers
-from router.replay.chains import call_chains, paid
-from router.replay.evaluate import evaluate
+from router.replay.evaluation.chains import call_chains, paid
+from router.replay.evaluation.evaluate import evaluate
 from router.replay.off_policy.batch import LogBatch, LoggedArm
 from router.replay.off_policy.estimate import Estimates, estimate
 from router.replay.off_policy.facts import Facts
@@ -65,7 +64,8 @@ from router.replay.off_policy.path import add_policy, path_of
 from router.replay.off_policy.sums import LOGGED, PolicySums, Tally, add_logged, rows_of
 from router.replay.off_policy.support import refusals, spread_of
 from router.replay.off_policy.target import of_policy
-from router.replay.verifier_training import train_verifier
+from router.replay.recorded.answers import Answers, read_answers
+from router.replay.training.verifier_training import train_verifier
 from router.types import TIERS
 
 RESULTS = ROOT / "benchmarks/results/off_policy_chains.json"

@@ -38,7 +38,7 @@ from router.decide import Objective, Options, choose
 from router.decide.traffic import BIN_SECONDS
 from router.ledger import open_ledger
 from router.money import NANO_PER_USD
-from router.pacing import SAMPLE, Pacer
+from router.planning.pacing import SAMPLE, Pacer
 from router.prices import Dated
 from router.types import AttemptRow, Budget, BudgetState, RequestEnd, RequestRow, Reservation, Room
 

@@ -17,11 +17,11 @@ from predictor_data import LADDERS, outcomes_of
 from router.money import NANO_PER_USD
 from router.predict.scorer import Predictor
 from router.predict.training import fit
-from router.replay.costs import estimate_input, learnt_costs
-from router.replay.featurise import examples_of, features_of
-from router.replay.folds import deal_folds
-from router.replay.prompts import last_user_text
-from router.replay.textspace import TextSpace
+from router.replay.evaluation.costs import estimate_input, learnt_costs
+from router.replay.evaluation.folds import deal_folds
+from router.replay.recorded.featurise import examples_of, features_of
+from router.replay.recorded.prompts import last_user_text
+from router.replay.recorded.textspace import TextSpace
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

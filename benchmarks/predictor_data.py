@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from router.predict.examples import Examples, join_examples, text_key
 from router.predict.features import FeatureBatch, extract_many
-from router.replay.outcomes import Outcomes, read_outcomes
+from router.replay.recorded.outcomes import Outcomes, read_outcomes
 from router.types import TIERS, Request
 
 _OPTIONS = re.compile(r"\n\s*(?:options:|choices:|\(?a[.):]\s)", re.IGNORECASE)

@@ -26,9 +26,9 @@ from router.predict.embedder import TextEmbedder
 from router.predict.examples import Examples
 from router.predict.model_file import ModelFile
 from router.predict.training import fit
-from router.replay import comparisons
-from router.replay.curves import two_tiers
-from router.replay.evaluate import Evaluation, evaluate
+from router.replay.evaluation import comparisons
+from router.replay.evaluation.curves import two_tiers
+from router.replay.evaluation.evaluate import Evaluation, evaluate
 
 RESULTS = ROOT / "benchmarks/results/routing_quality.json"
 FEW_LABELS = 1500

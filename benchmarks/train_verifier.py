@@ -36,16 +36,16 @@ from router.gates.verifier import NAMES, Verifier
 from router.predict.features import FeatureBatch
 from router.predict.model_file import ModelFile, load_model, save_model
 from router.predict.scorer import Predictor
-from router.replay.answers import Answers, read_answers
-from router.replay.by_form import ByForm
-from router.replay.curves import resamples
-from router.replay.evaluate import evaluate
-from router.replay.featurise import features_of
-from router.replay.figures import Measured, measure
-from router.replay.outcomes import Outcomes
-from router.replay.sweep import Sweep
-from router.replay.train_verifier import aucs, lead_in_auc
-from router.replay.verifier_training import as_verifier, train_verifier
+from router.replay.evaluation.by_form import ByForm
+from router.replay.evaluation.curves import resamples
+from router.replay.evaluation.evaluate import evaluate
+from router.replay.evaluation.figures import Measured, measure
+from router.replay.evaluation.sweep import Sweep
+from router.replay.recorded.answers import Answers, read_answers
+from router.replay.recorded.featurise import features_of
+from router.replay.recorded.outcomes import Outcomes
+from router.replay.training.train_verifier import aucs, lead_in_auc
+from router.replay.training.verifier_training import as_verifier, train_verifier
 from router.types import TIERS
 
 SOURCES = ("mmlu_pro_a", "zeroeval", "arena_bench_v1")

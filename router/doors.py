@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from router.clock import GuardedClock
-from router.effects import Walk, arun, run
+from router.dispatch.effects import Walk, arun, run
 from router.errors import InvalidRequest
 from router.intake import AUTO
-from router.routing import Routing, routing_of
+from router.walk.routing import Routing, routing_of
 
 if TYPE_CHECKING:
     from router.ledger import Ledger

@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from router.deferred.limits import read_deadline, read_timeout
 from router.dispatch.bounds import asked_cap, samples
+from router.dispatch.deadlines import read_deadline, read_timeout
 from router.errors import InvalidRequest
 from router.types import OWN_SCOPES, Request
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from router.errors import ModelFileError
-from router.ladder import Ladder
 from router.ledger import open_ledger
-from router.pacing import Pacer
-from router.plan import Plan
+from router.planning.ladder import Ladder
+from router.planning.pacing import Pacer
+from router.planning.plan import Plan
 from router.policy import Policy
 from router.predict import Predictor, load_predictor
 from router.types import Decision, Room

@@ -1,7 +1,7 @@
 """One request, from top to bottom: read it, predict, decide, reserve, send, settle.
 
-`Router.walk` is the whole story. It yields what has to be done (see `router.effects`), so that
-the same lines serve `completion` and `acompletion`.
+`Router.walk` is the whole story. It yields what has to be done (see `router.dispatch.effects`), so
+that the same lines serve `completion` and `acompletion`.
 """
 
 from __future__ import annotations
@@ -13,20 +13,16 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from router.attempts import Attempts
 from router.capacity import Capacity
-from router.certified import PromisedLadder
-from router.chain import Cascades
 from router.checks import Check, Checks
 from router.clock import GuardedClock, shortest_window
 from router.conversations.memory import Conversations
 from router.decide import Objective
 from router.deferred.doors import Deferrals
-from router.deferred.timing import after_failure, awaited, in_time
+from router.dispatch.effects import Look, Send, Store, Wait, Walk
 from router.dispatch.replayed import replayed
 from router.doors import Doors
 from router.drift.watcher import Drift
-from router.effects import Look, Send, Store, Wait, Walk
 from router.errors import (
     AtCapacity,
     BudgetExceeded,
@@ -34,22 +30,26 @@ from router.errors import (
     ProviderError,
     RouterError,
 )
-from router.exploring import Explorer
 from router.gates.gate import GateCheck
 from router.intake import AUTO, read_request, refuse_size
-from router.ladder import Ladder
 from router.ledger import open_ledger, store_exists
 from router.ledger.url import store_url
 from router.parts import of_unused, pacer_of, predictor_of, refuse_unknown_tiers, seemed_to_fit
-from router.plan import Plan
-from router.planning import make_plan
+from router.planning.certified import PromisedLadder
+from router.planning.exploring import Explorer
+from router.planning.ladder import Ladder
+from router.planning.make import make_plan
+from router.planning.plan import Plan
 from router.policy import Policy, load_policy
 from router.predict import Predictor, extract, shape_of
 from router.prices import PriceBook, load_book
-from router.routing import attach
-from router.spill import decided, previewed
 from router.types import Decision, Request, Room
-from router.votes.hold import hold
+from router.walk.attempts import Attempts
+from router.walk.chain import Cascades
+from router.walk.routing import attach
+from router.walk.spill import decided, previewed
+from router.walk.timing import after_failure, awaited, in_time
+from router.walk.voting import hold
 
 if TYPE_CHECKING:
     from router.decide.certify import Certificate
@@ -320,7 +320,7 @@ class Router(Doors, Deferrals):
         return self._clock()
 
     def plan(self, request: Request, *, waits: bool = True, batch: bool = False) -> Plan:
-        """The options of a request (`waits`, `batch`: `router.deferred.timing.timed`)."""
+        """The options of a request (`waits`, `batch`: `router.walk.timing.timed`)."""
         shape = shape_of(request.messages, request.params)
         refuse_size(shape.input_bytes, self.policy.limits.max_request_bytes)
         features = extract(request, self.predictor.embedder)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from router.replay.outcomes import Outcomes, read_outcomes
+from router.replay.recorded.outcomes import Outcomes, read_outcomes
 from router.types import TIERS, Prediction
 
 MODELS = {"nano": "tiny-1", "mini": "small-2", "mid": "middle-3", "frontier": "large-4"}

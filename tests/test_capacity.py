@@ -17,7 +17,7 @@ from router.errors import AtCapacity, PolicyError, ProviderError, ProviderUnavai
 from router.policy.capacity import CapacityLimits
 from router.policy.loader import load_policy
 from router.replay.off_policy.table import _bar
-from router.spill import said
+from router.walk.spill import said
 from tests.conftest import HELLO, MakeRouter, ladder, only
 from tests.provider import Provider, ok, status
 

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-import router.replay.evaluate as evaluation
+import router.replay.evaluation.evaluate as evaluation
 from tests.replay_kit import MODELS, Linear, ladder_text, make_rows, write_jsonl, write_parquet
 from tests.test_cli import run, run_json
 
@@ -183,8 +183,9 @@ def test_what_is_heavy_loads_only_when_it_is_needed() -> None:
         run_python(
             """
             import json, sys
-            import router.cli.evaluate, router.replay.evaluate, router.replay.plot
-            import router.replay.outcomes, router.replay.decisions
+            import router.cli.evaluate
+            import router.replay.evaluation.evaluate, router.replay.evaluation.plot
+            import router.replay.recorded.outcomes, router.replay.evaluation.decisions
             heavy = ("sklearn", "matplotlib", "pyarrow", "litellm", "scipy")
             print(json.dumps([name for name in heavy if name in sys.modules]))
             """

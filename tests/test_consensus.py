@@ -18,8 +18,8 @@ from router.gates.consensus import COINCIDE, consensus, evidence_of
 from router.gates.gate import TOGETHER, Gate, Heard
 from router.gates.reading import read
 from router.gates.structural import faults
-from router.replay.answers import answers_like
-from router.replay.by_form import ByForm
+from router.replay.evaluation.by_form import ByForm
+from router.replay.recorded.answers import answers_like
 from router.types import Request
 
 A = 4

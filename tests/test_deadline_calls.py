@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from router import Router
+from router.dispatch.effects import Store, Wait
 from router.dispatch.wire import send
-from router.effects import Store, Wait
 from router.errors import InvalidRequest
 from tests.conftest import HELLO, MakeRouter, ladder
 from tests.pipeline_kit import BUDGET, NANO_BILL, PIN_NANO, assert_books_agree, requests, rows

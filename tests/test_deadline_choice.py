@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.decide.waiting import Patience, cheapest
-from router.deferred.limits import read_deadline
 from router.deferred.terms import LineTerms, of_text, to_text
 from router.dispatch.charge import Terms
+from router.dispatch.deadlines import read_deadline
 from router.errors import InvalidRequest, PolicyError
 from router.policy.lint import lint
 from router.policy.loader import parse_policy

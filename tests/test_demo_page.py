@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from router.demo.page import examples, page
 from router.demo.result import DemoResult, DemoRow, ProviderBooks
 from router.log.savings import Line, Savings
-from router.replay.drawing import ticks
+from router.replay.report.drawing import ticks
 from router.types import TIERS
 
 CENT = 10_000_000

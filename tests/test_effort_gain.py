@@ -15,8 +15,8 @@ from router.cli import main
 from router.log import open_log
 from router.predict import extract_many, load_predictor
 from router.predict.effort import EFFORT_GAIN, efforts_of, usual_gain
-from router.replay.effort_gain import gain_of
-from router.replay.from_log import correct, read_log
+from router.replay.training.effort_gain import gain_of
+from router.replay.training.from_log import correct, read_log
 from router.types import Request
 from tests.conftest import MakeRouter
 from tests.provider import Provider, ok

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from router import Router
 from router.decide import Bar
 from router.errors import ModelFileError, PolicyError, RequestRejected
-from router.ladder import Ladder
-from router.plan import Plan
-from router.planning import make_plan
+from router.planning.ladder import Ladder
+from router.planning.make import make_plan
+from router.planning.plan import Plan
 from router.policy.arms import arm_named, rungs_of
 from router.policy.loader import load_policy
 from router.policy.vote import Vote

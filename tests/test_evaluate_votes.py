@@ -17,9 +17,9 @@ from router.cli import main
 from router.decide.vote import VoteRule
 from router.errors import ConfigurationError, OutcomeFileError
 from router.policy.vote import Vote
-from router.replay.evaluate import evaluate
-from router.replay.outcomes import Outcomes, read_outcomes
-from router.replay.voting import _count
+from router.replay.evaluation.evaluate import evaluate
+from router.replay.recorded.outcomes import Outcomes, read_outcomes
+from router.replay.recorded.voting import _count
 from tests.replay_kit import Linear, write_jsonl, write_parquet
 
 LADDER: dict[Any, str] = {"mini": "small", "frontier": "large"}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from router.decide import UNKNOWN, UNLIMITED, Bar, Exploration, Objective, Options, choose
-from router.exploring import Explorer, uniform
+from router.planning.exploring import Explorer, uniform
 from router.policy.schema import Explore
 from tests.conftest import HELLO, MakeRouter, ladder
 from tests.provider import Provider, status

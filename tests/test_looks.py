@@ -29,12 +29,12 @@ from router.decide import (
     goes_on,
 )
 from router.errors import ProviderError
-from router.exploring import uniform
 from router.gates.gate import TOGETHER
 from router.gates.structural import OF_BAD, OF_GOOD
 from router.ledger import Ledger, lines
 from router.log import open_log
 from router.log.base import LoggedRequest
+from router.planning.exploring import uniform
 from router.types import TIERS, Budget, RequestEnd
 from tests.conftest import HELLO, MakeRouter
 from tests.ledger_kit import NOW, reserve, settle

@@ -11,7 +11,6 @@ import pytest
 
 from router.errors import LogFileError, ReplayError
 from router.log import open_log
-from router.looks import STOP
 from router.policy import load_policy
 from router.replay.off_policy.batch import LogBatch, batches_of, read_part
 from router.replay.off_policy.estimate import Estimates, estimate
@@ -27,6 +26,7 @@ from router.replay.off_policy.support import refusals
 from router.replay.off_policy.table import LeftOut, to_table
 from router.replay.off_policy.table import rows_of as table_rows
 from router.replay.off_policy.target import Named, of_policy
+from router.walk.looks import STOP
 from tests.conftest import HELLO, MakeRouter, ladder
 from tests.off_policy_kit import log
 from tests.provider import Provider, ok

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.errors import ReplayError
-from router.ladder import Ladder
 from router.log import open_log
+from router.planning.ladder import Ladder
 from router.policy import load_policy
 from router.policy.rules import Rule, match
 from router.predict.effort import Efforts

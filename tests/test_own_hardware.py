@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from router.cli import main
 from router.policy.loader import load_policy
 from router.prices import PriceEntry, cost, load_book, to_price
-from router.replay.break_even import TokenCounts, break_evens
+from router.replay.report.break_even import TokenCounts, break_evens
 from router.types import AttemptRow, Usage
 from tests.conftest import HELLO, MakeRouter, ladder, only
 from tests.provider import Provider

@@ -20,7 +20,7 @@ from router.decide import Bar, Objective, Options, choose
 from router.decide.pacing import ONLY_COST
 from router.decide.traffic import BIN_SECONDS
 from router.ledger import open_ledger
-from router.pacing import SAMPLE, Pacer
+from router.planning.pacing import SAMPLE, Pacer
 from router.prices import Dated
 from router.types import Budget, BudgetState, Room
 from tests.ledger_kit import reserve, settle

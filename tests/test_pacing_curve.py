@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from router.decide import UNLIMITED, Bar, Objective, Options, choose
 from router.decide.pacing import ONLY_COST, SpendCurve, spend_curve
-from router.pacing import Sample
+from router.planning.pacing import Sample
 
 ARMS = 4
 qualities = st.sampled_from([0.0, 0.2, 0.25, 0.5, 0.75, 0.9, 1.0])

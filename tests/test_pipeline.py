@@ -308,7 +308,7 @@ def test_a_call_that_is_left_between_two_attempts_ends_in_the_log(
     def interrupted(seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("router.effects.time", SimpleNamespace(sleep=interrupted))
+    monkeypatch.setattr("router.dispatch.effects.time", SimpleNamespace(sleep=interrupted))
     with pytest.raises(KeyboardInterrupt):
         router.completion(messages=HELLO)
     assert [row.cost for row in rows(router)] == [0, 0]

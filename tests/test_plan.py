@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from router.decide import Bar
 from router.dispatch.bounds import input_bound
 from router.errors import UnknownPrice
-from router.ladder import Ladder
-from router.plan import Plan
-from router.planning import make_plan
+from router.planning.ladder import Ladder
+from router.planning.make import make_plan
+from router.planning.plan import Plan
 from router.policy.loader import load_policy
 from router.predict import extract, shape_of
 from router.predict.effort import Efforts

@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-import router.replay.evaluate as evaluation
+import router.replay.evaluation.evaluate as evaluation
 from router.errors import ConfigurationError, OutcomeFileError
-from router.replay.chains import paid
-from router.replay.decisions import write_decisions
-from router.replay.evaluate import Evaluation, evaluate
+from router.replay.evaluation.chains import paid
+from router.replay.evaluation.decisions import write_decisions
+from router.replay.evaluation.evaluate import Evaluation, evaluate
 from router.types import TIERS
 from tests.replay_kit import MODELS, Linear, ladder_text, make_rows, outcomes_of, write_parquet
 from tests.test_cli import run_json

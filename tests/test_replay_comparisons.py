@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from router.dispatch.heuristic import classify
-from router.replay import comparisons
-from router.replay.textspace import TextSpace
+from router.replay.evaluation import comparisons
+from router.replay.recorded.textspace import TextSpace
 from tests.replay_kit import make_rows, outcomes_of
 
 

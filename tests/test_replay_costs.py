@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 
 from router.prices.book import load_book
-from router.replay.costs import (
+from router.replay.evaluation.costs import (
     RELATIVE_COST,
     constant_prices,
     estimate_input,
     learnt_costs,
     recover_prices,
 )
-from router.replay.outcomes import Outcomes, read_outcomes
-from router.replay.prompts import last_user_text
-from router.replay.sweep import choose_tiers, cost_weights
-from router.replay.textspace import TextSpace
+from router.replay.evaluation.sweep import choose_tiers, cost_weights
+from router.replay.recorded.outcomes import Outcomes, read_outcomes
+from router.replay.recorded.prompts import last_user_text
+from router.replay.recorded.textspace import TextSpace
 from tests.replay_kit import PRICES, make_rows, outcomes_of, write_jsonl
 
 NOW = 1.8e9

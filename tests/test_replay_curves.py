@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from router.replay.calibration import auc, calibrate, intervals
-from router.replay.curves import (
+from router.replay.evaluation.calibration import auc, calibrate, intervals
+from router.replay.evaluation.curves import (
     Singles,
     area_under,
     cost_at,
@@ -18,7 +18,7 @@ from router.replay.curves import (
     two_tiers,
     upper_hull,
 )
-from router.replay.honest import chosen_on_calibration
+from router.replay.evaluation.honest import chosen_on_calibration
 
 
 def a(*values: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

@@ -13,12 +13,12 @@ import pytest
 
 from router.errors import ConfigurationError, OutcomeFileError
 from router.predict import load_predictor
-from router.replay.comparisons import NAMES
-from router.replay.decisions import write_decisions
-from router.replay.evaluate import Evaluation, evaluate
-from router.replay.folds import deal_folds
-from router.replay.outcomes import Outcomes
-from router.replay.plot import SUFFIXES, draw
+from router.replay.evaluation.comparisons import NAMES
+from router.replay.evaluation.decisions import write_decisions
+from router.replay.evaluation.evaluate import Evaluation, evaluate
+from router.replay.evaluation.folds import deal_folds
+from router.replay.evaluation.plot import SUFFIXES, draw
+from router.replay.recorded.outcomes import Outcomes
 from tests.replay_kit import MODELS, Linear, make_rows, outcomes_of, prediction
 
 QUICK = tuple(name for name in NAMES if name != "litellm_heuristic")

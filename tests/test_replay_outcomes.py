@@ -11,9 +11,9 @@ import pytest
 
 from router.errors import ConfigurationError, OutcomeFileError
 from router.prices.book import load_book
-from router.replay.ladder import parse_ladder
-from router.replay.outcomes import read_outcomes
-from router.replay.prompts import group_of, messages_of
+from router.replay.recorded.ladder import parse_ladder
+from router.replay.recorded.outcomes import read_outcomes
+from router.replay.recorded.prompts import group_of, messages_of
 from tests.replay_kit import ladder_of, make_rows, outcomes_of, write_jsonl, write_parquet
 
 TWO = ("nano", "frontier")

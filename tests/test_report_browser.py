@@ -11,8 +11,8 @@ import pytest
 
 from router.drift.record import Alarm
 from router.drift.watcher import accept, all_alarms, raise_alarms
-from router.replay.report_data import report_data
-from router.replay.report_page import page
+from router.replay.report.data import report_data
+from router.replay.report.page import page
 from router.types import Budget
 from tests import browser as chromium
 from tests.report_kit import BUDGETS, CENT, DAY, HOSTILE, NOW, log_request, month, opened, views

@@ -10,7 +10,7 @@ import pytest
 
 from router.decide import Bar
 from router.decide.explain import BAR_TEXT, able
-from router.replay.report_curve import Sample
+from router.replay.report.curve import Sample
 from router.types import TIERS
 from tests.report_kit import EXPECTED, arm, views
 

@@ -19,10 +19,10 @@ from router.ledger import Ledger
 from router.log import LoggedRequest
 from router.log.label_weights import Weight
 from router.log.savings import savings
-from router.replay.report_budgets import MOST, paces
-from router.replay.report_calibration import CalibrationBins, wilson
-from router.replay.report_data import MOST_FAILURES, ReportData, report_data
-from router.replay.report_period import make_period
+from router.replay.report.budgets import MOST, paces
+from router.replay.report.calibration import CalibrationBins, wilson
+from router.replay.report.data import MOST_FAILURES, ReportData, report_data
+from router.replay.report.period import make_period
 from router.types import TIERS, Budget, BudgetState
 from tests.ledger_kit import NOW as WRITTEN
 from tests.ledger_kit import attempt_row, release, request_row, reserve

@@ -18,8 +18,8 @@ from router.replay.off_policy.batch import read_log
 from router.replay.off_policy.estimate import estimate
 from router.replay.off_policy.measure import AS_LOGGED, Question, measure
 from router.replay.off_policy.table import LeftOut
-from router.replay.report_calibration import CalibrationBins
-from router.replay.report_data import ReportData, report_data
+from router.replay.report.calibration import CalibrationBins
+from router.replay.report.data import ReportData, report_data
 from router.types import AttemptRow
 from tests.ledger_kit import attempt_row, request_row
 from tests.report_kit import CENT, MODELS, MONDAY, NOW, arm, log_request, opened, views

@@ -12,9 +12,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from router.replay.drawing import Frame, key, style, ticks_between, usd_labels
-from router.replay.report_data import report_data
-from router.replay.report_page import page
+from router.replay.report.data import report_data
+from router.replay.report.drawing import Frame, key, style, ticks_between, usd_labels
+from router.replay.report.page import page
 from router.types import Budget
 from tests.report_kit import (
     BUDGETS,

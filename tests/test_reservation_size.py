@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router import Router
-from router.caps import (
+from router.errors import BudgetExceeded
+from router.planning.caps import (
     SHARE,
     SHORTEST_CAP,
     SHORTEST_REASONED_ANSWER,
@@ -19,15 +20,14 @@ from router.caps import (
     floor_of,
     within,
 )
-from router.errors import BudgetExceeded
-from router.ladder import Ladder
-from router.plan import Plan
-from router.planning import make_plan
+from router.planning.ladder import Ladder
+from router.planning.make import make_plan
+from router.planning.plan import Plan
+from router.planning.quotes import quoter
 from router.policy import load_policy
 from router.predict import extract, shape_of
 from router.predict.effort import Efforts
 from router.prices import load_book
-from router.quotes import quoter
 from router.types import Budget, BudgetState, Prediction, Request, Room
 from tests.conftest import HELLO, MakeRouter, ladder, usd
 from tests.pipeline_kit import BUDGET, NANO_BILL, PIN_NANO, assert_books_agree, rows

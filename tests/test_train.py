@@ -17,9 +17,9 @@ from router import Router
 from router.cli import main
 from router.errors import ConfigurationError, TrainingError
 from router.predict import load_predictor
-from router.replay.curves import resamples, two_tiers
-from router.replay.gain_area import compare, gain_area
-from router.replay.train import train
+from router.replay.evaluation.curves import resamples, two_tiers
+from router.replay.evaluation.gain_area import compare, gain_area
+from router.replay.training.train import train
 from router.types import TIERS
 from tests.conftest import ladder
 from tests.train_kit import (

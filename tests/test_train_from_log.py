@@ -17,9 +17,9 @@ from router.ledger import open_ledger
 from router.log import open_log
 from router.predict import extract_many, load_predictor
 from router.predict.examples import text_key
-from router.replay.anchors import anchor
-from router.replay.from_log import correct, merged, read_log
-from router.replay.train import train
+from router.replay.training.anchors import anchor
+from router.replay.training.from_log import correct, merged, read_log
+from router.replay.training.train import train
 from router.types import TIERS, Request, RequestEnd, Reservation
 from tests.conftest import ladder, only
 from tests.judge_kit import Court, Panel

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from router import Router
-from router.exploring import uniform
+from router.planning.exploring import uniform
 from router.replay.off_policy.run import read
 from router.replay.tuning.space import Base
 from router.replay.tuning.stretch import InMemory, keep

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from router.policy.vote import Vote
-    from router.replay.evaluate import Progress
+    from router.replay.evaluation.evaluate import Progress
     from router.types import Tier
 
 SHIPPED = "shipped"
@@ -47,7 +47,7 @@ def _new_file(ctx: click.Context, param: click.Parameter, value: Path | None) ->
 
 
 def _plot_file(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
-    from router.replay.plot import SUFFIXES
+    from router.replay.evaluation.plot import SUFFIXES
 
     if value is not None and value.suffix.lower() not in SUFFIXES:
         raise click.BadParameter(f"{value} must end in one of {', '.join(SUFFIXES)}")
@@ -154,10 +154,10 @@ def command(
     from router.predict import load_predictor
     from router.predict.embedder import load_embedder
     from router.prices.book import load_book
-    from router.replay.decisions import write_decisions
-    from router.replay.evaluate import evaluate
-    from router.replay.outcomes import read_outcomes
-    from router.replay.plot import draw, load_matplotlib
+    from router.replay.evaluation.decisions import write_decisions
+    from router.replay.evaluation.evaluate import evaluate
+    from router.replay.evaluation.plot import draw, load_matplotlib
+    from router.replay.recorded.outcomes import read_outcomes
 
     if decisions is not None and decisions.resolve() == outcomes.resolve():
         raise click.BadParameter(f"{decisions} is OUTCOMES itself", param_hint="--decisions")
@@ -202,7 +202,7 @@ def command(
 
 
 def _names(compare: str | None) -> tuple[str, ...]:
-    from router.replay.comparisons import NAMES
+    from router.replay.evaluation.comparisons import NAMES
 
     if compare is None:
         return NAMES

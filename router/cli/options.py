@@ -44,7 +44,7 @@ def _unix(day: datetime | None) -> float | None:
 
 def models_of(ladder: str) -> Mapping[Tier, str]:
     """The models of `--ladder`; wrong usage where it names none."""
-    from router.replay.ladder import parse_ladder
+    from router.replay.recorded.ladder import parse_ladder
 
     try:
         return parse_ladder(ladder)

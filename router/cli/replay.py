@@ -105,7 +105,7 @@ def _observed(outcomes: Path, policies: tuple[str, ...], ladder: str) -> dict[st
     from router.prices import load_book
     from router.replay.off_policy.ask import ladder_of, notes
     from router.replay.off_policy.observed import replay_outcomes
-    from router.replay.outcomes import read_outcomes
+    from router.replay.recorded.outcomes import read_outcomes
 
     now, book = time.time(), load_book()
     loaded = [load_policy(each) for each in policies]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from router.drift.record import Alarm
-    from router.replay.break_even import BreakEven
+    from router.replay.report.break_even import BreakEven
 
 
 @click.command("report")
@@ -66,7 +66,7 @@ def command(
             render(report, console())
             render_alarms(open_alarms(ledger.log()), console())
             return
-        from router.replay.report_data import report_data
+        from router.replay.report.data import report_data
 
         now, kept = time.time(), all_alarms(ledger.log())
         data = report_data(
@@ -82,7 +82,7 @@ def command(
         ledger.close()
     alarms = [(policy, alarm) for policy, of_policy in kept for alarm in of_policy.open]
     if html is not None:
-        from router.replay.report_page import page
+        from router.replay.report.page import page
 
         write_page(html, page(data, made=now))
     said = [{"policy": policy, **asdict(alarm)} for policy, alarm in alarms]

@@ -28,7 +28,7 @@ from router.types import TIERS, Tier
 if TYPE_CHECKING:
     from router.predict.embedder import TextEmbedder
     from router.predict.examples import Examples
-    from router.replay.train import Progress, Trained
+    from router.replay.training.train import Progress, Trained
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +151,8 @@ def command(
 
 def _from_outcomes(outcomes: Path, ladder: str, options: _Options) -> bool:
     from router.predict.embedder import load_embedder
-    from router.replay.plot import load_matplotlib
-    from router.replay.train import need_learner
+    from router.replay.evaluation.plot import load_matplotlib
+    from router.replay.training.train import need_learner
 
     models = models_of(ladder)
     need_learner()  # what is missing is said before the long work
@@ -169,7 +169,7 @@ def _train(
     examples: Examples, options: _Options, show: Progress, embedder: TextEmbedder | None = None
 ) -> Trained:
     from router.predict import load_predictor
-    from router.replay.train import train
+    from router.replay.training.train import train
 
     return train(
         examples,
@@ -189,8 +189,8 @@ def _read(
     import numpy as np
 
     from router.predict import shape_of
-    from router.replay.featurise import examples_of, features_of
-    from router.replay.outcomes import read_outcomes
+    from router.replay.recorded.featurise import examples_of, features_of
+    from router.replay.recorded.outcomes import read_outcomes
 
     show("reading outcomes", 0, 1)
     read = read_outcomes(outcomes, models)
@@ -202,8 +202,8 @@ def _from_log(store: str, options: _Options) -> bool:
     from router.ledger.url import store_url
     from router.log import open_log
     from router.predict import load_predictor
-    from router.replay.from_log import correct, merged, read_log
-    from router.replay.train import need_learner, without_nan
+    from router.replay.training.from_log import correct, merged, read_log
+    from router.replay.training.train import need_learner, without_nan
 
     need_learner()
     shipped = load_predictor()
@@ -228,9 +228,9 @@ def _from_log(store: str, options: _Options) -> bool:
 def _from_anchors(anchors: Path, ladder: str, base: str, options: _Options) -> bool:
     from router.predict import load_predictor
     from router.predict.effort import EFFORTS
-    from router.replay.anchors import anchor
-    from router.replay.effort_gain import measure_effort
-    from router.replay.train import need_learner, without_nan
+    from router.replay.training.anchors import anchor
+    from router.replay.training.effort_gain import measure_effort
+    from router.replay.training.train import need_learner, without_nan
 
     said, equals, model = (part.strip() for part in ladder.partition("="))
     tier = next((each for each in TIERS if each == said.partition("@")[0]), None)
@@ -271,7 +271,7 @@ def _deliver_trained(
     """Write model and report, and print the figures; whether the model was written."""
     from dataclasses import replace
 
-    from router.replay.train_report import write_report
+    from router.replay.training.report import write_report
 
     model = replace(found.model, facts={**found.model.facts, **facts})
     written = write_model(model, found.promoted, options.out, options.force)
@@ -286,7 +286,7 @@ def _deliver_trained(
 
 
 def _render_trained(data: Mapping[str, Any], console: Console) -> None:
-    from router.replay.train_report import table_rows, with_interval
+    from router.replay.training.report import table_rows, with_interval
 
     widen(console)
     console.print(

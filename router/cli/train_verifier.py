@@ -16,7 +16,7 @@ from router.cli.output import emit
 from router.cli.training_output import SHIPPED, progress, table, verdict, widen, write_model
 
 if TYPE_CHECKING:
-    from router.replay.train_verifier import TrainedVerifier
+    from router.replay.training.train_verifier import TrainedVerifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ def train_verifier(
     """Train on outcomes of a ladder, or on a store's log; whether the verifier was written."""
     from router.gates.verifier import NAMES
     from router.predict.model_file import ModelFile
-    from router.replay.train import without_nan
+    from router.replay.training.train import without_nan
 
     source: dict[str, Any]
     if store is not None:
@@ -66,9 +66,9 @@ def _from_outcomes(
 ) -> tuple[TrainedVerifier, dict[str, str]]:
     from router.predict import load_predictor
     from router.predict.embedder import load_embedder
-    from router.replay.outcomes import read_outcomes
-    from router.replay.train import need_learner
-    from router.replay.train_verifier import FOLDS, train_on_outcomes
+    from router.replay.recorded.outcomes import read_outcomes
+    from router.replay.training.train import need_learner
+    from router.replay.training.train_verifier import FOLDS, train_on_outcomes
 
     models = models_of(ladder)
     need_learner()  # what is missing is said before the long work
@@ -98,7 +98,7 @@ def _from_outcomes(
 def _from_log(store: str, asked: Asked) -> TrainedVerifier:
     from router.ledger.url import store_url
     from router.log import open_log
-    from router.replay.verifier_from_log import train_on_log
+    from router.replay.training.verifier_from_log import train_on_log
 
     with progress(asked.as_json) as show, closing(open_log(store_url(store))) as log:
         show("reading the log", 0, 1)

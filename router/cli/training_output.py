@@ -16,7 +16,7 @@ from router.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from router.predict.model_file import ModelFile
-    from router.replay.train import Progress
+    from router.replay.training.train import Progress
 
 SHIPPED = "shipped"
 

@@ -28,7 +28,7 @@ from router.turns import Compaction, Turn
 from router.types import Request, Tier
 
 if TYPE_CHECKING:
-    from router.effects import Walk
+    from router.dispatch.effects import Walk
     from router.pipeline import Router
     from router.policy.conversations import CompactionOptions
     from router.prices import Price

@@ -25,17 +25,17 @@ from router.conversations.compaction import (
 )
 from router.conversations.recovery import recovered
 from router.conversations.state import Answer, after, digests, fills_itself, shifted, turn_of
-from router.effects import Store
+from router.dispatch.effects import Store
 from router.errors import RouterError
 from router.prices.caching import lifetime
 from router.turns import Compaction, Conversation, Key, key_of
 from router.types import TIERS
 
 if TYPE_CHECKING:
-    from router.effects import Walk
+    from router.dispatch.effects import Walk
     from router.log import Log
     from router.pipeline import Router
-    from router.plan import Plan
+    from router.planning.plan import Plan
     from router.policy import Policy
     from router.prices import Price, PriceBook
     from router.types import Arm, AttemptRow, Decision, Request, Usage

@@ -15,15 +15,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from router.attempt import Attempt
-from router.attempts import Attempts
 from router.capacity import Uncounted
 from router.deferred.batch_queue import Batch, BatchQueue, Line
 from router.deferred.kept import answer_text, request_of
-from router.deferred.limits import BATCH
 from router.deferred.terms import LineTerms, of_text, to_text
 from router.dispatch import batch as wire
 from router.dispatch.charge import Charge, for_answer
+from router.dispatch.deadlines import BATCH
 from router.dispatch.streams import answer_bytes
 from router.dispatch.usage import report_of
 from router.errors import (
@@ -36,6 +34,8 @@ from router.errors import (
 )
 from router.gates.answer import kept_answers
 from router.types import RequestEnd
+from router.walk.attempt import Attempt
+from router.walk.attempts import Attempts
 
 if TYPE_CHECKING:
     from router.deferred.worker import Due, Worker

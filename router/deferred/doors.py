@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from router.deferred.queue import Queue, Ticket
     from router.deferred.worker import Work
-    from router.plan import Plan
+    from router.planning.plan import Plan
     from router.policy import Policy
     from router.types import Request
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
+from router.dispatch.effects import Effect, Send, Store, Wait, Walk
 from router.dispatch.wire import load_litellm
-from router.effects import Effect, Send, Store, Wait, Walk
 from router.errors import InvalidRequest, PutOff
 from router.types import Request
 

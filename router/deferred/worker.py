@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from router.deferred.batch_work import BatchWork
 from router.deferred.kept import answer_text, in_hand, request_of
-from router.deferred.limits import BATCH
 from router.deferred.queue import Queue, Ticket
-from router.effects import run
+from router.dispatch.deadlines import BATCH
+from router.dispatch.effects import run
 from router.errors import (
     AtCapacity,
     BudgetExceeded,
@@ -34,7 +34,7 @@ from router.intake import new_request_id
 
 if TYPE_CHECKING:
     from router.pipeline import Router
-    from router.plan import Plan
+    from router.planning.plan import Plan
     from router.types import Decision
 
 _log = logging.getLogger("router")

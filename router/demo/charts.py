@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from router.demo.result import DemoRow
 from router.demo.simulation import success_probability
 from router.money import NANO_PER_USD, format_usd
-from router.replay.drawing import Frame, percent_axis, ticks, usd_labels
+from router.replay.report.drawing import Frame, percent_axis, ticks, usd_labels
 from router.types import TIERS
 
 BINS = 5  # of difficulty, 0 to 1

@@ -12,7 +12,7 @@ from router.demo.result import DemoResult, DemoRow
 from router.demo.simulation import curves
 from router.log.savings import Line
 from router.money import format_usd, usd_text
-from router.replay.drawing import bar, key, style
+from router.replay.report.drawing import bar, key, style
 from router.types import TIERS
 
 LANGUAGES = {"en": "English", "es": "Spanish", "zh": "Chinese"}

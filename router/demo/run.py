@@ -26,7 +26,7 @@ from router.policy import Policy, load_policy
 from router.types import BudgetState, Decision
 
 if TYPE_CHECKING:
-    from router.routing import Routing
+    from router.walk.routing import Routing
 
 BUDGET_NAME = "router-demo"
 WORKERS = 12

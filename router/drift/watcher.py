@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from router.decide.options import safe_side
-from router.deferred.limits import FLEX, longest_call
+from router.dispatch.deadlines import FLEX, longest_call
 from router.drift.change import Streams
 from router.drift.quantities import (
     BINS,
@@ -33,10 +33,10 @@ from router.gates.structural import faults
 from router.types import TIERS
 
 if TYPE_CHECKING:
-    from router.ladder import Ladder
     from router.log import Log
     from router.log.base import LoggedRequest
-    from router.plan import Plan
+    from router.planning.ladder import Ladder
+    from router.planning.plan import Plan
     from router.policy import Policy
     from router.predict import Predictor
     from router.types import AttemptRow, Request

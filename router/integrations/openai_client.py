@@ -23,12 +23,12 @@ from openai.resources.beta import AsyncBeta, Beta
 from openai.resources.chat import AsyncChat, AsyncCompletions, Chat, Completions
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from router.effects import arun, run
+from router.dispatch.effects import arun, run
 from router.errors import ConfigurationError, InvalidRequest
 from router.intake import AUTO, read_scopes, read_tags
 from router.pipeline import Router
 from router.policy import Policy
-from router.routing import Routing
+from router.walk.routing import Routing
 
 Client = TypeVar("Client", OpenAI, AsyncOpenAI)
 

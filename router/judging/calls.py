@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from router.effects import run
+from router.dispatch.effects import run
 from router.intake import new_request_id
 from router.log.base import JUDGED
 from router.money import usd_text

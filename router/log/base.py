@@ -20,7 +20,8 @@ class LoggedRequest(RequestRow):
     attempts that have ended, and `cost` is their sum in nano-USD, None if any price is unknown.
     `label` is the score from 0 to 1 that counts (`Label`), None without one; `label_rate` is the
     rate of that very label. `looks`: what a chain found after each answer, with what chances it
-    went on, and what it did (`router.looks`), None where nothing was looked at or left to chance.
+    went on, and what it did (`router.walk.looks`), None where nothing was looked at or left to
+    chance.
     """
 
     accepted: int | None = None

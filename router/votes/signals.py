@@ -14,7 +14,7 @@ from router.decide.vote import VoteRule, VoteValue, value_of
 from router.types import Quote
 
 if TYPE_CHECKING:
-    from router.plan import Plan
+    from router.planning.plan import Plan
     from router.policy.vote import Vote
 
 _NEVER = 1e-6  # no signal is impossible, so that a division by its chance is one

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from router.errors import RouterError
-from router.ladder import Ladder
-from router.planning import make_plan
+from router.planning.ladder import Ladder
+from router.planning.make import make_plan
 from router.policy import Policy
 from router.predict import Predictor, extract, shape_of
 from router.prices import PriceBook

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from router.certified import PromisedLadder
 from router.errors import ReplayError, UnknownPrice
-from router.ladder import Ladder
 from router.parts import predictor_of
+from router.planning.certified import PromisedLadder
+from router.planning.ladder import Ladder
 from router.policy import load_policy
 from router.prices import Dated, load_book, quote
 from router.replay.off_policy.measure import Question

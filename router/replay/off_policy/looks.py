@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.errors import LogFileError
-from router.looks import STOP
 from router.policy.arms import arm_named
+from router.walk.looks import STOP
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -16,16 +16,16 @@ from router.decide import UNLIMITED, Options, cautious, choose
 from router.errors import ReplayError
 from router.money import NANO_PER_USD
 from router.predict import load_predictor
-from router.replay.costs import constant_prices, estimate_input
-from router.replay.featurise import features_of
+from router.replay.evaluation.costs import constant_prices, estimate_input
 from router.replay.off_policy.estimate import Replicates
 from router.replay.off_policy.sums import GROUPS
+from router.replay.recorded.featurise import features_of
 
 if TYPE_CHECKING:
-    from router.ladder import Ladder
+    from router.planning.ladder import Ladder
     from router.predict import Predictor
     from router.prices import PriceBook
-    from router.replay.outcomes import Outcomes
+    from router.replay.recorded.outcomes import Outcomes
     from router.types import Floats, Ints
 
 

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from router.chain import Cascades
 from router.decide import UNLIMITED, Bar, Look, Objective, Options, Signals, choose, dearer, goes_on
 from router.decide.cascade import followers, values_and_costs
 from router.decide.choose import Choices
 from router.errors import ReplayError
-from router.looks import STOP
 from router.money import NANO_PER_USD
 from router.replay.off_policy.batch import LogBatch
 from router.replay.off_policy.looks import Looks, nothing
 from router.replay.off_policy.path import Path
 from router.votes.signals import best_values, with_values
+from router.walk.chain import Cascades
+from router.walk.looks import STOP
 
 if TYPE_CHECKING:
-    from router.ladder import Ladder
+    from router.planning.ladder import Ladder
     from router.types import Floats, Ints
 
 

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.decide import UNKNOWN
-from router.looks import STOP
 from router.replay.off_policy.batch import LogBatch
 from router.replay.off_policy.sums import CUTS, Calls, PolicySums, Rows, calls_of
+from router.walk.looks import STOP
 
 if TYPE_CHECKING:
     from router.types import Floats, Ints

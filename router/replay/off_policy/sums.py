@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.decide import UNKNOWN
-from router.looks import STOP
 from router.replay.off_policy.batch import LogBatch, LoggedArm
 from router.replay.off_policy.looks import Looks
+from router.walk.looks import STOP
 
 if TYPE_CHECKING:
     from router.types import Floats, Ints

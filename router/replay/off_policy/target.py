@@ -22,7 +22,7 @@ from router.replay.off_policy.onward import Gates, follow
 from router.replay.off_policy.path import Path
 
 if TYPE_CHECKING:
-    from router.ladder import Ladder
+    from router.planning.ladder import Ladder
     from router.policy.rules import Rule
     from router.types import Ints
 

@@ -16,9 +16,9 @@ import numpy as np
 
 from router.decide import UNKNOWN
 from router.errors import ReplayError
-from router.ladder import Ladder
 from router.money import NANO_PER_USD
 from router.parts import predictor_of
+from router.planning.ladder import Ladder
 from router.policy import Policy, load_policy
 from router.policy.document import read_text
 from router.policy.loader import find_policy, text_of

@@ -1,0 +1,1 @@
+"""Recorded outcomes as arrays: what was asked, and what each model answered."""

@@ -1,0 +1,1 @@
+"""The savings report of a log: its records, its charts and its page."""
