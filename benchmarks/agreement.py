@@ -18,7 +18,7 @@ import numpy as np
 from predictor_data import LADDERS, outcomes_of
 from stamp import ROOT, commit, machine
 
-from router.gates.agreement import final_answer
+from router.gates.final_answer import final_answer
 from router.replay.evaluation.calibration import GOOD
 from router.replay.recorded.outcomes import Outcomes
 from router.replay.recorded.rows import read_responses

@@ -29,6 +29,7 @@ from stamp import ROOT, commit, machine, rounded
 from router.conversations.memory import Conversations
 from router.decide import Objective
 from router.money import NANO_PER_USD
+from router.planning.deciding import decide
 from router.planning.ladder import Ladder
 from router.planning.make import make_plan
 from router.planning.plan import Plan
@@ -181,7 +182,7 @@ class Simulation:
             assert call.seen is not None
             plan = make_plan(self._ladder, request, *call.seen)
             if tier is None:
-                decision = plan.decide(Room(), self._objective)
+                decision = decide(plan, Room(), self._objective)
             else:
                 at = next(i for i, arm in enumerate(self._ladder.arms) if arm.tier == tier)
                 arm = self._ladder.arms[at]

@@ -80,15 +80,15 @@ def steps(request: Request) -> Mapping[str, Callable[[], object]]:
     def decide() -> object:
         shape = shape_of(request.messages, request.params)
         features = extract(request)
-        return make_plan(ladder, request, shape, features, predictor(features)).decide(room)
+        return decide(make_plan(ladder, request, shape, features, predictor(features)), room)
 
     return {
         "shape": lambda: shape_of(request.messages, request.params),
         "features": lambda: extract(request),
         "prediction": lambda: predictor(features),
         "quotes": lambda: make_plan(ladder, request, shape, features, prediction),
-        "choice": lambda: plan.decide(room),
-        "choice, with a cascade": lambda: ahead.decide(room),
+        "choice": lambda: decide(plan, room),
+        "choice, with a cascade": lambda: decide(ahead, room),
         "whole decision": decide,
         # A yardstick for the machine: the same text, again and again, through one classifier.
         "litellm's heuristic": partial(next, classify(repeat(request.messages[0]["content"]))),

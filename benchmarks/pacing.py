@@ -312,7 +312,7 @@ def paced(stream: Stream, purse: Purse | LedgerPurse) -> dict[str, Any]:
 
 
 def decide(options: Options, objective: Objective, left: int) -> int:
-    """As `Plan.decide` does: first keeping back what the pace asks for."""
+    """As `decide` does: first keeping back what the pace asks for."""
     kept = objective.pace.kept if objective.pace else 0
     arm = int(choose(options, objective, np.array([left - kept]), priced=True).arm[0])
     if arm < 0 and kept:

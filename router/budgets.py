@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from router.types import Arm
+    from router.arms import Arm
 
 OnExceed = Literal["block", "downgrade", "queue"]
 Window = Literal["hour", "day", "week", "month", "total", "rolling"]

@@ -5,7 +5,6 @@ Nothing that is refused here has been reserved, sent or charged.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from router.dispatch.bounds import asked_cap, samples
 from router.dispatch.deadlines import read_deadline, read_timeout
 from router.errors import InvalidRequest
+from router.ids import new_request_id
 from router.types import OWN_SCOPES, Request
 
 AUTO = "auto"
@@ -43,16 +43,6 @@ OWNED = {
     "input_cost_per_token": "the deployment's `price`",
     "output_cost_per_token": "the deployment's `price`",
 }
-
-
-def new_request_id(now: float) -> str:
-    """A UUID version 7 (RFC 9562, section 5.7): unique, and in order of time."""
-    milliseconds = int(now * 1000) & (2**48 - 1)
-    noise = int.from_bytes(os.urandom(10), "big")
-    high, low = noise >> 62 & 0xFFF, noise & (2**62 - 1)
-    value = milliseconds << 80 | 0x7 << 76 | high << 64 | 0b10 << 62 | low
-    digits = f"{value:032x}"
-    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
 
 def read_request(

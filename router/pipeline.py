@@ -44,6 +44,7 @@ from router.policy import Policy, load_policy
 from router.predict import Predictor, extract, shape_of
 from router.prices import PriceBook, load_book
 from router.types import Decision, Request, Room
+from router.walk.attempt import prepare
 from router.walk.attempts import Attempts
 from router.walk.chain import Cascades
 from router.walk.routing import attach
@@ -267,7 +268,7 @@ class Router(Doors, Deferrals):
             if attempts.waits:
                 yield Wait(attempts.waits.pop())
             with attempt:
-                reserved = attempts.prepare(plan, decision)
+                reserved = prepare(attempts, plan, decision)
                 yield Store(reserved.reserve)
                 try:
                     reply = yield Send(reserved.call, attempts.request.request_id)

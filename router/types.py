@@ -13,6 +13,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from router.arms import TIERS as TIERS
+from router.arms import Arm as Arm
+from router.arms import Effort as Effort
+from router.arms import Tier as Tier
 from router.budgets import Budget as Budget
 from router.budgets import BudgetState as BudgetState
 from router.budgets import Change as Change
@@ -31,10 +35,6 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
 
-Tier = Literal["nano", "mini", "mid", "frontier"]
-TIERS: tuple[Tier, ...] = ("nano", "mini", "mid", "frontier")
-
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 # Whose budgets pay: a name of each scope, or several (a request's tags).
 Scopes = Mapping[str, "str | tuple[str, ...]"]
 CostSource = Literal["reported", "computed", "assumed", "expired"]
@@ -155,35 +155,6 @@ class Prediction:
     output_tokens_p90: Floats
     output_tokens_p95: Floats
     novel: NDArray[np.bool_]
-
-
-@dataclass(frozen=True, slots=True)
-class Arm:
-    """One thing the router may do: call a deployment of a tier at a reasoning effort, once, or
-    several times for a vote of so many `samples`; `ending`, how that ends where it is not as usual,
-    such as "+best"."""
-
-    tier: Tier
-    deployment: int  # position in the tier's ordered list
-    model: str  # litellm model string
-    effort: Effort | None = None
-    samples: int = 1
-    ending: str = ""
-
-    @property
-    def vote(self) -> str:
-        """Its vote: "*5", or "*5+best" for the best of five; "" for a single call."""
-        return f"*{self.samples}{self.ending}" if self.samples > 1 else ""
-
-    @property
-    def way(self) -> str:
-        """How the model is asked: "@low", "*5" for a vote of five, "@low*5"; "" as it is."""
-        return (f"@{self.effort}" if self.effort else "") + self.vote
-
-    @property
-    def name(self) -> str:
-        """A unique, readable name such as "mini/0:openai/gpt-5.4-mini@low"."""
-        return f"{self.tier}/{self.deployment}:{self.model}{self.way}"
 
 
 # ── 4. what it would cost and what room there is ───────────────────────────────────────────────

@@ -11,7 +11,8 @@ from router.ledger import _open_store
 from router.ledger.lease import LeasedLedger
 from router.ledger.ledger import BudgetLedger
 from router.ledger.outage import OutageLedger
-from router.ledger.url import identity, journal_folder, store_url
+from router.ledger.place import identity, journal_folder
+from router.ledger.url import store_url
 from router.types import Budget
 
 

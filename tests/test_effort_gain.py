@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.cli import main
-from router.log import open_log
+from router.ledger import open_log
 from router.predict import extract_many, load_predictor
 from router.predict.effort import EFFORT_GAIN, efforts_of, usual_gain
 from router.replay.training.effort_gain import gain_of

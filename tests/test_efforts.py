@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from router import Router
 from router.decide import Bar
 from router.errors import ModelFileError, PolicyError, RequestRejected
+from router.planning.deciding import decide
 from router.planning.ladder import Ladder
 from router.planning.make import make_plan
 from router.planning.plan import Plan
@@ -143,7 +144,7 @@ def test_the_same_rule_weighs_efforts_as_it_weighs_tiers(cost_weight: float, wan
     only["mini"][0]["efforts"] = EFFORTS
     objective = {"cost_weight": cost_weight}
     policy = ladder("http://127.0.0.1:9", tiers=only, baseline="mini", objective=objective)
-    decision = plan_of(policy).decide(Room())
+    decision = decide(plan_of(policy), Room())
     assert decision.arm.effort == wanted
 
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from router.dispatch.wire import load_litellm
 from router.errors import ModelFileError
-from router.gates.agreement import NEARLY, final_answer, likeness, said
+from router.gates.agreement import NEARLY, likeness, said
 from router.gates.answer import Answer, answer_of_kept, answers_of, kept_answers
+from router.gates.final_answer import final_answer
 from router.gates.gate import Gate
 from router.gates.schemas import parse_json, problem_of
 from router.gates.structural import faults, is_checked

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from router import load_policy
 from router.errors import ImportFileError, LedgerUnavailable
-from router.ledger import open_ledger
-from router.log import LoggedRequest, open_log
+from router.ledger import open_ledger, open_log
+from router.log import LoggedRequest
 from router.log.savings import savings
 from router.prices import load_book
 from router.replay.imports import import_files, read_files
@@ -277,7 +277,9 @@ def test_a_label_is_looked_up_by_its_call_however_many_were_made_at_that_moment(
 ) -> None:
     rows = [line(at, time=START, label=1) for at in range(5)]
     brought(capsys, tmp_path, rows)
-    monkeypatch.setattr("router.log.reader.SqliteLog._page", None)  # reads the calls of a moment
+    monkeypatch.setattr(
+        "router.ledger.sqlite.log.SqliteLog._page", None
+    )  # reads the calls of a moment
     again = brought(capsys, tmp_path, [*rows[:4], line(4, time=START, label=0)])
     assert (again["added"], again["labels_added"]) == (0, 1)
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.errors import InvalidRequest, RouterError
-from router.intake import OWNED, new_request_id, read_request
+from router.ids import new_request_id
+from router.intake import OWNED, read_request
 from tests.conftest import HELLO, MakeRouter
 from tests.provider import Provider
 

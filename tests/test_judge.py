@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from router.errors import UnknownPrice
 from router.judging.calls import CEILING, Account, Caller
 from router.judging.sample import draw
-from router.ledger import open_ledger
-from router.log import open_log
+from router.ledger import open_ledger, open_log
 from router.log.savings import savings
 from router.policy import load_policy
 from tests.judge_kit import (
@@ -269,7 +268,7 @@ def test_an_outage_ends_the_run_and_keeps_what_was_done(
 
 def test_a_store_that_goes_away_ends_the_run(court: Court, monkeypatch: pytest.MonkeyPatch) -> None:
     from router.errors import LedgerUnavailable
-    from router.log.reader import SqliteLog
+    from router.ledger.sqlite.log import SqliteLog
 
     court.serve(2)
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.judging.sample import draw
-from router.log import open_log
+from router.ledger import open_log
 from router.replay.off_policy.batch import LogBatch
 from router.replay.off_policy.measure import Question, measure
 from router.replay.off_policy.replay import Replay, conclude

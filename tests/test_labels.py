@@ -9,8 +9,8 @@ import pytest
 
 from router import Router
 from router.errors import ConfigurationError, InvalidRequest
-from router.ledger import open_ledger
-from router.log import Label, open_log
+from router.ledger import open_ledger, open_log
+from router.log import Label
 from router.types import Budget
 from tests.conftest import HELLO, MakeRouter
 from tests.ledger_kit import NOW, request_row, url

@@ -17,7 +17,7 @@ import pytest
 
 from router import Router
 from router.errors import ConfigurationError, MalformedReply, ProviderUnavailable
-from router.log import open_log
+from router.ledger import open_log
 from router.types import Request
 from tests.conftest import HELLO, ladder, steady_predictor
 from tests.provider import Provider, ok, status

@@ -17,10 +17,9 @@ from router.errors import (
     LedgerCorrupt,
     RouterError,
 )
-from router.ledger import Ledger, open_ledger, store_exists
+from router.ledger import Ledger, open_ledger, open_log, store_exists
+from router.ledger.place import identity, journal_folder
 from router.ledger.redis.url import parse
-from router.ledger.url import identity, journal_folder
-from router.log import open_log
 from router.types import Budget, RequestEnd, Reservation
 from tests import servers
 from tests.conftest import ladder, steady_predictor

@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from router.errors import BudgetExceeded, ConfigurationError, LedgerCorrupt, LedgerUnavailable
-from router.ledger import open_ledger
+from router.ledger import open_ledger, open_log
+from router.ledger.place import identity, journal_folder
 from router.ledger.sqlite.verify import _CHECKS
-from router.ledger.url import identity, journal_folder, sqlite_path, store_url
-from router.log import open_log
+from router.ledger.url import sqlite_path, store_url
 from router.types import Budget
 from tests.ledger_kit import NOW, counters, processes, reserve, settle, url
 

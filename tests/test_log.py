@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from router.errors import ConfigurationError, InvalidRequest, LedgerCorrupt
-from router.ledger import open_ledger
-from router.log import Label, LoggedRequest, open_log
+from router.ledger import open_ledger, open_log
+from router.log import Label, LoggedRequest
 from router.log.writer import sound, to_json
 from router.types import AttemptRow, Budget, RequestEnd, RequestRow, Reservation
 from tests.ledger_kit import NOW, TTL, attempt_row, release, request_row, reserve, settle, url

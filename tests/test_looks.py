@@ -31,8 +31,7 @@ from router.decide import (
 from router.errors import ProviderError
 from router.gates.gate import TOGETHER
 from router.gates.structural import OF_BAD, OF_GOOD
-from router.ledger import Ledger, lines
-from router.log import open_log
+from router.ledger import Ledger, lines, open_log
 from router.log.base import LoggedRequest
 from router.planning.exploring import uniform
 from router.types import TIERS, Budget, RequestEnd

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from router.errors import LogFileError, ReplayError
-from router.log import open_log
+from router.ledger import open_log
 from router.policy import load_policy
 from router.replay.off_policy.batch import LogBatch, batches_of, read_part
 from router.replay.off_policy.estimate import Estimates, estimate

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.errors import ReplayError
-from router.log import open_log
+from router.ledger import open_log
 from router.planning.ladder import Ladder
 from router.policy import load_policy
 from router.policy.rules import Rule, match

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from router.decide import Bar
 from router.dispatch.bounds import input_bound
 from router.errors import UnknownPrice
+from router.planning.deciding import decide
 from router.planning.ladder import Ladder
 from router.planning.make import make_plan
 from router.planning.plan import Plan
@@ -195,7 +196,7 @@ def test_no_request_is_kept_from_an_arm_by_what_an_earlier_one_needed() -> None:
     first = plan_at(ladder, MIDNIGHT)
     assert (plan_at(ladder, MIDNIGHT, content=picture).options.barred == Bar.NO_VISION).all()
     assert (plan_at(ladder, MIDNIGHT).options.barred == Bar.FREE).all()
-    assert first.decide(Room()).arm == plan_at(ladder, MIDNIGHT).decide(Room()).arm
+    assert decide(first, Room()).arm == decide(plan_at(ladder, MIDNIGHT), Room()).arm
     with pytest.raises(ValueError, match="read-only"):
         first.options.barred[0, 0] = Bar.FAILED
 
@@ -204,13 +205,13 @@ def test_the_baseline_of_a_plan_is_its_tiers_own_quote() -> None:
     ladder = Ladder.of(load_policy(ladder_policy("http://127.0.0.1:9")), BOOK, Efforts({}))
     plan = plan_at(ladder, MIDNIGHT)
     assert plan.baseline() == plan.quotes[TIERS.index("frontier")].expected
-    assert plan.decide(Room()).baseline == plan.baseline()
+    assert decide(plan, Room()).baseline == plan.baseline()
 
 
 def test_a_ceiling_that_no_price_can_be_held_against_is_an_unknown_price() -> None:
     ladder = prepared(BOOK, objective={"max_cost_per_request": "1"})
     with pytest.raises(UnknownPrice, match="max_cost_per_request"):
-        plan_at(ladder, MIDNIGHT, {"service_tier": "unheard-of"}).decide(Room())
+        decide(plan_at(ladder, MIDNIGHT, {"service_tier": "unheard-of"}), Room())
 
 
 @pytest.mark.parametrize("cost_weight", [0.5, 20, 1000])
@@ -226,7 +227,7 @@ def test_a_dearer_model_that_answers_in_a_third_of_the_tokens_wins(cost_weight: 
     def chosen(frontier_tokens: float) -> str:
         tokens = np.array([0.0, 300.0, 0.0, frontier_tokens])
         said = replace(EVEN, quality=np.full(4, 0.8), output_tokens=tokens)
-        return make_plan(prepared, request, shape, extract(request), said).decide(Room()).arm.tier
+        return decide(make_plan(prepared, request, shape, extract(request), said), Room()).arm.tier
 
     assert chosen(100.0) == "frontier"  # twice the price, a third of the tokens
     assert chosen(300.0) == "mini"

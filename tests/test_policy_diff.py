@@ -16,8 +16,8 @@ import yaml
 
 from router.decide import UNLIMITED, Objective, Options, choose
 from router.errors import PolicyError
+from router.ledger import open_log
 from router.ledger.url import store_url
-from router.log import open_log
 from router.policy import load_policy
 from router.policy.diff import HIDDEN, changes
 from router.policy.loader import parse_policy

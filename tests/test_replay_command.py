@@ -156,7 +156,7 @@ def test_the_same_policy_twice_is_refused(logged: Any, capsys: pytest.CaptureFix
 
 
 def test_a_log_on_an_object_store_is_replayed_as_one_on_disk(logged: Any) -> None:
-    from router.log import open_log
+    from router.ledger import open_log
     from router.replay.off_policy.export import export
 
     store, files, _ = logged

@@ -20,6 +20,7 @@ from router.planning.caps import (
     floor_of,
     within,
 )
+from router.planning.deciding import decide
 from router.planning.ladder import Ladder
 from router.planning.make import make_plan
 from router.planning.plan import Plan
@@ -305,7 +306,7 @@ def test_what_a_plan_decides_fits_the_room_or_nothing_would_have(
     )
     least = room.remaining()
     try:
-        decision = plan.decide(room)
+        decision = decide(plan, room)
     except BudgetExceeded:
         assert least is not None
         quote_arm = quoter(plan.ladder, plan.request, plan.shape, plan.calls)

@@ -13,8 +13,7 @@ import pytest
 
 from router import Router
 from router.errors import TrainingError
-from router.ledger import open_ledger
-from router.log import open_log
+from router.ledger import open_ledger, open_log
 from router.predict import extract_many, load_predictor
 from router.predict.examples import text_key
 from router.replay.training.anchors import anchor

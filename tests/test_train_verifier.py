@@ -18,7 +18,7 @@ from router.gates.answer import Answer
 from router.gates.confidence import Confidence
 from router.gates.reading import LOGPROB_NAMES, SHAPE_NAMES
 from router.gates.verifier import NAMES, load_verifier
-from router.log import open_log
+from router.ledger import open_log
 from router.replay.evaluation.by_form import ByForm
 from router.replay.evaluation.curves import resamples
 from router.replay.recorded.answers import Answers, answers_like, read_answers

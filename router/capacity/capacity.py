@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from router.capacity.endpoint import Clock, Endpoint, Ticket
 from router.capacity.health import Poller
 from router.decide.obstacles import Obstacle
-from router.policy.capacity import EndpointKey, endpoint_key
+from router.policy.endpoints import EndpointKey, endpoint_key
 
 if TYPE_CHECKING:
     from router.policy import Policy

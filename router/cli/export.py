@@ -22,8 +22,8 @@ def command(
     store: str, out: str, since: datetime | None, until: datetime | None, as_json: bool
 ) -> None:
     """Write the log of STORE as Parquet files, a folder a day, for `router replay`."""
+    from router.ledger import open_log
     from router.ledger.url import store_url
-    from router.log import open_log
     from router.replay.off_policy.export import export
 
     days = period(since, until)

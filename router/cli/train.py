@@ -199,8 +199,8 @@ def _read(
 
 
 def _from_log(store: str, options: _Options) -> bool:
+    from router.ledger import open_log
     from router.ledger.url import store_url
-    from router.log import open_log
     from router.predict import load_predictor
     from router.replay.training.from_log import correct, merged, read_log
     from router.replay.training.train import need_learner, without_nan

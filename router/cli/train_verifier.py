@@ -96,8 +96,8 @@ def _from_outcomes(
 
 
 def _from_log(store: str, asked: Asked) -> TrainedVerifier:
+    from router.ledger import open_log
     from router.ledger.url import store_url
-    from router.log import open_log
     from router.replay.training.verifier_from_log import train_on_log
 
     with progress(asked.as_json) as show, closing(open_log(store_url(store))) as log:

@@ -10,13 +10,13 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from router.conversations.shorten import Message, Parts, is_turn, parts_of, readable, shorten
 from router.conversations.state import digests
 from router.conversations.worth import Worth, pays, worth
 from router.errors import MalformedReply, ProviderTimeout, RequestRejected, RouterError
-from router.intake import new_request_id
+from router.ids import new_request_id
 from router.policy import Policy
 from router.policy.calling import Limits
 from router.policy.schema import Objective, Tiers
@@ -28,10 +28,10 @@ from router.turns import Compaction, Turn
 from router.types import Request, Tier
 
 if TYPE_CHECKING:
+    from router.capacity import Capacity
     from router.dispatch.effects import Walk
-    from router.pipeline import Router
     from router.policy.conversations import CompactionOptions
-    from router.prices import Price
+    from router.prices import Price, PriceBook
 
 _log = logging.getLogger("router")
 
@@ -163,10 +163,22 @@ def applied(kept: Compaction, messages: Sequence[Message]) -> list[Message] | No
     return [*kept.messages, *messages[kept.cut :]]
 
 
+class Asked(Protocol):
+    """What a summary needs of the router that it is asked of."""
+
+    policy: Policy
+    prices: PriceBook
+    capacity: Capacity
+
+    def walk(self, request: Request) -> Walk[Any]: ...
+    def now(self) -> float: ...
+    def close(self) -> None: ...
+
+
 class Summariser:
     """Asks one tier for summaries, through a router of its own with the same store and budgets."""
 
-    def __init__(self, router: Router, options: CompactionOptions):
+    def __init__(self, router: Asked, options: CompactionOptions):
         self._router, self._options = router, options
 
     def better(

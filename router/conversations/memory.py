@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from router.conversations.compaction import (
+    Asked,
     Summariser,
     Tried,
     applied,
@@ -24,7 +25,15 @@ from router.conversations.compaction import (
     tokens_of,
 )
 from router.conversations.recovery import recovered
-from router.conversations.state import Answer, after, digests, fills_itself, shifted, turn_of
+from router.conversations.state import (
+    Answer,
+    Settled,
+    after,
+    digests,
+    fills_itself,
+    shifted,
+    turn_of,
+)
 from router.dispatch.effects import Store
 from router.errors import RouterError
 from router.prices.caching import lifetime
@@ -34,11 +43,9 @@ from router.types import TIERS
 if TYPE_CHECKING:
     from router.dispatch.effects import Walk
     from router.log import Log
-    from router.pipeline import Router
-    from router.planning.plan import Plan
     from router.policy import Policy
     from router.prices import Price, PriceBook
-    from router.types import Arm, AttemptRow, Decision, Request, Usage
+    from router.types import Arm, Request
 
 _logger = logging.getLogger("router")
 
@@ -56,7 +63,7 @@ class Conversations:
         self,
         policy: Policy,
         prices: PriceBook,
-        own: Callable[[Policy], Router],
+        own: Callable[[Policy], Asked],
         log: Callable[[], Log] | None = None,
     ):
         self._policy, self._prices, self._own, self._log = policy, prices, own, log
@@ -220,29 +227,27 @@ class Conversations:
         return self._policy.deployment(arm).price_at(self._prices, now)
 
     # ── after an answer ────────────────────────────────────────────────────────────────────────
-    def answered(
-        self, plan: Plan, decision: Decision, row: AttemptRow, usage: Usage | None
-    ) -> None:
-        """Note an answer that was settled as `row`."""
-        request = plan.request
+    def answered(self, settled: Settled) -> None:
+        """Note an answer that was settled."""
+        request, arm = settled.request, settled.arm
         if request.turn is None:
             return
-        key, arm, count = _key(request), decision.arm, len(request.messages)
+        key, count = _key(request), len(request.messages)
         answer = Answer(
             request_id=request.request_id,
             arm=arm.name,
             model=arm.model,
             tier=TIERS.index(arm.tier),
-            time=row.time,
-            tokens=plan.shape.input_tokens,
+            time=settled.row.time,
+            tokens=settled.input_tokens,
             messages=count,
             digest=digests(request.messages, request.params, (count,))[count],
-            usage=usage,
+            usage=settled.usage,
             seconds=self._seconds(arm),
-            fills_itself=fills_itself(arm.model, plan.ladder.price(arm, request.now)),
+            fills_itself=fills_itself(arm.model, settled.price),
             expected=request.turn.warm.get(arm.name, 0),
             # One drawn to explore, or that stood in for a failed one, says nothing of the need.
-            escalates=row.propensity >= 0.5 and plan.failure is None,
+            escalates=settled.row.propensity >= 0.5 and not settled.stood_in,
         )
         with self._lock:
             known = self._kept.get(key)

@@ -17,10 +17,24 @@ from router.turns import Cached, Conversation, Turn
 
 if TYPE_CHECKING:
     from router.prices import Price
-    from router.types import Arm, Usage
+    from router.types import Arm, AttemptRow, Request, Usage
 
 MARK = "cache_control"
 _MOST_CACHES = 8  # arms of one conversation whose caches are remembered
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """An answer as it was settled, at which `price` and in which `row` of the log; `stood_in`:
+    whether for an arm that had failed."""
+
+    request: Request
+    arm: Arm
+    row: AttemptRow
+    usage: Usage | None
+    input_tokens: int
+    price: Price | None
+    stood_in: bool
 
 
 @dataclass(frozen=True, slots=True)

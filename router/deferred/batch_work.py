@@ -38,7 +38,7 @@ from router.walk.attempt import Attempt
 from router.walk.attempts import Attempts
 
 if TYPE_CHECKING:
-    from router.deferred.worker import Due, Worker
+    from router.deferred.hand import Due, Hand
     from router.types import Request
 
 _log = logging.getLogger("router")
@@ -59,7 +59,7 @@ class _Laid:
 class BatchWork:
     """What a worker does about batches. `poll`: seconds between two looks at one."""
 
-    def __init__(self, worker: Worker, poll: float):
+    def __init__(self, worker: Hand, poll: float):
         self._worker, self._poll = worker, poll
         self._batches = BatchQueue(worker.queue.database, worker.name)
 

@@ -11,8 +11,8 @@ from router.errors import ConfigurationError, DeferredError, InvalidRequest
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from router.deferred.hand import Work
     from router.deferred.queue import Queue, Ticket
-    from router.deferred.worker import Work
     from router.planning.plan import Plan
     from router.policy import Policy
     from router.types import Request

@@ -9,14 +9,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import uuid
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from router.deferred.batch_work import BatchWork
-from router.deferred.kept import answer_text, in_hand, request_of
+from router.deferred.hand import Due, Hand, Work, new_name
+from router.deferred.kept import answer_text, in_hand
 from router.deferred.queue import Queue, Ticket
 from router.dispatch.deadlines import BATCH
 from router.dispatch.effects import run
@@ -30,40 +29,18 @@ from router.errors import (
     RateLimited,
     RouterError,
 )
-from router.intake import new_request_id
 
 if TYPE_CHECKING:
-    from router.pipeline import Router
-    from router.planning.plan import Plan
-    from router.types import Decision
+    from router.walk.serving import Serving
 
 _log = logging.getLogger("router")
-_MOST_DOUBLED = 7  # pauses double from try to try, to an hour and more
 _MOST_WAITS = 30.0  # seconds that a call may wait in all while it keeps others from being made
 # What trying again later may mend.
 _LATER = (AtCapacity, BudgetExceeded, LedgerError, ProviderUnavailable, PutOff, RateLimited)
 _LONGEST_NAP = 60.0  # seconds between two looks at a queue in which nothing is due
 
 
-@dataclass(slots=True)
-class Work:
-    """What a worker has done: tickets answered, failed, and sent in batches."""
-
-    answered: int = 0
-    failed: int = 0
-    batched: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Due:
-    """A ticket whose time has come, how it is called, and its plan."""
-
-    ticket: Ticket
-    plan: Plan
-    decision: Decision
-
-
-class Worker:
+class Worker(Hand):
     """Works on one queue for one router.
 
     Parameters: `parallel`, calls at the same time; `lease`, seconds after which others take over
@@ -73,7 +50,7 @@ class Worker:
 
     def __init__(
         self,
-        router: Router,
+        router: Serving,
         queue: Queue,
         *,
         parallel: int = 8,
@@ -81,16 +58,13 @@ class Worker:
         poll: float = 60.0,
         again: float = 30.0,
     ):
-        self.router, self.queue = router, queue
-        self.lease, self.again = lease, again
-        self.work = Work()
+        super().__init__(router, queue, lease, again)
         self._parallel, self._poll = parallel, poll
-        self._counting = threading.Lock()
-        self._begin_anew()
+        self.batches = BatchWork(self, poll)
 
     def _begin_anew(self) -> None:
         """Under another name: what it had in hand under the last one lapses, and is taken over."""
-        self.name = uuid.uuid4().hex
+        self.name = new_name()
         self.batches = BatchWork(self, self._poll)
 
     def run(self, *, forever: bool = False) -> Work:
@@ -140,47 +114,6 @@ class Worker:
             stop.set()
             renewing.join()
 
-    def now(self) -> float:
-        return self.router.now()
-
-    def until(self) -> float:
-        """The end of a lease that begins now."""
-        return self.now() + self.lease
-
-    def count(self, *, answered: int = 0, failed: int = 0, batched: int = 0) -> None:
-        with self._counting:
-            self.work.answered += answered
-            self.work.failed += failed
-            self.work.batched += batched
-
-    def fail(self, ticket: Ticket, error: BaseException) -> None:
-        """End a ticket with an error that trying again would not mend."""
-        self.queue.finish(ticket.id, self.name, self.now(), error=said(error))
-        self.count(failed=1)
-
-    def planned(self, ticket: Ticket) -> Due | None:
-        """How a ticket would be called just now; None where it has to wait, or has failed."""
-        now = self.now()
-        # Its first request has the ticket's own id; another try is another request of the log.
-        request_id = ticket.id if ticket.tries == 0 else new_request_id(now)
-        assert ticket.text is not None
-        try:
-            request = request_of(ticket.text, request_id, now, ticket.deadline)
-            plan = self.router.plan(request, batch=not ticket.no_batch)
-            plan = self.router.drift.guarded(plan)
-            room = self.router.room(plan.request)
-            decision = plan.decide(room, self.router.paced(plan, room))
-        except BudgetExceeded as full:
-            self._put_off(ticket, full, full.resets_at)
-            return None
-        except LedgerError as error:
-            self._put_off(ticket, error)
-            return None
-        except RouterError as error:
-            self.fail(ticket, error)
-            return None
-        return Due(ticket, plan, decision)
-
     def _due(self, most: int) -> list[Due]:
         """Up to `most` tickets to be called now; the others wait for their hour, or for a batch.
 
@@ -220,7 +153,7 @@ class Worker:
         try:
             answer = answer_text(run(walk))
         except _LATER as error:
-            self._put_off(ticket, error)
+            self.put_off(ticket, error)
         except RouterError as error:
             self.fail(ticket, error)
         except Exception as error:  # of ours or litellm's: it would only come again
@@ -238,26 +171,9 @@ class Worker:
         except Exception:
             _log.exception("a reply to ticket %s could not be kept", ticket.id)
 
-    def _put_off(self, ticket: Ticket, error: RouterError, resets_at: float | None = None) -> None:
-        """Try a ticket again later: there is no room for it just now. Others' holds may be released
-        before a budget resets. The last moment for a call that is in time is not let pass."""
-        now = self.now()
-        pause = self.again * 2 ** min(ticket.tries, _MOST_DOUBLED)
-        due = now + max(pause, getattr(error, "retry_after", None) or 0.0)
-        last = ticket.deadline - self.router.policy.timeout.total
-        for sooner in (resets_at, last):
-            if sooner is not None and now + self.again <= sooner < due:
-                due = sooner
-        self.queue.postpone(ticket.id, self.name, due, error=said(error))
-
     def _renew(self, stop: threading.Event) -> None:
         while not stop.wait(self.lease / 4):
             try:
                 self.queue.renew(self.name, self.until())
             except LedgerError as error:
                 _log.error("the queue's leases could not be renewed: %s", error)
-
-
-def said(error: BaseException) -> tuple[str, str]:
-    """An error as a ticket keeps it: its class, and what it says."""
-    return type(error).__name__, str(error)

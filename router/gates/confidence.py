@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from router.gates.agreement import final_span
+from router.gates.final_answer import final_span
 
 LEVELS = ("sure", "middling", "unsure")
 # Chances of each level from a good and from a bad answer. As in `structural`, judgement and on the

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from router.gates.agreement import SHORT, Final, final_of
 from router.gates.answer import Answer
+from router.gates.final_answer import SHORT, Final, final_of
 from router.gates.structural import HARD
 
 if TYPE_CHECKING:

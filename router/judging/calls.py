@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from router.dispatch.effects import run
-from router.intake import new_request_id
+from router.ids import new_request_id
 from router.log.base import JUDGED
 from router.money import usd_text
 from router.pipeline import Router

@@ -24,7 +24,7 @@ from router.errors import (
     ProviderUnavailable,
     RateLimited,
 )
-from router.intake import new_request_id
+from router.ids import new_request_id
 from router.judging.calls import CEILING, RUN, Account, Caller
 from router.judging.figures import JudgeReport, agreements
 from router.judging.sample import Candidate, draw, sample

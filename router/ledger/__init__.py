@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from router.errors import ConfigurationError
 from router.ledger.base import Ledger
-from router.ledger.url import identity, journal_folder, load_postgres, scheme, sqlite_path
+from router.ledger.place import identity, journal_folder
+from router.ledger.url import load_postgres, scheme, sqlite_path
 from router.types import Budget
 
 if TYPE_CHECKING:
     from router.ledger.store import Store
+    from router.log import Log
 
-__all__ = ["Ledger", "open_ledger", "store_exists"]
+__all__ = ["Ledger", "open_ledger", "open_log", "store_exists"]
 
 
 def open_ledger(
@@ -88,6 +90,30 @@ def _open_store(url: str, durability: str, busy_seconds: float | None, create: b
     from router.ledger.sqlite.store import SqliteStore
 
     return SqliteStore(sqlite_path(url), **options)
+
+
+def open_log(url: str) -> Log:
+    """Open the log of an existing store, to read it and to label it.
+
+    Parameters: `url`, "sqlite:///relative.db", "sqlite:////absolute.db", "postgresql://…" or
+    "redis://…" (its log is brought up to date whenever it is read). A store in memory is private to
+    its ledger: use that ledger's `log()`.
+    Raises `ConfigurationError` for a wrong URL or a place without a store, `LedgerCorrupt` for a
+    damaged one, `LedgerUnavailable` for a server that does not answer.
+    """
+    if scheme(url) == "postgresql":
+        postgres = load_postgres()
+        log: Log = postgres.PostgresLog(postgres.Database(url, create=False), owned=True)
+        return log
+    if scheme(url) == "redis":
+        from router.ledger.redis.store import open_redis_log
+
+        return open_redis_log(url)
+    from router.ledger.sqlite.database import Database
+    from router.ledger.sqlite.log import SqliteLog
+
+    database = Database(sqlite_path(url), durability="full", busy_seconds=10.0, create=False)
+    return SqliteLog(database, owned=True)
 
 
 def store_exists(url: str) -> bool:

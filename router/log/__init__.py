@@ -3,6 +3,5 @@
 from __future__ import annotations
 
 from router.log.base import Label, Log, LoggedRequest
-from router.log.reader import open_log
 
-__all__ = ["Label", "Log", "LoggedRequest", "open_log"]
+__all__ = ["Label", "Log", "LoggedRequest"]

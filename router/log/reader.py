@@ -5,17 +5,12 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from router.errors import InvalidRequest, LedgerCorrupt
-from router.ledger.url import load_postgres, scheme, sqlite_path
-from router.log.base import Label, Log, LoggedRequest, Memo
-from router.log.schema import HAS_TABLE, MEMO_TABLE
-from router.log.writer import JSON_COLUMNS, sound, to_json
+from router.log.base import Label, LoggedRequest, Memo
+from router.log.writer import JSON_COLUMNS, sound
 from router.types import AttemptRow
-
-if TYPE_CHECKING:
-    from router.ledger.sqlite.database import Database
 
 _PAGE = 1000  # rows; each page is a transaction of its own, so a long read holds up no checkpoint
 _FIRST, _LAST = -1e300, 1e300
@@ -76,29 +71,6 @@ WHERE time >= :since AND time < :until AND {_IS_REQUEST} AND purpose = 'serve'
   AND id % :every = 0
 ORDER BY time, id
 """
-
-
-def open_log(url: str) -> Log:
-    """Open the log of an existing store, to read it and to label it.
-
-    Parameters: `url`, "sqlite:///relative.db", "sqlite:////absolute.db", "postgresql://…" or
-    "redis://…" (its log is brought up to date whenever it is read). A store in memory is private to
-    its ledger: use that ledger's `log()`.
-    Raises `ConfigurationError` for a wrong URL or a place without a store, `LedgerCorrupt` for a
-    damaged one, `LedgerUnavailable` for a server that does not answer.
-    """
-    if scheme(url) == "postgresql":
-        postgres = load_postgres()
-        log: Log = postgres.PostgresLog(postgres.Database(url, create=False), owned=True)
-        return log
-    if scheme(url) == "redis":
-        from router.ledger.redis.store import open_redis_log
-
-        return open_redis_log(url)
-    from router.ledger.sqlite.database import Database
-
-    database = Database(sqlite_path(url), durability="full", busy_seconds=10.0, create=False)
-    return SqliteLog(database, owned=True)
 
 
 class _Database(Protocol):
@@ -264,63 +236,3 @@ class PagedLog(ABC):
             last = rows[-1]
             place["time"] = float(last["_time"] if "_time" in last else last["time"])
             place["id"] = last["_id"] if "_id" in last else last["id"]
-
-
-class SqliteLog(PagedLog):
-    """The log in one SQLite store."""
-
-    _database: Database
-
-    _bin = "CAST(time / :bin AS INTEGER)"
-
-    def _page(self, query: str, place: Mapping[str, float | int]) -> list[dict[str, Any]]:
-        with self._database.read() as connection:
-            cursor = connection.execute(query, place)
-            names = [column[0] for column in cursor.description]
-            return [dict(zip(names, row, strict=True)) for row in cursor]
-
-    def _put(self, label: Label) -> bool:
-        with self._database.write() as connection:
-            done = connection.execute(
-                "INSERT INTO label (request_id, score, source, time, rate)"
-                " SELECT request_id, ?, ?, ?, ? FROM request WHERE request_id = ?",
-                (label.score, label.source, label.time, label.rate, label.request_id),
-            )
-            return done.rowcount == 1
-
-    def label(self, request_id: str) -> Label | None:
-        with self._database.read() as connection:
-            row = connection.execute(LABEL_OF, {"request_id": request_id}).fetchone()
-            return None if row is None else Label(*row)
-
-    def _has(self, table: str) -> bool:
-        with self._database.read() as connection:
-            return connection.execute(HAS_TABLE, (table,)).fetchone() is not None
-
-    def memos(self, prefix: str) -> dict[str, Memo]:
-        with self._database.read() as connection:
-            if not connection.execute(HAS_TABLE, ("memo",)).fetchone():
-                return {}
-            found = connection.execute(
-                "SELECT name, value, version FROM memo WHERE substr(name, 1, ?) = ?",
-                (len(prefix), prefix),
-            )
-            return {name: Memo(json.loads(value), version) for name, value, version in found}
-
-    def keep(self, name: str, value: Any, version: int) -> bool:
-        text = to_json(value)
-        with self._database.write() as connection:
-            if not connection.execute(HAS_TABLE, ("memo",)).fetchone():
-                connection.execute(MEMO_TABLE)
-            if version == 0:
-                done = connection.execute(
-                    "INSERT OR IGNORE INTO memo (name, value, version) VALUES (?, ?, 1)",
-                    (name, text),
-                )
-            else:
-                done = connection.execute(
-                    "UPDATE memo SET value = ?, version = version + 1"
-                    " WHERE name = ? AND version = ?",
-                    (text, name, version),
-                )
-            return done.rowcount == 1

@@ -9,13 +9,8 @@ budget must not refuse because `max_tokens` is large.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from router.decide import UNKNOWN
 from router.planning.ladder import asked_effort
 from router.planning.quotes import Quoter, quoter
 from router.predict.effort import THINKING_TOKENS
@@ -49,12 +44,11 @@ def floor_of(plan: Plan, index: int) -> int:
 def predicted(plan: Plan) -> Plan:
     """The plan with each cap lowered to its predicted P95, where that is less."""
     quote_arm = quoter(plan.ladder, plan.request, plan.shape, plan.calls)
-    return with_quotes(
-        plan,
+    return plan.with_quotes(
         [
             quote_arm(index, tokens, min(quoted.output_cap, floor_of(plan, index)))
             for index, (quoted, tokens) in enumerate(zip(plan.quotes, plan.tokens, strict=True))
-        ],
+        ]
     )
 
 
@@ -65,8 +59,8 @@ def within(plan: Plan, room: int) -> Plan:
     the arm's P95 is more than that, it is that, or what fits, but never below the P95.
     """
     quote_arm = quoter(plan.ladder, plan.request, plan.shape, plan.calls)
-    return with_quotes(
-        plan, [_within(plan, index, room, quote_arm) for index in range(len(plan.quotes))]
+    return plan.with_quotes(
+        [_within(plan, index, room, quote_arm) for index in range(len(plan.quotes))]
     )
 
 
@@ -88,14 +82,3 @@ def _within(plan: Plan, index: int, room: int, quote_arm: Quoter) -> Quote:
         else:
             high = middle
     return best
-
-
-def with_quotes(plan: Plan, quotes: Sequence[Quote]) -> Plan:
-    """The plan with other quotes, one for each arm."""
-    money = [
-        [UNKNOWN if amount is None else amount for amount in amounts]
-        for amounts in zip(*((quoted.expected, quoted.upper) for quoted in quotes), strict=True)
-    ]
-    expected, upper = np.array(money).reshape(2, 1, -1)
-    options = replace(plan.options, expected=expected, upper=upper)
-    return replace(plan, quotes=tuple(quotes), options=options)

@@ -6,13 +6,14 @@ rule decides again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from router.decide import (
+    UNKNOWN,
     UNLIMITED,
     Bar,
     Choices,
@@ -22,9 +23,7 @@ from router.decide import (
     Obstacles,
     Options,
     choose,
-    decision,
 )
-from router.decide.explain import UNOBSTRUCTED
 from router.dispatch.bounds import (
     beyond_cap,
     input_bound,
@@ -40,10 +39,8 @@ from router.errors import (
     RateLimited,
 )
 from router.money import MAX_NANO
-from router.planning.caps import with_quotes, within
 from router.planning.ladder import Ladder
-from router.planning.refusal import lacking, refusal
-from router.planning.remarks import place, remark
+from router.planning.place import place
 from router.predict.features import DENSE_NAMES
 from router.types import (
     TIERS,
@@ -91,52 +88,25 @@ class Plan:
     spilled: str | None = None  # what kept the best arm from being called
     look: Look | None = None  # how answers are looked at, None where the first is handed out
 
-    def decide(
-        self,
-        room: Room,
-        objective: Objective | None = None,
-        exploration: Exploration | None = None,
-    ) -> Decision:
-        """Choose an arm for the room there is, by `objective` instead of the policy's own if given,
-        with so much left to chance as `exploration` says (nothing after a failure); where none fits
-        the room, one with a lower output cap.
-
-        Raises `NoCapableDeployment`, `UnknownPrice` or `BudgetExceeded` where every arm is barred,
-        or the provider's last error where the arms that were left have failed.
-        """
-        objective = objective or self.ladder.objective
-        kept = objective.pace.kept if objective.pace else 0
-        if self.failure is not None or objective.alarm:
-            exploration = None
-        if exploration is not None and room.budgets:
-            exploration = replace(exploration, roomy=self.roomy(room))
-        choices, left = self.choose(objective, room, kept, exploration), room.remaining()
-        if kept and choices.arm[0] < 0:  # for this request it was kept
-            choices = self.choose(objective, room)
-        # A judge that is cut short says nothing: the router's own calls go in full or not at all.
-        own = self.request.purpose != "serve"
-        if left is not None and not own and not self._fits(choices, left):
-            lowered = within(self, left)
-            again = lowered.choose(objective, room)
-            if lowered._fits(again, left):
-                return lowered.decision(again, objective, room)
-        # A fallback, or a way around what is full, goes sideways and up, never down.
-        first = self.failure is None and self.spilled is None
-        if choices.arm[0] < 0 and first and (self.options.barred == Bar.HELD_ABOVE).any():
-            return self.let_down().decide(room, objective, exploration)
-        if choices.arm[0] < 0:
-            raise refusal(self, choices, room) from self.failure
-        return self.decision(choices, objective, room)
-
     def let_down(self) -> Plan:
         """The plan without the tier that its conversation is kept at or above."""
         barred = self.options.barred.copy()
         barred[barred == Bar.HELD_ABOVE] = Bar.FREE
         return replace(self, options=replace(self.options, barred=barred))
 
+    def with_quotes(self, quotes: Sequence[Quote]) -> Plan:
+        """The plan with other quotes, one for each arm."""
+        money = [
+            [UNKNOWN if amount is None else amount for amount in amounts]
+            for amounts in zip(*((quoted.expected, quoted.upper) for quoted in quotes), strict=True)
+        ]
+        expected, upper = np.array(money).reshape(2, 1, -1)
+        options = replace(self.options, expected=expected, upper=upper)
+        return replace(self, quotes=tuple(quotes), options=options)
+
     def in_full(self) -> Plan:
         """The plan with the caps that were asked for."""
-        return self if self.full is None else replace(with_quotes(self, self.full), full=None)
+        return self if self.full is None else replace(self.with_quotes(self.full), full=None)
 
     def is_cut(self, decision: Decision, response: Any) -> bool:
         """Whether an answer ended at a cap that was lowered to a prediction."""
@@ -183,35 +153,6 @@ class Plan:
             for index, (arm, quoted) in enumerate(zip(self.ladder.arms, self.quotes, strict=True))
         )
         return np.array([[room.lacking(*bound) is None for bound in bounds]])
-
-    def _fits(self, choices: Choices, left: int) -> bool:
-        """Whether the best arm does, whatever was drawn: what is done where it does not must not
-        depend on the draw, or the chances in the log would not be those of what was done."""
-        arm = int(choices.best[0])
-        return arm >= 0 and int(self.options.upper[0, arm]) <= left
-
-    def decision(
-        self, choices: Choices, objective: Objective, room: Room, looks: str | None = None
-    ) -> Decision:
-        """A choice as a decision. `room`: what it was made for; `looks`: what led to it, where an
-        answer was looked at."""
-        if looks is None and self.look is not None:
-            looks = f"its answer is looked at, up to {self.look.steps} calls"
-        return decision(
-            self.ladder.arms,
-            self.quotes,
-            self.options,
-            choices,
-            objective,
-            rule=self.rule,
-            baseline=self.baseline(),
-            failure=self.spilled or (type(self.failure).__name__ if self.failure else None),
-            novel=bool(self.prediction.novel),
-            obstacles=self.obstacles or UNOBSTRUCTED,
-            looks=looks,
-            remark=partial(remark, self) if self.request.turn or self.request.deadline else None,
-            lacks=partial(lacking, self, room) if room.budgets else None,
-        )
 
     def after(self, arm: Arm, error: ProviderError) -> Plan:
         """The plan once `arm` has failed: sideways within its tier, then up, never down.

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from router.money import format_usd
+from router.planning.place import of_way
 from router.planning.quotes import quoter
-from router.planning.ways import facts as of_deadline
-from router.planning.ways import of_way
 from router.types import TIERS
 
 if TYPE_CHECKING:
     from router.planning.plan import Plan
-    from router.types import Quote, Request, Turn
+    from router.types import Quote, Turn
 
 
 def remark(plan: Plan, chosen: int) -> str:
@@ -33,18 +32,6 @@ def remark(plan: Plan, chosen: int) -> str:
         tokens, kept, how = turn.compacted
         said.append(f"compacted from {_tokens(tokens)} to {_tokens(kept)} ({how})")
     return "; ".join(part for part in said if part)
-
-
-def place(request: Request) -> dict[str, Any]:
-    """What the log keeps of a request's place in its conversation and of its deadline: numbers, no
-    text."""
-    facts: dict[str, Any] = dict(of_deadline(request))
-    if (turn := request.turn) is None:
-        return facts
-    facts |= {"turn": turn.turns, "cached_tokens": turn.warm.get(turn.arm, 0)}
-    if turn.compacted is not None:
-        facts["compacted"] = list(turn.compacted)
-    return facts
 
 
 def _of_cache(plan: Plan, turn: Turn, chosen: int) -> str:

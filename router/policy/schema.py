@@ -17,13 +17,14 @@ from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, model_vali
 from router.policy.arms import arms_of, without_later
 from router.policy.budgets import BudgetLimit, check_models
 from router.policy.calling import Limits, Retry, Streams, Timeout
-from router.policy.capacity import BreakerOptions, check_limits
+from router.policy.capacity import BreakerOptions
 from router.policy.cascade import Cascade
 from router.policy.conversations import CompactionOptions, ConversationOptions
 from router.policy.deferred import DeferredOptions
 from router.policy.deployment import UNBOUNDED, Deployment
 from router.policy.document import show
 from router.policy.drift import DriftOptions
+from router.policy.endpoints import check_limits
 from router.policy.fields import Name, Part, Real, Usd, similar, wrong
 from router.policy.judging import JudgeOptions
 from router.policy.rules import Rule

@@ -6,15 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from router.decide.best import BestRule, best_of
 from router.decide.evidence import Signals
 from router.decide.vote import VoteRule, VoteValue, value_of
-from router.types import Quote
 
 if TYPE_CHECKING:
-    from router.planning.plan import Plan
     from router.policy.vote import Vote
 
 _NEVER = 1e-6  # no signal is impossible, so that a division by its chance is one
@@ -65,31 +61,3 @@ def with_values(signals: Signals, values: Mapping[int, VoteValue]) -> Signals:
     for index, value in values.items():
         bad[index], good[index] = value.signals
     return replace(signals, good=good, bad=bad)
-
-
-def with_bests(plan: Plan, signals: Signals) -> tuple[Plan, Signals]:
-    """The plan and a gate's signals, in which the best-of arms are worth what this gate makes of
-    them: P(good) of the sample it picks, the calls that this takes, and how that one looks."""
-    values = best_values(plan.ladder.bests, signals)
-    if not values:
-        return plan, signals
-    options, quotes, calls = plan.options, list(plan.quotes), list(plan.calls)
-    quality, expected = plan.quality.copy(), options.expected.copy()
-    for index, value in values.items():
-        taken = float(np.interp(quality[index], value.quality, value.calls))
-        quality[index] = np.interp(quality[index], value.quality, value.good)
-        quoted = quotes[index]
-        if quoted.expected is not None:
-            cost = round(quoted.expected * taken / calls[index])
-            quotes[index] = Quote(cost, quoted.upper, quoted.output_cap)
-            expected[0, index] = cost
-        calls[index] = taken
-    careful = plan.ladder.careful(plan.prediction, quality)[None]
-    known = replace(
-        plan,
-        quality=quality,
-        quotes=tuple(quotes),
-        calls=tuple(calls),
-        options=replace(options, quality=careful, expected=expected),
-    )
-    return known, with_values(signals, values)

@@ -6,10 +6,11 @@ import logging
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from router.capacity import Ticket
 from router.conversations.portable import fitted
+from router.conversations.state import Settled
 from router.dispatch.bounds import CAP_FIELDS, input_bound
 from router.dispatch.charge import Charge, Terms, for_answer, for_failure
 from router.dispatch.deadlines import flex_aside, longest_call, timeouts
@@ -18,19 +19,30 @@ from router.dispatch.logprobs import ask_for_logprobs
 from router.dispatch.streams import StreamEnd, StreamTerms, answer_bytes, routed_stream, whole
 from router.dispatch.usage import report_of
 from router.dispatch.wire import EFFORT_ALLOWED, Call, CancelledUnsent, Reply
-from router.errors import LedgerUnavailable, RouterError
+from router.errors import AtCapacity, LedgerUnavailable, RouterError
 from router.gates.answer import kept_answers
 from router.planning.ladder import asked_effort
 from router.planning.plan import Plan
 from router.types import AttemptRow, AttemptStatus, Decision, RequestEnd, Reservation
+from router.walk.attempts import Attempts
 from router.walk.routing import Routing
-
-if TYPE_CHECKING:
-    from router.walk.attempts import Attempts
 
 _log = logging.getLogger("router")
 
 TTL_MARGIN = 60.0  # seconds by which a reservation outlives the longest call
+
+
+def prepare(shared: Attempts, plan: Plan, decision: Decision) -> Attempt:
+    """Lay out the next wire attempt, counted in where its deployment is. Nothing is reserved or
+    sent yet.
+
+    Raises `AtCapacity` where something has come in the way of the deployment meanwhile.
+    """
+    now, arm = shared.clock(), decision.chosen
+    ticket = shared.capacity.enter(arm, plan.shape.input_tokens, plan.tokens[arm])
+    if not isinstance(ticket, Ticket):
+        raise AtCapacity({decision.arm.name: ticket.why}, ticket.wait)
+    return Attempt(shared, plan, decision, shared.count + 1, now, ticket)
 
 
 class Attempt:
@@ -237,7 +249,10 @@ class Attempt:
             # What was paid for is not taken from the caller. The hold stays, and expires in full.
             _log.error("attempt %s could not be settled: %s", self._id, unavailable)
         if row.status == "answered" and self._shared.answered is not None:
-            self._shared.answered(self._plan, self._decision, row, charge.usage)
+            plan, usage, price = self._plan, charge.usage, self.terms.price
+            tokens, stood_in = plan.shape.input_tokens, plan.failure is not None
+            settled = Settled(plan.request, self._decision.arm, row, usage, tokens, price, stood_in)
+            self._shared.answered(settled)
 
     def _final_baseline(self, cost: int | None) -> int | None:
         """Where the baseline tier itself answered, its bill is the baseline, not a prediction."""

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from router.capacity import Capacity, Ticket
+from router.capacity import Capacity
+from router.conversations.state import Settled
 from router.dispatch.deadlines import seconds_for
 from router.dispatch.failures import said
 from router.dispatch.retrying import retrying
 from router.errors import (
-    AtCapacity,
     BudgetExceeded,
     ClockJumped,
     LedgerUnavailable,
@@ -25,15 +25,12 @@ from router.errors import (
 from router.planning.ladder import Ladder
 from router.planning.plan import Plan
 from router.types import (
-    AttemptRow,
     Decision,
     Request,
     RequestEnd,
     RequestRow,
     RequestStatus,
-    Usage,
 )
-from router.walk.attempt import Attempt
 
 if TYPE_CHECKING:
     from router.decide import Objective
@@ -59,7 +56,7 @@ class Attempts:
     capacity: Capacity
     client: Any = None
     streamed: Callable[[Request, Any], None] | None = None
-    answered: Callable[[Plan, Decision, AttemptRow, Usage | None], None] | None = None
+    answered: Callable[[Settled], None] | None = None
     streams: bool = False
     form: Callable[[Request, Any], str | None] | None = None
     step: int = 0  # of a chain of calls
@@ -127,18 +124,6 @@ class Attempts:
         except LedgerUnavailable as unavailable:
             # The answer was paid for and is handed out; the log goes on naming the latest one.
             _log.error("attempt %s/%d: %s", self.request.request_id, number, unavailable)
-
-    def prepare(self, plan: Plan, decision: Decision) -> Attempt:
-        """Lay out the next wire attempt, counted in where its deployment is. Nothing is reserved or
-        sent yet.
-
-        Raises `AtCapacity` where something has come in the way of the deployment meanwhile.
-        """
-        now, arm = self.clock(), decision.chosen
-        ticket = self.capacity.enter(arm, plan.shape.input_tokens, plan.tokens[arm])
-        if not isinstance(ticket, Ticket):
-            raise AtCapacity({decision.arm.name: ticket.why}, ticket.wait)
-        return Attempt(self, plan, decision, self.count + 1, now, ticket)
 
     def close_with(self, plan: Plan, decision: Decision | None, error: RouterError) -> None:
         """Log how a request ended that got no answer."""

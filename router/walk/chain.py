@@ -19,9 +19,11 @@ from router.gates.agreement import said
 from router.gates.answer import Answer, answers_of
 from router.gates.consensus import evidence_of
 from router.gates.gate import Gate, GateCheck, Heard, Verdict, keeps_tool_calls
+from router.planning.deciding import decision_of
 from router.planning.plan import Plan
+from router.types import Quote
 from router.votes import comparable
-from router.votes.signals import with_bests, with_votes
+from router.votes.signals import best_values, with_values, with_votes
 from router.walk.attempts import Attempts
 from router.walk.looks import LookRecord
 from router.walk.routing import Step, attach, routing_of
@@ -100,7 +102,7 @@ class Cascades:
         if self.asked is None or request.purpose != "serve" or not looked_at:
             return without(plan, plan.ladder.bests)
         signals = self.signals(structural.is_checked(request.params), plan.ladder)
-        plan, signals = with_bests(plan, signals)
+        plan, signals = _with_bests(plan, signals)
         # A verifier has learnt how often answers agree, whatever is asked for.
         compared = np.array([self.gate.learned or comparable(None, request, plan.shape)])
         return replace(plan, look=Look(signals, self.asked.max_steps, comparable=compared))
@@ -259,7 +261,7 @@ class Chain:
             best=np.array([best]),
             chances=onward.chances[:, :-1],
         )
-        decision = self.plan.decision(choices, objective, room, reason)
+        decision = decision_of(self.plan, choices, objective, room, reason)
         self._attempts.step = len(self._answered)
         self._attempts.note = note
         return decision
@@ -326,3 +328,31 @@ class Chain:
         barred[barred == Bar.NOT_NEXT] = Bar.FREE  # of a fallback that has ended in an answer
         barred[0, arms] = np.where(barred[0, arms] == Bar.FREE, bar, barred[0, arms])
         self.plan = replace(self.plan, options=replace(self.plan.options, barred=barred))
+
+
+def _with_bests(plan: Plan, signals: Signals) -> tuple[Plan, Signals]:
+    """The plan and a gate's signals, in which the best-of arms are worth what this gate makes of
+    them: P(good) of the sample it picks, the calls that this takes, and how that one looks."""
+    values = best_values(plan.ladder.bests, signals)
+    if not values:
+        return plan, signals
+    options, quotes, calls = plan.options, list(plan.quotes), list(plan.calls)
+    quality, expected = plan.quality.copy(), options.expected.copy()
+    for index, value in values.items():
+        taken = float(np.interp(quality[index], value.quality, value.calls))
+        quality[index] = np.interp(quality[index], value.quality, value.good)
+        quoted = quotes[index]
+        if quoted.expected is not None:
+            cost = round(quoted.expected * taken / calls[index])
+            quotes[index] = Quote(cost, quoted.upper, quoted.output_cap)
+            expected[0, index] = cost
+        calls[index] = taken
+    careful = plan.ladder.careful(plan.prediction, quality)[None]
+    known = replace(
+        plan,
+        quality=quality,
+        quotes=tuple(quotes),
+        calls=tuple(calls),
+        options=replace(options, quality=careful, expected=expected),
+    )
+    return known, with_values(signals, values)

@@ -21,6 +21,7 @@ from router.errors import (
     ProviderError,
     UnknownPrice,
 )
+from router.planning.deciding import decide
 
 if TYPE_CHECKING:
     from router.capacity import Capacity
@@ -41,15 +42,15 @@ def decide_now(
     exploration: Exploration | None,
     patience: float = 0.0,
 ) -> Decision:
-    """`Plan.decide`, with what is in the way of each deployment just now.
+    """`decide`, with what is in the way of each deployment just now.
 
     Parameters: `patience`, seconds for which the request may wait rather than go up.
     Raises `AtCapacity` where something is in the way of the best arm, of the others of its tier and
-    of each higher one, besides what `Plan.decide` raises.
+    of each higher one, besides what `decide` raises.
     """
     found = capacity.obstacles(plan.shape.input_tokens, plan.tokens)
     if not found:
-        return plan.decide(room, objective, exploration)
+        return decide(plan, room, objective, exploration)
     return _around(plan, found, room, objective, exploration, patience)
 
 
@@ -69,7 +70,7 @@ def previewed(
         wait = full.retry_after
         if wait is None or wait + _MARGIN > patience:
             raise
-        later, why = plan.decide(room, objective, exploration), str(full)
+        later, why = decide(plan, room, objective, exploration), str(full)
 
     def explain() -> tuple[str, tuple[ArmView, ...]]:
         return f"{later.reason}; once it has waited for {wait:.3g} s: {why}", later.arms
@@ -112,13 +113,14 @@ def _around(
     exploration: Exploration | None,
     patience: float,
 ) -> Decision:
-    best = plan.decide(room, objective)
+    best = decide(plan, room, objective)
     if plan.options.barred[0, best.chosen] == Bar.HELD_ABOVE:
         plan = plan.let_down()  # as the decision was
     bars, tier = plan.options.barred, plan.ladder.tier
     if best.chosen not in found:
         options = replace(plan.options, barred=obstructed(bars, found))
-        return replace(plan, options=options, obstacles=found).decide(room, objective, exploration)
+        plan = replace(plan, options=options, obstacles=found)
+        return decide(plan, room, objective, exploration)
     spilled = f"{best.arm.name} {said(found[best.chosen])}"
     reachable = {
         i: obstacle
@@ -133,7 +135,7 @@ def _around(
         options = replace(plan.options, barred=way)
         tried = replace(plan, options=options, obstacles=found, spilled=spilled)
         try:
-            return tried.decide(room, objective, exploration)
+            return decide(tried, room, objective, exploration)
         except (BudgetExceeded, UnknownPrice, NoCapableDeployment, ProviderError):
             continue  # something else is in this way
     raise _full(plan, reachable)

@@ -17,7 +17,7 @@ from router.decide.waiting import cheapest
 from router.dispatch.deadlines import BATCH, FLEX, patience
 from router.dispatch.effects import Store, Wait, Walk
 from router.errors import ProviderUnavailable, RateLimited, RouterError
-from router.planning.caps import with_quotes
+from router.planning.deciding import decide
 from router.planning.ladder import asked_service_tier
 from router.planning.quotes import quoter
 from router.prices.hours import changes
@@ -25,10 +25,10 @@ from router.types import Way
 
 if TYPE_CHECKING:
     from router.errors import ProviderError
-    from router.pipeline import Router
     from router.planning.plan import Plan
     from router.types import Decision, Request
     from router.walk.attempts import Attempts
+    from router.walk.serving import Serving
 
 _log = logging.getLogger("router")
 _LOOK_AGAIN = 60.0  # seconds: a wait is made of such parts, so a changed clock or price is noticed
@@ -89,7 +89,7 @@ def _quoted(plan: Plan, ways: Sequence[Way]) -> list[Way]:
     ]
 
 
-def awaited(router: Router, request: Request) -> Walk[Plan]:
+def awaited(router: Serving, request: Request) -> Walk[Plan]:
     """The plan of a request, once the hour has come at which its best arm is called; the same plan
     where it does not wait. Nothing is reserved meanwhile."""
     plan = router.plan(request)
@@ -100,7 +100,7 @@ def awaited(router: Router, request: Request) -> Walk[Plan]:
         now, guarded = router.now(), router.drift.guarded(plan)
         room = yield Store(partial(router.room, plan.request))
         try:
-            decision = guarded.decide(room, router.paced(guarded, room))
+            decision = decide(guarded, room, router.paced(guarded, room))
         except RouterError:
             break  # there is nothing to wait for; the walk says what is wrong
         wait = plan.request.ways[decision.chosen].at - now
@@ -144,4 +144,4 @@ def after_failure(
     quote_arm = quoter(plain.ladder, plain.request, plain.shape, plain.calls)
     caps = [quoted.output_cap for quoted in (plan.full or plan.quotes)]
     quotes = [quote_arm(i, tokens, caps[i]) for i, tokens in enumerate(plain.tokens)]
-    return with_quotes(plain, quotes)
+    return plain.with_quotes(quotes)

@@ -16,6 +16,7 @@ from router.errors import AtCapacity, BudgetExceeded, ProviderError
 from router.gates.answer import Answer, answers_of
 from router.gates.gate import Verdict
 from router.votes.tally import Tally
+from router.walk.attempt import Attempt, prepare
 from router.walk.routing import Routing, Step, attach
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from router.planning.plan import Plan
     from router.policy.vote import Vote
     from router.types import Decision, Floats, Ints, Request
-    from router.walk.attempt import Attempt
     from router.walk.attempts import Attempts
 
 _log = logging.getLogger("router")
@@ -102,7 +102,7 @@ def hold(attempts: Attempts, plan: Plan, decision: Decision, gate: Gate) -> Walk
         samples: list[Attempt] = []
         for _ in range(more):
             try:
-                sample = attempts.prepare(plan, decision)
+                sample = prepare(attempts, plan, decision)
                 yield Store(sample.reserve)
             except (AtCapacity, BudgetExceeded) as full:
                 failed = full

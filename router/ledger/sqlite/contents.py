@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from router.ledger.sqlite import steps
 from router.ledger.sqlite.database import Database
+from router.ledger.sqlite.log import SqliteLog
 from router.ledger.sqlite.verify import problems
-from router.log.reader import SqliteLog
 from router.types import Change
 
 

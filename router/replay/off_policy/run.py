@@ -102,8 +102,8 @@ def _of_store(
     *,
     ids: bool = False,
 ) -> Iterator[LogBatch]:
+    from router.ledger import open_log
     from router.ledger.url import store_url
-    from router.log import open_log
 
     log = open_log(store_url(source))
     done = 0

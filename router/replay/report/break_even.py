@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from router.errors import UnknownPrice
 from router.money import TOKENS_PER_PRICE, ceil_div, format_usd
-from router.policy.capacity import endpoint_key
+from router.policy.endpoints import endpoint_key
 from router.prices import Price, cost
 from router.types import Usage
 

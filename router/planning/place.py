@@ -1,10 +1,9 @@
-"""What a decision and its log row say of a deadline."""
+"""A request's place in time and in its conversation, as its log row and its decision have it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from router.money import format_usd
 
@@ -33,12 +32,20 @@ def of_way(request: Request, chosen: int) -> str:
     return f"{how}{saved}, in time for {_moment(request.deadline)}"
 
 
-def facts(request: Request) -> Iterator[tuple[str, object]]:
-    """What the log keeps of a request's deadline: seconds, and each arm's way."""
+def place(request: Request) -> dict[str, Any]:
+    """What the log keeps of a request's place in its conversation and of its deadline: numbers, no
+    text."""
+    facts: dict[str, Any] = {}
     if request.deadline is not None:
-        yield "deadline_seconds", round(request.deadline - request.now, 3)
+        facts["deadline_seconds"] = round(request.deadline - request.now, 3)
     if request.ways:
-        yield "ways", [[way.service_tier, round(way.at - request.now, 3)] for way in request.ways]
+        facts["ways"] = [[way.service_tier, round(way.at - request.now, 3)] for way in request.ways]
+    if (turn := request.turn) is None:
+        return facts
+    facts |= {"turn": turn.turns, "cached_tokens": turn.warm.get(turn.arm, 0)}
+    if turn.compacted is not None:
+        facts["compacted"] = list(turn.compacted)
+    return facts
 
 
 def _moment(unix: float) -> str:
