@@ -33,8 +33,8 @@ from router.replay.evaluation.cascading import Cascading, outer_predictions
 from router.replay.evaluation.costs import estimate_input
 from router.replay.evaluation.evaluate import evaluate
 from router.replay.evaluation.folds import deal_folds
+from router.replay.evaluation.verifier_training import train_verifier
 from router.replay.recorded.featurise import examples_of, features_of
-from router.replay.training.verifier_training import train_verifier
 
 RESULTS = ROOT / "benchmarks/results/cascade.json"
 SOURCES = ("mmlu_pro_a", "zeroeval")

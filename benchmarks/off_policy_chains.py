@@ -55,6 +55,7 @@ from router.predict.model_file import save_model
 from router.prices import load_book
 from router.replay.evaluation.chains import call_chains, paid
 from router.replay.evaluation.evaluate import evaluate
+from router.replay.evaluation.verifier_training import train_verifier
 from router.replay.off_policy.batch import LogBatch, LoggedArm
 from router.replay.off_policy.estimate import Estimates, estimate
 from router.replay.off_policy.facts import Facts
@@ -65,7 +66,6 @@ from router.replay.off_policy.sums import LOGGED, PolicySums, Tally, add_logged,
 from router.replay.off_policy.support import refusals, spread_of
 from router.replay.off_policy.target import of_policy
 from router.replay.recorded.answers import Answers, read_answers
-from router.replay.training.verifier_training import train_verifier
 from router.types import TIERS
 
 RESULTS = ROOT / "benchmarks/results/off_policy_chains.json"

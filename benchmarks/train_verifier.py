@@ -41,11 +41,11 @@ from router.replay.evaluation.curves import resamples
 from router.replay.evaluation.evaluate import evaluate
 from router.replay.evaluation.figures import Measured, measure
 from router.replay.evaluation.sweep import Sweep
+from router.replay.evaluation.verifier_training import as_verifier, train_verifier
 from router.replay.recorded.answers import Answers, read_answers
 from router.replay.recorded.featurise import features_of
 from router.replay.recorded.outcomes import Outcomes
 from router.replay.training.train_verifier import aucs, lead_in_auc
-from router.replay.training.verifier_training import as_verifier, train_verifier
 from router.types import TIERS
 
 SOURCES = ("mmlu_pro_a", "zeroeval", "arena_bench_v1")

@@ -21,10 +21,10 @@ from router.gates.verifier import NAMES, load_verifier
 from router.ledger import open_log
 from router.replay.evaluation.by_form import ByForm
 from router.replay.evaluation.curves import resamples
+from router.replay.evaluation.verifier_training import as_verifier, train_verifier
 from router.replay.recorded.answers import Answers, answers_like, read_answers
 from router.replay.training.train_verifier import lead_in_auc, train_on_outcomes
 from router.replay.training.verifier_from_log import along, kept_chains, train_on_log
-from router.replay.training.verifier_training import as_verifier, train_verifier
 from tests.conftest import MakeRouter, ladder, steady_predictor
 from tests.provider import Behaviour, Provider, ok
 from tests.replay_kit import Linear, ladder_text, outcomes_of, write_jsonl

@@ -10,8 +10,8 @@ import numpy as np
 from router.errors import ConfigurationError
 from router.replay.evaluation.chains import Called, call_chains, disagreement
 from router.replay.evaluation.sweep import Sweep
+from router.replay.evaluation.verifier_training import as_verifier, choose_ridge, train_verifier
 from router.replay.recorded.answers import Answers, read_answers
-from router.replay.training.verifier_training import as_verifier, choose_ridge, train_verifier
 from router.types import TIERS
 
 if TYPE_CHECKING:

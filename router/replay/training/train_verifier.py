@@ -19,9 +19,9 @@ from router.replay.evaluation.figures import Measured, measure
 from router.replay.evaluation.folds import CrossValidation, Learner
 from router.replay.evaluation.gain_area import interval
 from router.replay.evaluation.sweep import Sweep
+from router.replay.evaluation.verifier_training import choose_ridge, train_verifier
 from router.replay.recorded.featurise import features_of
 from router.replay.training.train import need_questions
-from router.replay.training.verifier_training import choose_ridge, train_verifier
 from router.types import TIERS
 
 if TYPE_CHECKING:

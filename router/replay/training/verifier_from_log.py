@@ -24,13 +24,13 @@ from router.predict.examples import folds_of
 from router.replay.evaluation.by_form import ByForm, Judge
 from router.replay.evaluation.curves import resamples
 from router.replay.evaluation.gain_area import interval
+from router.replay.evaluation.verifier_training import as_verifier, choose_ridge, train_verifier
 from router.replay.recorded.answers import Answers, answers_like
 from router.replay.recorded.voting import can_be_compared
 from router.replay.training.ability import log_loss
 from router.replay.training.from_log import asked, beside_baseline, logged_quality, together
 from router.replay.training.train import need_questions
 from router.replay.training.train_verifier import DRAWS, Lead, TrainedVerifier, aucs
-from router.replay.training.verifier_training import as_verifier, choose_ridge, train_verifier
 from router.types import TIERS
 
 if TYPE_CHECKING:
