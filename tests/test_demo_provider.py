@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from decimal import Decimal
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
@@ -244,7 +245,11 @@ def test_a_provider_that_is_interrupted_ends_without_a_word() -> None:
     """Ctrl-C reaches it with its parent, which still holds its standard input open."""
     command = [sys.executable, "-m", "router.demo.provider", "--until-stdin-closes"]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+    # A shell's background jobs, and so all that they start, are not interrupted: this one is.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, preexec_fn=heard
+    ) as process:
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["ready"]
         process.send_signal(signal.SIGINT)

@@ -368,9 +368,8 @@ class Database:
         It comes before a transaction, not after one: the first commit into a log begun anew waits
         for the disk too (0.5 ms), and so only one call of two is late.
         """
-        if self._path is None or _CHANCE.random() * _COMMITS_A_CHECKPOINT > 1:
-            return
-        if not self._writer.unchanged:  # the log may be another file's now
+        due = self._path is not None and _CHANCE.random() * _COMMITS_A_CHECKPOINT <= 1
+        if not due or not self._writer.unchanged:  # in that case the log may be another file's
             return
         with suppress(sqlite3.Error):
             connection.execute(f"PRAGMA busy_timeout = {_CHECKPOINT_WAIT}")
