@@ -12,7 +12,7 @@ from importlib.resources import files
 @cache
 def style() -> str:
     """The style sheet of every page: colours for light, dark and print, text, tables, charts."""
-    return files("router.replay").joinpath("page.css").read_text(encoding="utf-8")
+    return files("router.replay.report").joinpath("page.css").read_text(encoding="utf-8")
 
 
 def ticks(top: float, count: int = 5) -> list[float]:

@@ -19,7 +19,7 @@ from router.replay.report.sections import sections
 def page(data: ReportData, *, made: float) -> str:
     """Return the HTML page of a report that was made at a time, unix seconds."""
     title, lead = _headline(data), _lead(data)
-    template = Template(files("router.replay").joinpath("report_page.html").read_text("utf-8"))
+    template = Template(files("router.replay.report").joinpath("page.html").read_text("utf-8"))
     return template.substitute(
         title=f"router report: {escape(title)}",
         style=style(),
