@@ -27,19 +27,20 @@ from scripted_conversation import EVERY, KINDS, RULES, script
 from stamp import ROOT, commit, machine, rounded
 
 from router.conversations.memory import Conversations
+from router.conversations.state import Settled
 from router.decide import Objective
 from router.money import NANO_PER_USD
 from router.planning.deciding import decide
 from router.planning.ladder import Ladder
 from router.planning.make import make_plan
-from router.planning.plan import Plan
 from router.policy import load_policy
 from router.policy.conversations import CompactionOptions
 from router.predict import Predictor, extract, load_predictor, shape_of
-from router.prices import load_book
+from router.prices import Price, load_book
 from router.prices.caching import lifetime, needs_marks
 from router.prices.price import cost
 from router.types import (
+    Arm,
     AttemptRow,
     Decision,
     Features,
@@ -150,12 +151,15 @@ class Provider:
         )  # fmt: skip
 
 
-def row_of(plan: Plan, decision: Decision, usage: Usage, bill: int, now: float) -> AttemptRow:
-    arm = decision.arm
-    return AttemptRow(
-        plan.request.request_id, 1, now, 0, arm.name, arm.tier, arm.model, 1.0, "answered", 0,
+def settled(
+    request: Request, tokens: int, arm: Arm, usage: Usage, bill: int, price: Price, now: float
+) -> Settled:
+    """An answer as a conversation's memory is told of it. `tokens`: estimated, of its prompt."""
+    row = AttemptRow(
+        request.request_id, 1, now, 0, arm.name, arm.tier, arm.model, 1.0, "answered", 0,
         bill, "computed", "", 0.0, None, usage.input_tokens, usage.output_tokens,
     )  # fmt: skip
+    return Settled(request, arm, row, usage, tokens, price, stood_in=False)
 
 
 class Simulation:
@@ -193,7 +197,8 @@ class Simulation:
             assert price is not None
             bill = cost(price, usage, service_tier=None, now=now)
             if name:
-                memory.answered(plan, decision, row_of(plan, decision, usage, bill, now), usage)
+                tokens = plan.shape.input_tokens
+                memory.answered(settled(plan.request, tokens, arm, usage, bill, price, now))
             self.spent += bill
             self.quality += float(plan.options.quality[0, decision.chosen])
             self.switches += bool(last) and last != arm.name
@@ -247,10 +252,9 @@ def compaction(
     policy = base.model_copy(
         update={"compaction": None if options is None else CompactionOptions(**options)}
     )
-    predictor, own = load_predictor(), None
-    ladder = Ladder.of(policy, load_book(), predictor.efforts)
-    at = ladder.baseline_arms[0]
-    arm = ladder.arms[at]
+    own = None
+    ladder = Ladder.of(policy, load_book(), load_predictor().efforts)
+    arm = ladder.arms[ladder.baseline_arms[0]]
     memory: Any = Conversations(policy, load_book(), own)  # type: ignore[arg-type]
     told, provider = script(kind, turns, sentences=sentences), Provider()
     spent, lost, longest, times, before = 0, 0, 0, 0, None
@@ -263,8 +267,7 @@ def compaction(
             raise AssertionError("an extraction calls nobody")
         except StopIteration as stop:
             request = stop.value
-        shape, features = shape_of(request.messages, {}), extract(request)
-        plan = make_plan(ladder, request, shape, features, predictor(features))
+        shape = shape_of(request.messages, {})
         how = memory._compacted.get(("c", ()))
         if how is not before:
             times, before = times + 1, how
@@ -274,8 +277,7 @@ def compaction(
         price = ladder.price(arm, now)
         assert price is not None
         bill = cost(price, usage, service_tier=None, now=now)
-        decision = Decision(at, arm, None, None, lambda: ("", ()))
-        memory.answered(plan, decision, row_of(plan, decision, usage, bill, now), usage)
+        memory.answered(settled(request, shape.input_tokens, arm, usage, bill, price, now))
         spent, longest = spent + bill, max(longest, shape.input_tokens)
         wanted = told.asked(n)
         lost += wanted is not None and wanted not in json.dumps(request.messages)
