@@ -111,6 +111,7 @@ def make_rows(rng: np.random.Generator, n: int, begin: int, start: float, arms: 
         "billed_output": pa.array(tokens[:, 0].astype(np.int64)),
         "label": pa.array(label, mask=unlabelled),
         "stream": pa.array(np.zeros(n, bool)),
+        "beside_baseline": pa.array(np.zeros(n, bool)),
         # Nobody drew a label, and no answer was looked at.
         **{name: pa.nulls(n, schema().field(name).type)
            for name in ("label_rate", "looks", "handed", "checked", "compared", "gate")},

@@ -55,7 +55,8 @@ class Doors:
         return await arun(self.walk(self.read(messages, arguments, model)))
 
     def explain(self, messages: Any, **arguments: Any) -> Decision:
-        """Return the decision for a chat call without making it: nothing is reserved or sent.
+        """Return the decision for a chat call without making it: nothing is reserved or sent. A
+        long history counts as extraction would shorten it, since a summary is asked of a model.
 
         Parameters: as for `completion`. Raises what that would raise before anything is sent.
         """

@@ -302,13 +302,13 @@ class Router(Doors, Deferrals):
         )
 
     def preview(self, request: Request) -> Decision:
-        """The decision for a request: nothing is reserved or sent."""
+        """The decision for a request: nothing is reserved or sent, nor a history summarised."""
         room = self._room_without_a_trace(request) if self.policy.budgets else Room()
         if self.policy.drift is not None and store_exists(self.store):
             self.drift.recall()
         if self.conversations.forgot(request) and store_exists(self.store):
             self.conversations.read_back(request.now)
-        plan = self.drift.guarded(self.plan(self.conversations.recall(request)))
+        plan = self.drift.guarded(self.plan(self.conversations.foreseen(request)))
         objective, chances = self.paced(plan, room), self._explorer.chances()
         return previewed(self.capacity, plan, room, objective, chances)
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from router import Router
 from router.conversations import compaction
 from router.conversations.compaction import transcript
 from router.conversations.shorten import GAP, is_turn, parts_of, shorten, units
@@ -400,3 +401,32 @@ def test_what_is_summarised_names_calls_and_results_that_are_parts_of_a_content_
         {"role": "user", "content": [answer, {"type": "text", "text": "And?"}]},
     ])  # fmt: skip
     assert text == 'assistant: Looking.\ncalls find({"booking": "Köln-77"})\nuser: seat 12A\nAnd?'
+
+
+def test_the_decision_is_explained_for_the_history_that_would_go_out(
+    make_router: MakeRouter, provider: Provider
+) -> None:
+    router = make_router(**POLICY)
+    history = errands(20)
+    explained = router.explain(history, conversation_id="c")
+    assert "compacted from" in explained.reason
+    assert provider.wire == []
+    again = router.explain(history, conversation_id="c")
+    assert again.reason == explained.reason  # nothing was remembered of it
+    made = Router.decision(router.completion(messages=history, conversation_id="c")).decision
+    assert (made.arm, made.view.quote) == (explained.arm, explained.view.quote)
+    assert made.reason == explained.reason
+    # The next turn, for which the compaction is remembered, is as it was.
+    history += [said("assistant", "It is all done."), said("user", "Thanks.")]
+    before = router.explain(history, conversation_id="c")
+    made = Router.decision(router.completion(messages=history, conversation_id="c")).decision
+    assert made.reason == before.reason
+
+
+def test_an_explanation_says_where_a_summary_may_come_instead(
+    make_router: MakeRouter, provider: Provider
+) -> None:
+    router = make_router(**{**SUMMARY, "compaction": {**SUMMARY["compaction"], "target": 0.2}})
+    found = router.explain(errands(20), conversation_id="c").reason
+    assert "extractive, or a summary" in found
+    assert provider.wire == []

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 
 import jsonschema
@@ -18,6 +19,7 @@ from router.policy import Policy, lint, load_policy
 from router.policy.diff import changes
 from router.policy.json_schema import json_schema
 from router.prices import load_book
+from router.prices.retired import retired
 from router.types import TIERS, Budget
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +42,39 @@ def test_a_shipped_policy_loads_by_name_without_a_warning(name):
     assert policy.description
     found = lint(policy, load_book(), NOW)
     assert [finding for finding in found if finding.severity == "warning"] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_shipped_policy_names_a_model_that_is_retired(name):
+    book = load_book()
+    checked = max(entry.checked for entry in book.models(NOW))
+    at = datetime.combine(checked, time(), UTC).timestamp()
+    assert retired([arm.model for arm in load_policy(name).arms()], at) == {}
+
+
+def test_the_check_warns_of_a_model_that_is_retired(tmp_path):
+    gone, base = "together_ai/openai/gpt-oss-20b", "http://127.0.0.1:8000/v1"
+    file = tmp_path / "p.yaml"
+    file.write_text(
+        (ROOT / "policies/mixed.yaml")
+        .read_text()
+        .replace("    - {model: groq", f"    - {{model: {gone}}}\n    - {{model: groq", 1)
+    )
+    checked = CliRunner().invoke(command, ["check", str(file), "--json"])
+    [found] = [each for each in json.loads(checked.stdout)[0]["findings"]
+               if each["severity"] == "warning"]  # fmt: skip
+    assert (checked.exit_code, found["key"]) == (0, "tiers.nano.0")
+    assert f"{gone} was retired on 2026-09-15" in found["message"]
+    assert CliRunner().invoke(command, ["check", str(file), "--strict"]).exit_code == 1
+    file.write_text(file.read_text().replace(f"{gone}}}", f"{gone}, api_base: '{base}'}}"))
+    assert "retired" not in CliRunner().invoke(command, ["check", str(file)]).stdout
+
+
+def test_a_model_is_not_retired_on_its_last_day_and_is_on_the_next():
+    last = datetime(2026, 9, 15, 23, tzinfo=UTC)
+    model = "together_ai/openai/gpt-oss-20b"
+    assert retired([model, "openai/gpt-5.5", "nobody/knows"], last.timestamp()) == {}
+    assert retired([model], (last + timedelta(hours=1)).timestamp()) == {model: last.date()}
 
 
 EASY = ["Hi!", "What is the capital of Peru?", "Translate 'good morning' to Spanish."]

@@ -135,6 +135,7 @@ def _check(file: str, book: Any, now: float) -> dict[str, Any]:
             {"severity": found.severity, "file": file, "key": found.key, "message": found.message}
             for found in lint(policy, book, now)
         ]
+        findings += _retired(policy, file, now)
     good = policy is not None and not problems
     tried: dict[str, str] = {}
     if policy is not None and good:
@@ -149,6 +150,29 @@ def _check(file: str, book: Any, now: float) -> dict[str, Any]:
         "arms": [arm.name for arm in policy.arms()] if policy is not None else [],
         "findings": findings,
     }
+
+
+def _retired(policy: Policy, file: str, now: float) -> list[dict[str, Any]]:
+    """Deployments whose models are no longer there, by litellm's map; of one's own servers, and of
+    others' behind an `api_base`, it knows nothing."""
+    from router.errors import ConfigurationError
+    from router.prices.retired import retired
+
+    named = {
+        f"tiers.{arm.tier}.{arm.deployment}": arm.model
+        for arm in policy.arms()
+        if policy.deployment(arm).api_base is None
+    }
+    try:
+        gone = retired(set(named.values()), now)
+    except ConfigurationError:
+        return []
+    return [
+        {"severity": "warning", "file": file, "key": key,
+         "message": f"by litellm's map {model} was retired on {gone[model]}; name another model"}
+        for key, model in named.items()
+        if model in gone
+    ]  # fmt: skip
 
 
 def _try(policy: Policy) -> tuple[dict[str, str], str | None]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from router.conversations.compaction import (
     Asked,
+    Offer,
     Summariser,
     Tried,
     applied,
@@ -37,7 +38,7 @@ from router.conversations.state import (
 from router.dispatch.effects import Store
 from router.errors import RouterError
 from router.prices.caching import lifetime
-from router.turns import Compaction, Conversation, Key, key_of
+from router.turns import Compaction, Conversation, Key, Turn, key_of
 from router.types import TIERS
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("router")
 
+EXTRACTIVE = "extractive"
 MOST_BYTES = 64_000_000  # of all compacted histories together
 
 
@@ -90,33 +92,18 @@ class Conversations:
             known, kept = self._kept.get(key), self._compacted.get(key)
             if kept is not None:
                 self._compacted.move_to_end(key)
-        messages = None if kept is None else applied(kept, request.messages)
-        if kept is None or messages is None:
-            turn = turn_of(known, request.messages, request.params, request.now)
-            return replace(request, turn=turn)
-        turn = turn_of(known, messages, request.params, request.now)
-        tokens = {
-            "before": tokens_of(request.messages, request.params),
-            "after": tokens_of(messages, request.params),
-        }
-        return outgoing(request, turn, kept, tokens)
+        return _placed(request, known, kept)
 
     def entering(self, request: Request) -> Walk[Request]:
         """`recall`, and a compaction where one pays now."""
         if self.forgot(request):
             yield Store(partial(self.read_back, request.now))
         found = self.recall(request)
-        options, turn = self._policy.compaction, found.turn
-        if options is None or turn is None:
+        options, turn, key = self._policy.compaction, found.turn, _key(request)
+        best, price = self._offered(request, turn)
+        if best is None or options is None or turn is None or price is None:
             return found
-        key, price = _key(request), self._price(turn.arm, request.now)
-        if price is None or key in self._whole:
-            return found
-        tried = self._tried.get(key) or Tried(options.target)
-        best = offer(request, turn, options, price, tried)
-        if best is None:
-            return found
-        self._expect(key, replace(tried, share=best.share))
+        self._expect(key, replace(self._tried_before(key), share=best.share))
         kept = None
         if options.summary is not None and best.asks:
             summariser = self._summaries(options.summary)
@@ -124,13 +111,41 @@ class Conversations:
             if in_vain:
                 self._expect(key, Tried(best.share, wasted=best.sizes.old))
         if kept is None and best.pays:
-            kept = made(request, best, "extractive", best.messages)
+            kept = made(request, best, EXTRACTIVE, best.messages)
         if kept is None:
             return found
-        self._replace(
-            key, kept, gone=len(found.messages) - len(applied(kept, request.messages) or ())
-        )
+        self._replace(key, kept, gone=_gone(found, kept, request))
         return self.recall(request)
+
+    def foreseen(self, request: Request) -> Request:
+        """What `entering` would return if it could not ask for a summary. Nothing is remembered."""
+        found = self.recall(request)
+        best, _ = self._offered(request, found.turn)
+        if best is None or not best.pays:
+            return found
+        how = f"{EXTRACTIVE}, or a summary" if best.asks else EXTRACTIVE
+        kept = made(request, best, how, best.messages)
+        with self._lock:
+            known = self._kept.get(_key(request))
+        if known is not None:
+            known = shifted(known, _gone(found, kept, request))
+        return _placed(request, known, kept)
+
+    def _offered(self, request: Request, turn: Turn | None) -> tuple[Offer | None, Price | None]:
+        """What extraction makes of a history, and the price by which it pays; None where nothing is
+        to be compacted."""
+        options, key = self._policy.compaction, _key(request)
+        if options is None or turn is None or key in self._whole:
+            return None, None
+        price = self._price(turn.arm, request.now)
+        if price is None:
+            return None, None
+        return offer(request, turn, options, price, self._tried_before(key)), price
+
+    def _tried_before(self, key: Key) -> Tried:
+        options = self._policy.compaction
+        assert options is not None
+        return self._tried.get(key) or Tried(options.target)
 
     def forgot(self, request: Request) -> bool:
         """Whether a log of before this process may know more of a request's conversation."""
@@ -276,6 +291,26 @@ class Conversations:
     def _seconds(self, arm: Arm) -> float:
         own = self._policy.deployment(arm).cache_seconds
         return lifetime(arm.model) if own is None else float(own)
+
+
+def _placed(request: Request, known: Conversation | None, kept: Compaction | None) -> Request:
+    """A request with its place in the conversation that is `known`, and its beginning replaced
+    where it still begins as what was `kept` did."""
+    messages = None if kept is None else applied(kept, request.messages)
+    if kept is None or messages is None:
+        turn = turn_of(known, request.messages, request.params, request.now)
+        return replace(request, turn=turn)
+    turn = turn_of(known, messages, request.params, request.now)
+    tokens = {
+        "before": tokens_of(request.messages, request.params),
+        "after": tokens_of(messages, request.params),
+    }
+    return outgoing(request, turn, kept, tokens)
+
+
+def _gone(found: Request, kept: Compaction, request: Request) -> int:
+    """How many messages fewer than in `found` go out once a request's beginning is replaced."""
+    return len(found.messages) - len(applied(kept, request.messages) or ())
 
 
 def _key(request: Request) -> Key:

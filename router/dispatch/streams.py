@@ -20,9 +20,10 @@ from functools import cache
 from typing import Any
 
 from router.dispatch.closing import Closing
+from router.dispatch.deadline import until
 from router.dispatch.failures import provider_error
 from router.dispatch.usage import report_of
-from router.dispatch.wire import within
+from router.dispatch.wire import in_time, within
 from router.errors import MalformedReply, ProviderError, ProviderTimeout
 from router.gates.answer import called
 
@@ -234,7 +235,8 @@ def _stream_class() -> Any:
                 chunk, self._first = self._first, _END
                 if chunk is _END:
                     try:
-                        with _mapping(self._meter):
+                        terms = self._meter.terms
+                        with in_time(terms.model, self._meter.left()), _mapping(self._meter):
                             chunk = next(self._inner, _END)
                     except ProviderError as failed:
                         self._meter.end(error=failed)
@@ -351,10 +353,11 @@ async def _off_loop(meter: _Meter, *, error: ProviderError | None) -> None:
 
 
 def _drain(inner: Any, meter: _Meter) -> None:
-    until = time.monotonic() + meter.terms.drain_seconds
+    deadline = time.monotonic() + meter.terms.drain_seconds
     try:
-        while time.monotonic() < until:
-            chunk = next(inner, _END)
+        while time.monotonic() < deadline:
+            with until(deadline):
+                chunk = next(inner, _END)
             if chunk is _END:
                 meter.read_out = True
                 break

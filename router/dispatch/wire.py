@@ -12,9 +12,10 @@ import os
 import re
 import sys
 import threading
+import time
 import weakref
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache, lru_cache, wraps
@@ -22,6 +23,7 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
+from router.dispatch.deadline import bound_reads, until
 from router.dispatch.failures import provider_error
 from router.errors import AuthenticationFailed, MalformedReply, ProviderError, ProviderTimeout
 
@@ -37,6 +39,7 @@ _OWN_FORMAT = frozenset(
 _WISHES = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "seed")
 _USUAL_HEADERS = ("accept", "authorization", "content-type", "user-agent", "x-stainless")
 _MCP_HANDLER = "litellm.responses.mcp.litellm_proxy_mcp_handler"
+_TOO_LONG = "it took longer than the policy's total timeout"
 _import_lock = threading.Lock()
 _END = object()
 _sending = ContextVar("router_sending", default=False)  # whether a call of ours is under way
@@ -47,8 +50,9 @@ class Call:
     """One wire attempt, ready to go.
 
     `arguments` are litellm's, `timeout` is (connect, read) seconds, `total` the seconds that all of
-    it may take (`asend`). `api_key_env` names the environment variable that holds the key; `client`
-    is an OpenAI client to send through, an asynchronous one for `asend`.
+    it may take, though a provider may keep it alive with empty lines. `api_key_env` names the
+    environment variable that holds the key; `client` is an OpenAI client to send through, an
+    asynchronous one for `asend`.
     """
 
     model: str
@@ -89,6 +93,7 @@ def load_litellm() -> Any:
             litellm.disable_hf_tokenizer_download = True  # for a count that nothing here reads
         _stand_in_for_mcp()
         _send_once(AsyncHTTPHandler)
+        bound_reads()
         return litellm
 
 
@@ -133,7 +138,7 @@ def _send_once(handler: Any) -> None:
 def send(call: Call) -> Reply:
     """Make one wire attempt. Raises a `ProviderError`, its cause being litellm's exception."""
     litellm = load_litellm()
-    with _Mapped(call):
+    with in_time(call.model, call.total), _Mapped(call):
         asking = _Asking(arguments_of(call))
         for arguments in asking:
             with asking:
@@ -145,8 +150,7 @@ def send(call: Call) -> Reply:
 
 
 async def asend(call: Call) -> Reply:
-    """`send`, on the running event loop. Here `total` holds even where a provider keeps the
-    connection alive with empty lines, as some do; in a thread nothing can break off such a read."""
+    """`send`, on the running event loop."""
     litellm = await asyncio.to_thread(load_litellm)
     ours = _sending.set(True)
     try:
@@ -195,9 +199,22 @@ class _Asking:
         return bool(refused)
 
 
+@contextmanager
+def in_time(model: str, seconds: float | None) -> Iterator[None]:
+    """Break off a read of this thread that takes longer. Raises `ProviderTimeout`."""
+    deadline = None if seconds is None else time.monotonic() + seconds
+    try:
+        with until(deadline):
+            yield
+    except ProviderTimeout as error:
+        if deadline is None or time.monotonic() < deadline or not error.request_written:
+            raise
+        raise ProviderTimeout(model, _TOO_LONG) from error
+
+
 @asynccontextmanager
 async def within(model: str, seconds: float | None) -> AsyncIterator[None]:
-    """Break off what takes longer. Raises `ProviderTimeout`."""
+    """Break off what takes longer on the running event loop. Raises `ProviderTimeout`."""
     scope = asyncio.timeout(seconds)
     try:
         async with scope:
@@ -205,7 +222,7 @@ async def within(model: str, seconds: float | None) -> AsyncIterator[None]:
     except TimeoutError as error:
         if not scope.expired():
             raise
-        raise ProviderTimeout(model, "it took longer than the policy's total timeout") from error
+        raise ProviderTimeout(model, _TOO_LONG) from error
 
 
 def _with_refusals(response: Any) -> Any:

@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 
 from router.errors import ConfigurationError, InvalidRequest
 from router.types import Budget
+from router.zones import zone_problem
 
 _HOUR = 3600
 _MOST_AHEAD = 3600.0  # seconds: the shortest calendar window
@@ -154,9 +155,6 @@ def check_clock(store: str, theirs: float) -> None:
 
 def time_zone(name: str) -> ZoneInfo:
     """Return the IANA zone `name`; `ConfigurationError` if this machine knows no such zone."""
-    try:
-        return ZoneInfo(name)
-    except (KeyError, ValueError, OSError):
-        raise ConfigurationError(
-            f"time zone {name!r} is unknown; write an IANA name such as 'UTC' or 'Europe/Berlin'"
-        ) from None
+    if problem := zone_problem(name):
+        raise ConfigurationError(f"zone {problem}")
+    return ZoneInfo(name)

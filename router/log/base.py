@@ -39,6 +39,12 @@ class LoggedRequest(RequestRow):
         cancelled before its answer came was abandoned as well, with an error."""
         return self.status == "answered" or (self.status == "abandoned" and self.error is None)
 
+    @property
+    def beside_baseline(self) -> bool:
+        """Whether its label is a judge's: not how good the answer was, but how good beside the
+        baseline tier's."""
+        return (self.label_source or "").startswith("judge:")
+
 
 @dataclass(frozen=True, slots=True)
 class Label:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from router.log.base import Log, LoggedRequest
+from router.log.judged import OwnLabels, about_judged
 from router.log.label_weights import LabelSums, Weight
 from router.money import NANO_PER_USD, format_usd
 from router.policy.arms import arm_named
@@ -113,6 +114,7 @@ class Savings:
     unaccounted: int = 0
     explored: int = 0  # requests whose arm was drawn, and not the best
     explored_extra: int = 0  # nano-USD that they were expected to cost beyond the best arm
+    judged: int = 0  # of the labels, those by a judge
     answers: dict[Hashable, int] = field(default_factory=dict)
     label_weights: dict[Hashable, Weight] = field(default_factory=dict)
 
@@ -208,9 +210,9 @@ def _usd(nano: float | None) -> float | None:
 
 def savings(log: Log, since: float | None = None, until: float | None = None) -> Savings:
     """Sum up a log. `since` and `until` bound the requests' times, unix seconds; days are UTC."""
-    report = Savings()
+    report, labels = Savings(), OwnLabels(log)
     for request, attempts in log.with_attempts(since, until):
-        report.add(request, attempts)
+        report.add(labels.read(request), attempts)
     return report.finished()
 
 
@@ -272,6 +274,8 @@ def _about_labels(report: Savings) -> list[str]:
             alone += report.answers[arm] - round(sums.every[0])
     unknown = sum(n for arm, n in report.answers.items() if arm not in report.label_weights)
     said = []
+    if report.judged:
+        said.append(f"{about_judged(report.judged, report.total.labels)}.")
     if drawn:
         said.append(
             f"{drawn} labels were drawn by a known rate: in quality each weighs by its inverse, "
@@ -326,6 +330,7 @@ def _add(report: Savings, request: LoggedRequest, attempts: list[AttemptRow]) ->
     report.answers[arm] = report.answers.get(arm, 0) + 1
     if request.label is not None:
         _count(lines, labels=1)
+        report.judged += request.beside_baseline
         for line in lines:
             line.judged.add(arm, request.label_rate, request.label)
     _add_explored(report, request)

@@ -22,9 +22,9 @@ def remark(plan: Plan, chosen: int) -> str:
     Made when a decision is read, not when it is taken.
     """
     turn, way = plan.request.turn, of_way(plan.request, chosen)
-    if turn is None or not turn.arm:
+    if turn is None:
         return way
-    said = [_of_cache(plan, turn, chosen), way]
+    said = [_of_cache(plan, turn, chosen) if turn.arm else "", way]
     if turn.floor >= 0 and TIERS.index(plan.ladder.arms[chosen].tier) >= turn.floor:
         left = f"{turn.floor_turns} more turn{'s' if turn.floor_turns > 1 else ''}"
         said.append(f"escalated before, it keeps at least {TIERS[turn.floor]} for {left}")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from typing import Annotated, Literal, Self
+from zoneinfo import available_timezones
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from router.money import parse_usd
 from router.policy.fields import Name, Part, Real, Usd, similar, wrong
 from router.types import TIERS, Budget, Meter, OnExceed, Purpose, Window
+from router.zones import zone_problem
 
 METERS: dict[str, Meter] = {
     "limit": "usd", "tokens": "tokens", "requests": "requests", "share": "share",
@@ -17,13 +19,10 @@ METERS: dict[str, Meter] = {
 
 
 def _zone(name: str) -> str:
-    from zoneinfo import ZoneInfo, available_timezones
-
-    try:
-        ZoneInfo(name)
-    except (ValueError, OSError, LookupError):
+    problem = zone_problem(name)
+    if problem is not None:
         near = similar(name, available_timezones())
-        raise wrong(f"{name!r} is not an IANA time zone{near}", "such as Europe/Berlin") from None
+        raise wrong(f"{problem}{near}", "such as Europe/Berlin")
     return name
 
 

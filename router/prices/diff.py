@@ -6,7 +6,7 @@ Nothing is fetched: litellm's map and genai-prices are read as their installed p
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -70,7 +70,8 @@ def diff(book: PriceBook, now: float, sources: Sequence[Source] = SOURCES) -> li
     """
     lookups: dict[Source, _Lookup] = {}
     if "litellm" in sources:
-        lookups["litellm"] = _litellm()
+        listed = litellm_map()
+        lookups["litellm"] = lambda model: _litellm_table(listed(model))
     if "genai-prices" in sources:
         lookups["genai-prices"] = _genai_prices(now)
     rows: list[Row] = []
@@ -134,7 +135,11 @@ def _own(entry: BookEntry) -> Table:
     }
 
 
-def _litellm() -> _Lookup:
+def litellm_map() -> Callable[[str], Mapping[str, Any]]:
+    """What litellm's map, as installed, has of a model: nothing where it does not know it.
+
+    Raises `ConfigurationError` where it cannot be read.
+    """
     spec = find_spec("litellm")  # finds the package without importing it
     if spec is None or not spec.submodule_search_locations:
         raise ConfigurationError("litellm is not installed; pip install tiered-router")
@@ -146,12 +151,12 @@ def _litellm() -> _Lookup:
             f"litellm's price map {path.name} cannot be read: {error}"
         ) from None
 
-    def lookup(model: str) -> Table:
+    def lookup(model: str) -> Mapping[str, Any]:
         provider, _, name = model.partition("/")
         listed = prices.get(model)
         if listed is None and prices.get(name, {}).get("litellm_provider") == provider:
             listed = prices[name]
-        return {} if listed is None else _litellm_table(listed)
+        return listed or {}
 
     return lookup
 

@@ -10,12 +10,12 @@ import re
 from decimal import Decimal
 from fractions import Fraction
 from typing import Annotated, Any, Literal, TypeAlias
-from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from router.money import NANO_PER_USD, TOKENS_PER_PRICE, ceil_div
 from router.prices.price import DAYS, Day, OffPeak, Price, Rates
+from router.zones import zone_problem
 
 MAX_RATE = 1000  # USD per million tokens, or per image or request: more is a slip of the unit
 _DECIMAL_TEXT = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?")
@@ -120,10 +120,8 @@ class OffPeakEntry(_OptionalRates):
             raise ValueError("give `multiplier`, or both `input` and `output`")
         if self.from_ == self.to or self.from_ == "24:00":
             raise ValueError("`from` and `to` must differ; a whole day is 00:00 to 24:00")
-        try:
-            ZoneInfo(self.zone)
-        except (OSError, ValueError, LookupError):
-            raise ValueError(f"zone {self.zone!r} is not an IANA time zone name") from None
+        if problem := zone_problem(self.zone):
+            raise ValueError(f"zone {problem}")
         return self
 
 

@@ -35,6 +35,9 @@ PARAMS = (
 )
 
 
+_HOUR = "ephemeral_1h_input_tokens"
+
+
 def messages_of(value: Any) -> Messages | None:
     """Chat messages from what a tool kept as a prompt; None where there is none.
 
@@ -117,29 +120,54 @@ def usage_of(
     *,
     cached: int | None = None,
     written: int | None = None,
+    written_1h: int | None = None,
     reasoning: int | None = None,
+    audio_input: int | None = None,
+    audio_output: int | None = None,
 ) -> dict[str, Any] | None:
     """Token counts as OpenAI's usage report; None unless both of the main ones are known.
 
     Cached and cache-written tokens are part of `prompt`; where there are more of them than of it,
-    the source left them out of it, and they are added.
+    the source left them out of it, and they are added. Those written for an hour are part of
+    `written`, audio is part of `prompt` and of `completion`.
     """
     if prompt is None or completion is None or prompt + completion == 0:
         return None
     if (cached or 0) + (written or 0) > prompt:
         prompt += (cached or 0) + (written or 0)
     report: dict[str, Any] = {"prompt_tokens": prompt, "completion_tokens": completion}
-    if cached:
-        report["prompt_tokens_details"] = {"cached_tokens": cached}
+    by_lifetime = {_HOUR: written_1h} if written_1h else None
+    inside = {
+        "cached_tokens": cached,
+        "audio_tokens": audio_input,
+        "cache_creation_token_details": by_lifetime,
+    }
+    outside = {"reasoning_tokens": reasoning, "audio_tokens": audio_output}
+    for name, details in (
+        ("prompt_tokens_details", inside),
+        ("completion_tokens_details", outside),
+    ):
+        if known := {key: value for key, value in details.items() if value}:
+            report[name] = known
     if written:
         report["cache_creation_input_tokens"] = written
-    if reasoning:
-        report["completion_tokens_details"] = {"reasoning_tokens": reasoning}
     return report
+
+
+def written_of(row: Row) -> tuple[int | None, int]:
+    """Tokens written to the cache, and how many of them for an hour, in Anthropic's report or in
+    what litellm makes of it."""
+    inside = row.row("prompt_tokens_details")
+    lifetimes = (row.row("cache_creation"), inside.row("cache_creation_token_details"))
+    told = next((each for each in lifetimes if each.values), lifetimes[0])
+    hour, minutes = told.count(_HOUR) or 0, told.count("ephemeral_5m_input_tokens") or 0
+    written = row.count("cache_creation_input_tokens") or inside.count("cache_creation_tokens")
+    return max(written or 0, hour + minutes) or None, hour
 
 
 def usage_from(row: Row) -> dict[str, Any] | None:
     """The usage report of a response body: of OpenAI's two interfaces, or Anthropic's."""
+    written, written_1h = written_of(row)
     if row.has("prompt_tokens") or row.has("completion_tokens"):
         inside = row.row("prompt_tokens_details")
         outside = row.row("completion_tokens_details")
@@ -147,12 +175,15 @@ def usage_from(row: Row) -> dict[str, Any] | None:
             row.count("prompt_tokens"),
             row.count("completion_tokens") or 0,
             cached=inside.count("cached_tokens") or row.count("cache_read_input_tokens"),
-            written=row.count("cache_creation_input_tokens"),
+            written=written,
+            written_1h=written_1h,
             reasoning=outside.count("reasoning_tokens"),
+            audio_input=inside.count("audio_tokens"),
+            audio_output=outside.count("audio_tokens"),
         )
     prompt = row.count("input_tokens")
-    details = row.row("input_tokens_details")
-    read, written = row.count("cache_read_input_tokens"), row.count("cache_creation_input_tokens")
+    details, outside = row.row("input_tokens_details"), row.row("output_tokens_details")
+    read = row.count("cache_read_input_tokens")
     if prompt is not None:  # Anthropic counts what its cache has beside the input
         prompt += (read or 0) + (written or 0)
     return usage_of(
@@ -160,7 +191,10 @@ def usage_from(row: Row) -> dict[str, Any] | None:
         row.count("output_tokens"),
         cached=read or details.count("cached_tokens"),
         written=written,
-        reasoning=row.row("output_tokens_details").count("reasoning_tokens"),
+        written_1h=written_1h,
+        reasoning=outside.count("reasoning_tokens"),
+        audio_input=details.count("audio_tokens"),
+        audio_output=outside.count("audio_tokens"),
     )
 
 

@@ -87,13 +87,17 @@ def _call(wanted: str | None, row: Row) -> Found:
 def _usage(row: Row) -> dict[str, Any] | None:
     prompt, answer = row.count("prompt_tokens"), row.count("completion_tokens")
     cached, written = (row.count(f"prompt_cache_{what}_tokens") or 0 for what in ("read", "write"))
+    heard, spoken = (row.count(f"{part}_audio_tokens") or 0 for part in ("prompt", "completion"))
     reasoning = row.count("reasoning_tokens") or 0
     return usage_of(
-        None if prompt is None else prompt + cached + written,
-        None if answer is None else answer + reasoning,
+        None if prompt is None else prompt + cached + written + heard,
+        None if answer is None else answer + reasoning + spoken,
         cached=cached,
         written=written,
+        written_1h=row.count("prompt_cache_write_1h"),
         reasoning=reasoning,
+        audio_input=heard,
+        audio_output=spoken,
     )
 
 

@@ -179,13 +179,17 @@ def _usage(row: Row) -> dict[str, Any] | None:
             if any(word in name for word in words) and not (beside and beside in name)
         )
 
-    written = total("cache_creation", "cache_write")
+    written, audio = total("cache_creation", "cache_write"), total("audio")
+    spoken = total("output_audio", "completion_audio")
     return usage_of(
         total("input", "prompt", "cache"),
         total("output", "completion", "reasoning"),
         cached=total("cache", beside="creation") - total("cache_write"),
         written=written,
+        written_1h=total("creation_1h"),
         reasoning=total("reasoning"),
+        audio_input=audio - spoken,
+        audio_output=spoken,
     )
 
 

@@ -7,14 +7,15 @@ The table keeps no prompt unless the proxy's `store_prompts_in_spend_logs` is on
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC
+from typing import Any
 
 from router.replay.imports.chat import (
     answer_of,
     params_of,
     stops_short,
     usage_from,
-    usage_of,
     with_provider,
 )
 from router.replay.imports.files import each, rows
@@ -60,11 +61,7 @@ def _call(row: Row) -> Found:
         raise row.problem("model", "is missing", "export the log with this column")
     start = row.needed_time("startTime")
     report = details.row("usage_object")
-    usage = usage_from(report) or usage_of(
-        row.count("prompt_tokens"),
-        row.count("completion_tokens"),
-        cached=details.row("additional_usage_values").count("cache_read_input_tokens"),
-    )
+    usage = usage_from(report) or _usage(row, details.row("additional_usage_values"))
     cost = row.money("spend")
     # The column is 0 by default, and so for a model that litellm has no price for.
     free = cost == 0 and usage is not None
@@ -88,6 +85,14 @@ def _call(row: Row) -> Found:
         stream=bool(body.values.get("stream") is True),
         notes=(*notes, *((ZERO_COST,) if free else ())),
     )
+
+
+def _usage(row: Row, more: Row) -> dict[str, Any] | None:
+    """The table's own two counts, with what else litellm knew of them."""
+    own = {name: row.values.get(name) for name in ("prompt_tokens", "completion_tokens")}
+    if not all(map(row.has, own)):
+        return None
+    return usage_from(replace(more, values={**more.values, **own}))
 
 
 def _latency(row: Row, start: float) -> float | None:

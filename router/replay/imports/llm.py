@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from router.errors import ImportFileError
-from router.replay.imports.chat import params_of, stops_short, usage_of
+from router.replay.imports.chat import params_of, stops_short, usage_of, written_of
 from router.replay.imports.files import each, open_database, tables_of
 from router.replay.imports.record import Found, ImportedCall, LeftOut, Reading, Sources
 from router.replay.imports.row import Row
@@ -191,16 +191,17 @@ def _usage(row: Row) -> dict[str, Any] | None:
     """Token counts; details are as the model's plugin wrote them."""
     details = row.row("token_details")
     prompt, answer = row.count("input_tokens"), row.count("output_tokens")
-    read, written = (
-        details.count("cache_read_input_tokens"),
-        details.count("cache_creation_input_tokens"),
-    )
+    inside, outside = (details.row(f"{part}_tokens_details") for part in ("prompt", "completion"))
+    read, (written, written_1h) = details.count("cache_read_input_tokens"), written_of(details)
     if prompt is not None:  # Anthropic counts what its cache has beside the input
         prompt += (read or 0) + (written or 0)
     return usage_of(
         prompt,
         answer,
-        cached=read or details.row("prompt_tokens_details").count("cached_tokens"),
+        cached=read or inside.count("cached_tokens"),
         written=written,
-        reasoning=details.row("completion_tokens_details").count("reasoning_tokens"),
+        written_1h=written_1h,
+        reasoning=outside.count("reasoning_tokens"),
+        audio_input=inside.count("audio_tokens"),
+        audio_output=outside.count("audio_tokens"),
     )

@@ -127,6 +127,8 @@ def _usage(said: Row) -> dict[str, Any] | None:
             "cache_creation.input_tokens", "cache_creation_input_tokens", "cache_write_input_tokens"
         ),
         reasoning=count("reasoning.output_tokens", "output_tokens.reasoning"),
+        audio_input=count("details.input_audio_tokens"),
+        audio_output=count("details.output_audio_tokens"),
     )
 
 

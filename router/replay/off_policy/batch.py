@@ -86,6 +86,7 @@ class LogBatch:
     price_book: tuple[Ints, list[str]]
     request_id: NDArray[np.object_] | None = None
     label_rate: Floats | None = None  # the chance of a label that was drawn; NaN where nobody drew
+    beside_baseline: NDArray[np.bool_] | None = None  # whether it was a judge's label
     stream: NDArray[np.bool_] | None = None  # whether the answer was streamed
     looks: Looks | None = None  # at answers of chains; None where no row has any
 
@@ -144,6 +145,9 @@ def _batch(table: pa.Table, arms: str, where: str, ids: bool) -> LogBatch:
     def numbers(name: str) -> Floats:
         return _numbers(table, name)
 
+    def flags(name: str) -> NDArray[np.bool_] | None:
+        return table[name].to_numpy().astype(bool) if name in names else None
+
     chosen = numbers("chosen")
     if not ((chosen >= 0) & (chosen < width)).all():
         raise LogFileError(where, f"`chosen` names none of its {width} arms in some row")
@@ -175,7 +179,8 @@ def _batch(table: pa.Table, arms: str, where: str, ids: bool) -> LogBatch:
         price_book=_words(table, "price_book"),
         request_id=table["request_id"].to_numpy() if ids else None,
         label_rate=numbers("label_rate") if "label_rate" in names else None,
-        stream=table["stream"].to_numpy().astype(bool) if "stream" in names else None,
+        beside_baseline=flags("beside_baseline"),
+        stream=flags("stream"),
         looks=looks.read(table, width, _words(table, "gate"), where) if "looks" in names else None,
     )
 

@@ -13,14 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.decide import UNKNOWN
+from router.log.judged import about_judged
 from router.money import NANO_PER_USD
 from router.replay.off_policy.batch import LogBatch
 from router.replay.off_policy.sums import LOGGED, Calls, Tally, calls_of
 
 _DAY = 86_400.0
-_ADDED = ("rows", "twice", "without_chances", "chains", "spent", "unpriced", "labelled", "naive",
-          "naive_rows", "naive_spent", "predicted_baseline", "predicted_rows", "predicted_spent",
-          "explored", "explored_extra")  # fmt: skip
+_ADDED = ("rows", "twice", "without_chances", "chains", "spent", "unpriced", "labelled", "judged",
+          "naive", "naive_rows", "naive_spent", "predicted_baseline", "predicted_rows",
+          "predicted_spent", "explored", "explored_extra")  # fmt: skip
 _L = {name: at for at, name in enumerate(LOGGED)}
 _IMPLAUSIBLE = 4.5  # standard errors; one honest log in 100,000 is as far off, for each arm
 _RARE = 2 / 3 * math.log(100_000)  # largest single terms, by as much more where takes are few
@@ -68,6 +69,7 @@ class Facts:
     spent: float = 0.0  # nano-USD, where known
     unpriced: int = 0
     labelled: int = 0
+    judged: int = 0  # of `labelled`, those by a judge
     naive: float = 0.0  # nano-USD of the chosen models' own tokens at the baseline's price
     naive_rows: int = 0
     naive_spent: float = 0.0  # nano-USD of these rows
@@ -93,7 +95,10 @@ class Facts:
         self.chains += int((batch.step > 0).sum())
         self.spent += float(np.nansum(batch.cost))
         self.unpriced += int(np.isnan(batch.cost).sum())
-        self.labelled += int(np.isfinite(batch.label).sum())
+        labelled = np.isfinite(batch.label)
+        self.labelled += int(labelled.sum())
+        if batch.beside_baseline is not None:
+            self.judged += int((labelled & batch.beside_baseline).sum())
         both = np.isfinite(batch.cost) & np.isfinite(batch.baseline)
         self.predicted_baseline += float(batch.baseline[both].sum())
         self.predicted_rows += int(both.sum())
@@ -292,6 +297,8 @@ def warnings_of(facts: Facts, logged: Tally) -> list[str]:
             "labels): they may be shuffled, joined to the wrong requests, or the predictor knows "
             "nothing of this traffic"
         )
+    if facts.judged:
+        found.append(about_judged(facts.judged, facts.labelled))
     return found + _about_labels(logged)
 
 
@@ -301,6 +308,7 @@ def as_dict(facts: Facts) -> Mapping[str, Any]:
         "rows": facts.rows,
         "rows_twice": facts.twice,
         "labelled": facts.labelled,
+        "judged": facts.judged,
         "chains": facts.chains,
         "explored": facts.explored,
         "explored_extra_usd": facts.explored_extra / NANO_PER_USD,

@@ -18,6 +18,7 @@ from router.decide.explain import BAR_TEXT
 from router.decide.options import Bar
 from router.errors import ConfigurationError
 from router.log.base import Log, LoggedRequest
+from router.log.judged import OwnLabels
 from router.replay.imports.writer import LATENCY_UNKNOWN
 from router.replay.off_policy import looks
 
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 REPLAY_EXTRA = "pip install 'tiered-router[replay]'"
 VERSION = 1  # of the table's columns
 # Columns that logs of earlier releases do not have.
-LATER = frozenset({"label_rate", "stream", "looks", "handed", "checked", "compared", "gate"})
+LATER = frozenset(
+    {"label_rate", "beside_baseline", "stream", "looks", "handed", "checked", "compared", "gate"}
+)
 # What an arm lacks whatever the policy; every other bar is the business of the policy that decides.
 _LACKS = {
     BAR_TEXT[bar]: bar
@@ -93,6 +96,7 @@ def schema() -> pa.Schema:
         ("billed_input", pa.int64()),  # tokens of the accepted answer's bill
         ("billed_output", pa.int64()),
         ("label", pa.float64()),
+        ("beside_baseline", pa.bool_()),  # whether the label is a judge's
         ("label_rate", pa.float64()),  # the chance by which a sampled label came to be asked for
         ("stream", pa.bool_()),
         *looks.columns(pa),
@@ -114,6 +118,7 @@ def rows_of(
     log: Log, since: float | None, until: float | None, left_out: LeftOut
 ) -> Iterator[dict[str, Any]]:
     """The table's rows of a log, in order of time. `left_out` counts what is not among them."""
+    labels = OwnLabels(log)
     for request, mine in log.with_attempts(since, until):
         if request.purpose != "serve":
             left_out.own += 1
@@ -121,7 +126,7 @@ def rows_of(
             left_out.open += 1
         elif not mine or request.status == "refused":
             left_out.refused += 1
-        elif (row := _row(request, mine)) is None:
+        elif (row := _row(labels.read(request), mine)) is None:
             left_out.undecided += 1
         else:
             yield row
@@ -162,6 +167,7 @@ def _row(request: LoggedRequest, attempts: list[AttemptRow]) -> dict[str, Any] |
         "billed_output": accepted.output_tokens if accepted else None,
         "label": request.label,
         "label_rate": request.label_rate,
+        "beside_baseline": request.beside_baseline,
         "stream": request.stream,
         **looks.row_of(request.looks, attempts, accepted.arm if accepted else "", names),
     }

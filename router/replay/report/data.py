@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from router.log.base import Log, LoggedRequest
+from router.log.judged import OwnLabels
 from router.log.savings import Line, Savings, arm_of, baseline_of, notes, per_good
 from router.money import NANO_PER_USD
 from router.prices import load_book
@@ -199,9 +200,9 @@ def report_data(
     on own hardware are held against those at an API; `alarms`, each policy's of drift.
     """
     period = period_of(log, since, until)
-    reader = _Reader(period, seed)
+    reader, labels = _Reader(period, seed), OwnLabels(log)
     for request, attempts in log.with_attempts(since, until):
-        reader.add(request, attempts)
+        reader.add(labels.read(request), attempts)
     savings, bins = reader.savings.finished(), reader.filled_bins()
     return ReportData(
         savings=savings,

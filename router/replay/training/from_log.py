@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from router.errors import TrainingError
-from router.log.base import JUDGED, Log, LoggedRequest
+from router.log.base import Log, LoggedRequest
+from router.log.judged import baselines_of
 from router.policy.arms import arm_named
 from router.predict.examples import Examples, folds_of, text_key
 from router.predict.features import DENSE_NAMES, FeatureBatch, extract, join
@@ -217,11 +218,10 @@ def read_log(log: Log, shipped: Predictor) -> LoggedRows:
 def beside_baseline(log: Log, rows: Sequence[LoggedRequest], quality: Floats) -> Floats:
     """What labels (N,) are to be multiplied by, so that all say how good an answer is: a judge's
     says how good it is beside the baseline tier's, so by P(good) of that one. `quality`: (N, 4)."""
-    judged = [(row.label_source or "").startswith("judge:") for row in rows]
+    judged = [row.beside_baseline for row in rows]
     if not any(judged):
         return np.ones(len(rows))
-    of = {r.request_id: r.scopes.get(JUDGED) for r in log.requests() if r.purpose == "shadow"}
-    tier = {of[a.request_id]: a.tier for a in log.attempts() if a.request_id in of}
+    tier = baselines_of(log)
     at = [TIERS.index(cast("Tier", tier.get(row.request_id, TIERS[-1]))) for row in rows]
     baseline = np.nan_to_num(quality[np.arange(len(rows)), at], nan=1.0)
     return np.where(judged, baseline, 1.0)
