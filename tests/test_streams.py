@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from router import Router
-from router.dispatch.deadline import until
+from router.dispatch.bounded_reads import until
 from router.dispatch.wire import load_litellm
 from router.errors import MalformedReply, ProviderTimeout, RateLimited
 from tests import warm

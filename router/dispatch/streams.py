@@ -19,8 +19,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
+from router.dispatch.bounded_reads import until
 from router.dispatch.closing import Closing
-from router.dispatch.deadline import until
 from router.dispatch.failures import provider_error
 from router.dispatch.usage import report_of
 from router.dispatch.wire import in_time, within

@@ -23,7 +23,7 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
-from router.dispatch.deadline import bound_reads, until
+from router.dispatch.bounded_reads import bound_reads, until
 from router.dispatch.failures import provider_error
 from router.errors import AuthenticationFailed, MalformedReply, ProviderError, ProviderTimeout
 
