@@ -172,6 +172,31 @@ def test_an_empty_prompt_is_wrong_usage_and_costs_nothing(
     assert provider.wire == []
 
 
+@pytest.mark.parametrize(
+    ("stdin", "said"),
+    [
+        (None, "the prompt is empty"),  # closed
+        (b"caf\xe9", "standard input is not utf-8 text: byte 3 is odd"),
+    ],
+)
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_a_standard_input_without_a_text_is_wrong_usage(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    policy: Path,
+    provider: Provider,
+    stdin: bytes | None,
+    said: str,
+    errors: str,
+) -> None:
+    given = stdin and io.TextIOWrapper(io.BytesIO(stdin), "utf-8", errors)
+    monkeypatch.setattr("sys.stdin", given)
+    code, _, err = run(capsys, "chat", "-", "--policy", str(policy))
+    assert code == 2
+    assert said in err
+    assert provider.wire == []
+
+
 def test_no_colour_leaves_a_terminal(capsys: pytest.CaptureFixture[str], policy: Path) -> None:
     _, out, err = run(capsys, "explain", "Hello", "--policy", str(policy))
     assert "\x1b" not in out + err

@@ -175,3 +175,14 @@ def test_the_agreed_sum_is_a_budget_of_the_policy_and_part_of_its_stamp() -> Non
 )
 def test_wrong_usage_exits_with_2(options: list[str]) -> None:
     assert CliRunner().invoke(command, options).exit_code == 2
+
+
+def test_the_page_never_takes_the_place_of_the_store_that_the_demo_is_to_make(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["--requests", "1", "--store", str(tmp_path / "one.db"), "--html", "./one.db"]
+    said = CliRunner().invoke(command, options)
+    assert said.exit_code == 2
+    assert "one.db is to be the store" in " ".join(said.output.split())
+    assert not (tmp_path / "one.db").exists()

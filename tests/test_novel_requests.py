@@ -12,6 +12,7 @@ from router import Router
 from router.errors import ModelFileError
 from router.predict import Predictor
 from router.predict.scorer import HEADS
+from router.types import TIERS
 from tests.conftest import ladder, plain_model
 
 USUAL, STRANGE = "hello hello", "ꙮ ᚠᚢᚦ ꙮꙮ ᛗᚨᚾ"
@@ -72,3 +73,21 @@ def test_a_budget_may_still_downgrade_a_request_unlike_anything_in_training(
         found = explained(router, STRANGE)
     assert found.arm.tier != "frontier"
     assert "unlike anything in training" in found.reason
+
+
+def test_evaluate_decides_requests_unlike_anything_in_training_as_live_ones_are(
+    tmp_path: Any,
+) -> None:
+    from router.replay.evaluation.evaluate import evaluate
+    from tests.replay_kit import MODELS, outcomes_of
+
+    rows = [
+        {"query_id": text, "prompt": text, "model": model, "cost_usd": cost}
+        for text in (USUAL, STRANGE)
+        for model, cost in zip(MODELS.values(), (1e-6, 2e-6, 3e-6, 4e-6), strict=True)
+    ]
+    found = evaluate(outcomes_of(tmp_path, rows), model=predictor_of(), sweep=5, compare=())
+    with router_of(tmp_path, objective={"cost_weight": 1e-3}) as router:
+        live = [explained(router, text).arm.tier for text in (USUAL, STRANGE)]
+    assert found.prediction.novel.tolist() == [False, True]
+    assert [TIERS[at] for at in found.chosen[1]] == live == ["nano", "frontier"]

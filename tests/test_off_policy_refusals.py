@@ -86,6 +86,12 @@ def test_rows_without_propensities_are_refused_unless_the_model_may_stand_alone(
     assert alone.figures["cost"]["direct"] == alone.figures["cost"]["doubly_robust"]
 
 
+def test_a_policy_that_refuses_every_request_has_no_figure_by_the_model_alone_either():
+    found = ask(log(2000), arm=-1, model_only=True).policies[0]
+    assert found.figures == {}
+    assert found.refused == ("it would have refused every request",)
+
+
 def test_a_few_decisions_without_support_widen_the_intervals():
     batch = log(4000)
     chance = batch.propensity.copy()
@@ -244,6 +250,7 @@ def test_what_no_request_has_is_not_estimated_and_never_zero():
     assert found.log["cost_per_request_usd"] is None
     assert found.log["latency_seconds"] is None
     assert found.baseline["honest_usd"] is None
+    assert found.baseline["spent_usd"] is None
     assert found.baseline["predicted_usd"] == 0  # of no request: nothing known was spent
 
 

@@ -20,7 +20,7 @@ from router.prices import load_book
 from router.replay.off_policy.batch import LogBatch, read_log, read_part
 from router.replay.off_policy.export import export, open_exported
 from router.replay.off_policy.table import LeftOut
-from router.replay.off_policy.target import of_policy
+from router.replay.off_policy.target import always, of_policy
 from router.types import Request, Shape
 from tests.conftest import HELLO, MakeRouter, ladder
 from tests.off_policy_kit import ARMS, log
@@ -187,6 +187,40 @@ def test_what_an_arm_lacks_bars_it_for_every_policy() -> None:
     cheapest = ladder_of(policy_of(objective={"cost_weight": 1e9}))
     assert (of_policy(cheapest)(log(50)) == 0).all()
     assert (of_policy(cheapest)(log(50, barred=barred)) == 1).all()
+
+
+def test_a_policy_replayed_on_its_own_log_keeps_conversations_where_they_were_escalated_to(
+    make_router: MakeRouter, provider: Provider
+) -> None:
+    changes = {"objective": {"cost_weight": 150}, "conversations": {"sticky_turns": 3}}
+    rule = {"name": "vip", "when": {"tags": ["vip"]}, "at_least": "mid"}
+    router = make_router(**changes, rules=[rule])
+    for tags in ([], ["vip"], [], []):
+        router.completion(messages=HELLO, tags=tags, conversation_id="c")
+    [batch] = logged(router.store)
+    best = batch.propensity.argmax(axis=1).tolist()
+    assert best[0] < best[1] == best[2] == best[3]  # it was escalated, and stayed
+
+    def again(**more: Any) -> list[int]:
+        policy = load_policy(ladder(provider.url, **{**changes, **more}))
+        return list(of_policy(ladder_of(policy))(batch))
+
+    assert again(rules=[rule]) == best
+    plain = again(rules=[rule], conversations={"sticky_turns": 0})
+    assert plain[2:] == [best[0]] * 2  # a policy that keeps to no escalation goes down at once
+    assert list(always(batch, tier=0)) == [0] * 4  # and one that has a single tier knows of none
+
+
+def test_an_escalation_gives_way_in_replay_where_it_leaves_no_arm() -> None:
+    from router.decide import Bar
+
+    barred = np.zeros((50, 3), np.uint8)
+    barred[:, :2], barred[:, 2] = Bar.HELD_ABOVE, Bar.NO_VISION
+    cheapest = {"objective": {"cost_weight": 1e9}}
+    batch = log(50, barred=barred)
+    assert (of_policy(ladder_of(policy_of(**cheapest)))(batch) == 0).all()
+    rule = {"name": "all", "when": {"min_input_tokens": 0}, "at_least": "mini"}
+    assert (of_policy(ladder_of(policy_of(**cheapest, rules=[rule])))(batch) == 1).all()
 
 
 def test_novel_requests_are_decided_by_lower_bounds_as_live_ones_are() -> None:

@@ -48,6 +48,15 @@ def test_a_wrong_ladder_says_which_part_is_wrong(text: str, said: str) -> None:
         parse_ladder(text)
 
 
+def test_a_byte_order_mark_and_line_ends_of_windows_change_nothing(tmp_path: Path) -> None:
+    plain = write_jsonl(tmp_path / "o.jsonl", make_rows(12, TWO))
+    marked = tmp_path / "marked.jsonl"
+    marked.write_bytes(b"\xef\xbb\xbf" + plain.read_bytes().replace(b"\n", b"\r\n"))
+    found, same = (read_outcomes(path, ladder_of(TWO)) for path in (marked, plain))
+    assert found.messages == same.messages
+    assert found.score.tobytes() == same.score.tobytes()
+
+
 @pytest.mark.parametrize("write", [write_jsonl, write_parquet])
 def test_both_formats_give_the_same_arrays(tmp_path: Path, write: Any) -> None:
     rows = make_rows(12, TWO)

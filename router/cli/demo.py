@@ -59,12 +59,16 @@ def command(
     """
     from router.demo.page import page
     from router.demo.run import choose_prompts, simulate
+    from router.ledger.place import identity
     from router.ledger.url import store_url
 
     check_page(html)
     if not live and (policy is not None or yes):
         raise click.UsageError("--policy and --yes go with --live")
     url = None if store is None else store_url(store)
+    if url is not None and identity(url) == str(html.resolve()):
+        problem = f"{html} is to be the store, which a page would replace; name another file"
+        raise click.BadParameter(problem, param_hint="--html")
     chosen = choose_prompts(requests, seed)
     if live:
         result = _live(policy or "default", chosen, seed=seed, store=url, yes=yes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Any
 
@@ -42,11 +43,24 @@ def command(
 def messages_of(prompt: str, system: str | None) -> list[dict[str, str]]:
     """The messages of a prompt from the command line; "-" is standard input. An empty one, as an
     unset variable or a pipe without output leaves it, is wrong usage: an answer to it costs too."""
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = _standard_input() if prompt == "-" else prompt
     if not text.strip():
         raise click.BadParameter("the prompt is empty", param_hint="PROMPT")
     said = [{"role": "system", "content": system}] if system else []
     return [*said, {"role": "user", "content": text}]
+
+
+def _standard_input() -> str:
+    """All of it; "" where it is closed. Wrong usage where it is not text."""
+    if sys.stdin is None:
+        return ""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="strict")  # by some locales odd bytes become odd characters
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        problem = f"standard input is not {error.encoding} text: byte {error.start} is odd"
+        raise click.BadParameter(problem, param_hint="PROMPT") from None
 
 
 def as_dict(decision: Decision) -> dict[str, Any]:

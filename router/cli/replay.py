@@ -141,15 +141,17 @@ def reading() -> Iterator[Progress]:
 
 def _render(data: dict[str, Any], console: Console) -> None:
     log, baseline = data["log"], data["baseline"]
+    spent = baseline["spent_usd"]
     console.print(
         f"[bold]{log['rows']:,} requests[/] of {as_written(', '.join(log['policies']))}: "
-        f"{usd(baseline['spent_usd'])} spent, {log['labelled']:,} labels"
+        f"{'what was spent is not known' if spent is None else f'{usd(spent)} spent'}, "
+        f"{log['labelled']:,} labels"
     )
     if log["explored"]:
-        share = log["explored_extra_usd"] / baseline["spent_usd"] if baseline["spent_usd"] else 0
+        share = f" ({log['explored_extra_usd'] / spent:.1%} of the spend)" if spent else ""
         console.print(
             f"{log['explored']:,} of them were drawn to explore, which was expected to cost "
-            f"{usd(log['explored_extra_usd'])} ({share:.1%} of the spend) more"
+            f"{usd(log['explored_extra_usd'])}{share} more"
         )
     console.print()
     print_table(console, figures([_as_policy(log), *data["policies"], *data["singles"]]))

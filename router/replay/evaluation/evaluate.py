@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from router.decide import cautious
 from router.errors import ConfigurationError, OutcomeFileError
 from router.predict import Predictor
 from router.prices.book import PriceBook
@@ -34,7 +35,7 @@ from router.replay.evaluation.sweep import Sweep, choose_tiers, cost_weights
 from router.replay.recorded.featurise import features_of
 from router.replay.recorded.outcomes import Outcomes
 from router.replay.recorded.prompts import last_user_text
-from router.types import Prediction
+from router.types import TIERS, Prediction
 
 if TYPE_CHECKING:
     from router.predict.embedder import TextEmbedder
@@ -101,8 +102,9 @@ def evaluate(
     embedder
         Adds its vectors to what the default learner reads.
     model
-        A trained predictor instead: nothing is trained, scores are not needed, and expected cost
-        comes from the price book at `now` (unix seconds) or from one price of each model.
+        A trained predictor instead: nothing is trained, scores are not needed, expected cost
+        comes from the price book at `now` (unix seconds) or from one price of each model, and
+        queries unlike anything in its training are decided with the care of live ones.
     sweep
         Number of cost weights, at least 2. The grid depends on expected costs alone.
     compare
@@ -247,8 +249,11 @@ def _with_model(
     )
     grid = cost_weights(expected.usd[:, columns], points)
     quality = prediction.quality
-    chosen = choose_tiers(quality, expected.usd, grid, columns)
     gain = quality[:, columns[-1]] - quality[:, columns[0]]
+    if prediction.novel.any():  # as live requests are decided
+        lower = cautious(quality, prediction.quality_std, np.arange(len(TIERS)) < columns[-1])
+        quality = np.where(prediction.novel[:, None], lower, quality)
+    chosen = choose_tiers(quality, expected.usd, grid, columns)
     sweeps = {"router": Sweep(chosen, gain, f"the router with {model.name}")}
     if cascading is not None:
         assert cascading.verifier is not None

@@ -149,6 +149,7 @@ def _result(
     refused = [] if name == AS_LOGGED else refusals(found, facts)
     warnings = []
     model_alone = bool(refused) and model_only and not policy.chained and not found.went_on
+    model_alone &= bool(found.rows)  # of no request a model knows nothing either
     if model_alone:
         warnings = [f"by the direct model alone, since {'; '.join(refused)}"]
         refused = []
@@ -292,7 +293,7 @@ def _baseline(
     tier: Tier,
 ) -> dict[str, Any]:
     """What always-baseline would have cost: honestly, as predicted, and as others report it."""
-    spent = facts.spent / NANO_PER_USD
+    spent = None if facts.unpriced == facts.rows else facts.spent / NANO_PER_USD
     predicted = facts.predicted_baseline / NANO_PER_USD
     by_prediction = (facts.predicted_baseline - facts.predicted_spent) / NANO_PER_USD
     by_tokens = (facts.naive - facts.naive_spent) / NANO_PER_USD

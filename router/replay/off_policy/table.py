@@ -48,6 +48,8 @@ _LACKS = {
         Bar.ALIKE,
     )
 }
+# What a conversation was escalated to is part of what a decision found, as its cache is.
+_LACKS[BAR_TEXT[Bar.HELD_ABOVE]] = Bar.HELD_ABOVE
 # What kept an arm from being called at that moment would have kept any policy from calling it.
 _BUSY = {
     BAR_TEXT[bar].partition("{")[0]: bar

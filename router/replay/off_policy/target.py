@@ -1,14 +1,15 @@
 """What a policy decides on logged requests, by the function that routes live ones.
 
 Predictions, quotes and what an arm lacks are those of the log: the decision is what this policy
-would have made then. Budgets, pacing and exploring are left out: they depend on what came before.
+would have made then, in a conversation with the caches and the escalation that the log's was in.
+Budgets, pacing and exploring are left out: they depend on what came before.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -57,7 +58,7 @@ def of_policy(ladder: Ladder, objective: Objective | None = None) -> Target:
 
 def always(batch: LogBatch, *, tier: int) -> Ints:
     """The first arm of a tier that can take a request; -1 where none can."""
-    able = (batch.barred == Bar.FREE) & (batch.tier == tier)
+    able = np.isin(batch.barred, (Bar.FREE, Bar.HELD_ABOVE)) & (batch.tier == tier)
     return np.where(able.any(axis=1), able.argmax(axis=1), -1)
 
 
@@ -73,20 +74,36 @@ def _decide(gates: Gates, objective: Objective, batch: LogBatch) -> Ints | Path:
     if batch.novel.any():
         lower = cautious(quality, batch.quality_std[:, columns], ladder.below_baseline[kept])
         quality = np.where(batch.novel[:, None], lower, quality)
+    barred = batch.barred[:, columns]
+    if not ladder.policy.conversations.sticky_turns:
+        barred = np.where(barred == Bar.HELD_ABOVE, Bar.FREE, barred)
     options = Options(
         quality=quality,
         expected=batch.expected[:, columns],
         upper=batch.upper[:, columns],
-        barred=_ruled(ladder.policy.rules, batch, batch.barred[:, columns], tier),
+        barred=_ruled(ladder.policy.rules, batch, barred, tier),
         rung=rung,
         baseline=ladder.baseline_rung,
     )
+    options = _let_down(options, objective, priced=ladder.must_be_priced)
     if ladder.policy.cascade is not None:
         return follow(gates, objective, batch, options, columns, kept)
     room = np.full(len(batch), UNLIMITED)
     chosen = choose(options, objective, room, priced=ladder.must_be_priced).arm
     target: Ints = np.where(chosen >= 0, columns[chosen], -1)
     return target
+
+
+def _let_down(options: Options, objective: Objective, *, priced: bool) -> Options:
+    """The options, without the tier that a conversation is kept at or above where nothing else is
+    left to it."""
+    held = options.barred == Bar.HELD_ABOVE
+    if not held.any():
+        return options
+    room = np.full(len(held), UNLIMITED)
+    stuck = choose(options, objective, room, priced=priced).arm < 0
+    barred = np.where(held & stuck[:, None], Bar.FREE, options.barred)
+    return replace(options, barred=barred)
 
 
 def _refuse_unlogged(ladder: Ladder, at: Ints) -> None:
@@ -121,7 +138,7 @@ def _ruled(
         if when.max_input_tokens is not None:
             holds &= batch.input_tokens <= when.max_input_tokens
         ruled_out = holds[:, None] & ~np.isin(names, rule.tiers)
-        barred[ruled_out & (barred == Bar.FREE)] = Bar.RULE
+        barred[ruled_out & np.isin(barred, (Bar.FREE, Bar.HELD_ABOVE))] = Bar.RULE
         open_ &= ~holds
     return barred
 

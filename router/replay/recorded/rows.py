@@ -206,7 +206,7 @@ def _read_parquet(
 def _read_jsonl(file: Path, wanted: Sequence[str]) -> tuple[dict[str, list[Any]], int]:
     rows: list[dict[str, Any]] = []
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")  # some write a mark first
     except (OSError, UnicodeDecodeError) as error:
         raise OutcomeFileError(str(file), f"cannot be read as UTF-8 text: {error}") from error
     for number, line in enumerate(text.split("\n"), start=1):
