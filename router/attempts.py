@@ -20,10 +20,12 @@ from router.errors import (
     BudgetExceeded,
     ClockJumped,
     LedgerUnavailable,
+    NoCapableDeployment,
     ProviderError,
     RouterError,
 )
 from router.ladder import Ladder
+from router.money import format_usd
 from router.plan import Plan
 from router.types import (
     AttemptRow,
@@ -132,9 +134,15 @@ class Attempts:
         """Lay out the next wire attempt, counted in where its deployment is. Nothing is reserved or
         sent yet.
 
-        Raises `AtCapacity` where something has come in the way of the deployment meanwhile.
+        Raises `AtCapacity` where something has come in the way of the deployment meanwhile, and
+        `NoCapableDeployment` where its price has risen above the request's ceiling.
         """
-        now, arm = self.clock(), decision.chosen
+        now, arm, quoted = self.clock(), decision.chosen, decision
+        plan, decision = plan.going_out(decision, now)
+        if decision is not quoted and not self.affords(decision):
+            upper = format_usd(decision.view.quote.upper)
+            why = f"may now cost {upper}, above what is left of max_cost_per_request"
+            raise NoCapableDeployment({decision.arm.name: why}) from self.failure
         ticket = self.capacity.enter(arm, plan.shape.input_tokens, plan.tokens[arm])
         if not isinstance(ticket, Ticket):
             raise AtCapacity({decision.arm.name: ticket.why}, ticket.wait)
