@@ -520,3 +520,33 @@ def test_other_clients_of_the_process_know_no_deadline_of_ours(provider: Provide
         theirs.start()
         theirs.join()
     assert found == [200]
+
+
+@pytest.mark.parametrize("form", COUNTING)
+def test_event_loops_that_stream_at_the_same_time_do_not_break_each_others_calls(
+    counting: Any, provider: Provider, form: str
+) -> None:
+    router = counting(form, timeout={"connect": 5, "read": 5, "total": 10})
+    provider.default = replace(provider.default, chunk_delay=0.01)
+    failed: list[BaseException] = []
+
+    async def several() -> None:
+        for _ in range(4):
+            async for _ in await router.acompletion(messages=HELLO, stream=True):
+                pass
+
+    def loop_of_its_own() -> None:
+        try:
+            asyncio.run(several())
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=loop_of_its_own) for _ in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert failed == []
+    wait_until_settled(router, 16)
+    assert {row.status for row in rows(router)} == {"answered"}
+    assert_books_agree(router, provider)

@@ -94,7 +94,21 @@ def load_litellm() -> Any:
         _stand_in_for_mcp()
         _send_once(AsyncHTTPHandler)
         bound_reads()
+        vars(litellm).setdefault("module_level_aclient", _ClientOfLoop())
         return litellm
+
+
+class _ClientOfLoop:
+    """What litellm sends asynchronous streams to Anthropic, Gemini and others through: of the
+    running loop's own. By itself it makes one client for all event loops, of which each closes the
+    connections of the one before, so that calls of several at a time break, or never end."""
+
+    def __getattr__(self, name: str) -> Any:
+        import litellm
+        from litellm.llms.custom_httpx.http_handler import get_async_httpx_client
+
+        timeout = vars(litellm).get("request_timeout")
+        return getattr(get_async_httpx_client("router", {"timeout": timeout}), name)
 
 
 class _NoMcp:

@@ -41,6 +41,7 @@ from router.errors import (
 from router.money import MAX_NANO
 from router.planning.ladder import Ladder
 from router.planning.place import place
+from router.planning.quotes import quoter
 from router.predict.features import DENSE_NAMES
 from router.types import (
     TIERS,
@@ -128,6 +129,20 @@ class Plan:
             return decision.reason, tuple(replace(view, quote=quoted) for view, quoted in both)
 
         return replace(decision, explain=explain)
+
+    def going_out(self, decision: Decision, now: float) -> tuple[Plan, Decision]:
+        """The plan and a decision as a call goes out at `now`: quoted anew where the price of its
+        arm has changed since, by date."""
+        ways, prices = self.request.ways, self.ladder.prices[decision.chosen]
+        quoted_at = ways[decision.chosen].at if ways else self.request.now
+        if prices.at(now) is prices.at(quoted_at):
+            return self, decision
+        request = replace(self.request, now=now, ways=tuple(replace(way, at=now) for way in ways))
+        quote_arm = quoter(self.ladder, request, self.shape, self.calls)
+        every = enumerate(zip(self.tokens, self.quotes, strict=True))
+        quotes = [quote_arm(at, tokens, quoted.output_cap) for at, (tokens, quoted) in every]
+        plan = self.with_quotes(quotes)
+        return plan, plan.requoted(decision)
 
     def choose(
         self,

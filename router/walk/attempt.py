@@ -19,8 +19,9 @@ from router.dispatch.logprobs import ask_for_logprobs
 from router.dispatch.streams import StreamEnd, StreamTerms, answer_bytes, routed_stream, whole
 from router.dispatch.usage import report_of
 from router.dispatch.wire import EFFORT_ALLOWED, Call, CancelledUnsent, Reply
-from router.errors import AtCapacity, LedgerUnavailable, RouterError
+from router.errors import AtCapacity, LedgerUnavailable, NoCapableDeployment, RouterError
 from router.gates.answer import kept_answers
+from router.money import format_usd
 from router.planning.ladder import asked_effort
 from router.planning.plan import Plan
 from router.types import AttemptRow, AttemptStatus, Decision, RequestEnd, Reservation
@@ -36,9 +37,15 @@ def prepare(shared: Attempts, plan: Plan, decision: Decision) -> Attempt:
     """Lay out the next wire attempt, counted in where its deployment is. Nothing is reserved or
     sent yet.
 
-    Raises `AtCapacity` where something has come in the way of the deployment meanwhile.
+    Raises `AtCapacity` where something has come in the way of the deployment meanwhile, and
+    `NoCapableDeployment` where its price has risen above the request's ceiling.
     """
-    now, arm = shared.clock(), decision.chosen
+    now, arm, quoted = shared.clock(), decision.chosen, decision
+    plan, decision = plan.going_out(decision, now)
+    if decision is not quoted and not shared.affords(decision):
+        upper = format_usd(decision.view.quote.upper)
+        why = f"may now cost {upper}, above what is left of max_cost_per_request"
+        raise NoCapableDeployment({decision.arm.name: why}) from shared.failure
     ticket = shared.capacity.enter(arm, plan.shape.input_tokens, plan.tokens[arm])
     if not isinstance(ticket, Ticket):
         raise AtCapacity({decision.arm.name: ticket.why}, ticket.wait)

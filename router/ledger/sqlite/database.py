@@ -15,7 +15,13 @@ from typing import Any, TypeVar
 
 from router.errors import ConfigurationError, LedgerCorrupt, LedgerError, LedgerUnavailable
 from router.ledger.sqlite import forks
-from router.ledger.sqlite.files import check_schema, identity, prepare_file, write_schema
+from router.ledger.sqlite.files import (
+    check_schema,
+    identity,
+    is_frozen,
+    prepare_file,
+    write_schema,
+)
 from router.ledger.sqlite.forks import Slot
 
 T = TypeVar("T")
@@ -39,6 +45,7 @@ _WHY = {
     sqlite3.SQLITE_NOTADB: "it is not a SQLite file",
 }
 _SWAPPED = "the file, its -wal or its -shm was deleted or replaced while in use"
+_WRITTEN = "it can only be read here, and was written to meanwhile; open it again"
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.020  # seconds, while another process writes
 # One commit in so many moves the write-ahead log into the file, by chance: about once in 16 MB,
 # however many processes write. Once in 4 MB, as SQLite does, is more than one call in a hundred.
@@ -260,6 +267,8 @@ class Database:
                 yield connection
             finally:
                 connection.rollback()
+                if self._reader.frozen and not self._reader.unchanged:
+                    raise LedgerUnavailable(self.name, _WRITTEN)
 
     def close(self) -> None:
         """Close the store for good."""
@@ -292,8 +301,12 @@ class Database:
             connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
             write_schema(connection)
             return connection
+        # In this order: whoever begins to write in between is seen.
+        before, slot.frozen = identity(self._path), is_frozen(self._path)
+        # Neither creates a file; an immutable one needs no log, nor the index that one would have.
+        mode = "ro&immutable=1" if slot.frozen else "rw"
         connection = sqlite3.connect(
-            f"{Path(self._path).as_uri()}?mode=rw",  # never creates
+            f"{Path(self._path).as_uri()}?mode={mode}",
             uri=True,
             timeout=self._busy_seconds,
             isolation_level=None,
@@ -316,7 +329,8 @@ class Database:
             else:
                 connection.execute("PRAGMA busy_timeout = 0")  # `_begin` waits, and more fairly
             connection.execute("PRAGMA user_version").fetchone()  # which opens log and index
-            slot.path, slot.identity = self._path, identity(self._path)
+            slot.path = self._path
+            slot.identity = before if slot.frozen else identity(self._path)
             self._refuse_two_logs(slot.identity)
         except OSError as error:
             connection.close()

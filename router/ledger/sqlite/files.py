@@ -69,9 +69,34 @@ def check_schema(connection: sqlite3.Connection, path: str) -> None:
 
 def identity(path: str) -> tuple[int, ...]:
     """The inodes of the file, its write-ahead log and that log's index, to notice that they were
-    swapped in use. With two indexes, two processes overwrite each other's commits unnoticed."""
-    main, log, index = os.stat(path), os.stat(path + "-wal"), os.stat(path + "-shm")
+    swapped in use. With two indexes, two processes overwrite each other's commits unnoticed. Of a
+    file without both, which nobody writes to, what would tell that somebody did."""
+    main = os.stat(path)
+    try:
+        log, index = os.stat(path + "-wal"), os.stat(path + "-shm")
+    except FileNotFoundError:
+        return main.st_dev, main.st_ino, main.st_mtime_ns, main.st_size
     return main.st_dev, main.st_ino, log.st_ino, index.st_ino
+
+
+def is_frozen(path: str) -> bool:
+    """Whether a store can only be read here, as a copy on a medium that is read-only: it cannot be
+    written, and no write-ahead log stands beside it that would have to be read too.
+
+    Raises `LedgerUnavailable` where such a log stands there and nothing can be made of it.
+    """
+    can_add = os.access(os.path.dirname(path), os.W_OK)
+    if os.access(path, os.W_OK) and can_add:
+        return False
+    if not os.path.exists(path + "-wal"):
+        return True
+    if not can_add and not os.access(path + "-shm", os.R_OK):
+        raise LedgerUnavailable(
+            path,
+            "it cannot be written here, and its write-ahead log (-wal) can only be read with an "
+            "index (-shm) beside it; copy the file and its log to a folder that can be written",
+        )
+    return False
 
 
 def _publish(file: Path) -> None:

@@ -32,6 +32,7 @@ class Slot:
         self.pid = 0
         self.path: str | None = None
         self.identity: tuple[int, ...] = ()
+        self.frozen = False  # whether it can only be read, and is taken not to change
 
     @property
     def unchanged(self) -> bool:
