@@ -30,7 +30,7 @@ from router.replay.off_policy.table import LeftOut
 Engine = Literal["local", "ray"]
 Progress = Callable[[int, int | None], None]  # rows done, of how many
 _STORES = ("sqlite", "postgresql", "redis", "rediss", "valkey", "valkeys")
-_VERSION = 7  # of kept sums
+_VERSION = 8  # of kept sums
 _IN_FLIGHT = 64  # parts that Ray has at once
 
 
