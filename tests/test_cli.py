@@ -67,6 +67,16 @@ def test_chat_as_json_says_how_it_was_routed(
     assert said["cost_nano"] > 0
 
 
+def test_chat_says_what_all_calls_of_the_request_cost(
+    capsys: pytest.CaptureFixture[str], policy: Path, provider: Provider
+) -> None:
+    provider.script("t-nano", ok(cut=True), ok())  # the first may be billed all the same
+    said = run_json(capsys, "chat", "Hello", "--policy", str(policy))
+    report = run_json(capsys, "report", str(policy.parent / "cli.db"))
+    assert (said["attempts"], said["answer"]) == (2, "a fine answer")
+    assert said["spent_nano"] == report["realized_nano"] > said["cost_nano"] > 0
+
+
 def test_explain_sends_nothing_and_gives_every_arm_a_reason(
     capsys: pytest.CaptureFixture[str], policy: Path, provider: Provider
 ) -> None:

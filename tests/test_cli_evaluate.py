@@ -120,6 +120,10 @@ def test_a_model_needs_no_scores_and_decides_the_same(
         (("--ladder", ladder_text(), "--plot", "p.bmp"), "must end in one of"),
         (("--ladder", ladder_text(), "--decisions", "nowhere/d.parquet"), "folder nowhere"),
         (("--ladder", ladder_text(), "--compare", "magic"), "no comparison 'magic'"),
+        (("--ladder", ladder_text(), "--plot", "a.html", "--decisions", "./a.html"), "a.html is"),
+        (("--ladder", ladder_text(), "--cascade", "2", "--vote", "mini=3"), "--vote does not go"),
+        (("--ladder", ladder_text(), "--model", "shipped", "--vote", "mini=3"), "--vote does not"),
+        (("--ladder", ladder_text(), "--model", "shipped", "--cascade", "2"), "a trained --gate"),
         ((), "--ladder"),
     ],
 )

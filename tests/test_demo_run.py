@@ -20,8 +20,10 @@ from router.demo.provider import Server
 from router.demo.run import choose_prompts, demo_budget, demo_policy
 from router.demo.simulation import prompts
 from router.errors import ConfigurationError
+from router.ledger import open_ledger
 from router.policy import load_policy
 from router.types import TIERS
+from tests.report_kit import CENT, MONDAY, log_request, opened
 
 API_BASE = "http://127.0.0.1:9/v1"
 
@@ -86,6 +88,18 @@ def test_the_demo_writes_its_page_and_keeps_its_store(demo: dict[str, Any]) -> N
     )
     assert isinstance(again.exception, ConfigurationError)
     assert "holds requests already" in str(again.exception)
+
+
+def test_a_store_that_is_in_use_is_refused_without_a_trace(tmp_path: Path) -> None:
+    ledger, store = opened(tmp_path), f"sqlite:///{tmp_path / 'report.db'}"
+    log_request(ledger, "a", MONDAY, CENT)
+    before = [budget.name for budget in ledger.budgets()]
+    ledger.close()
+    options = ["--store", store, "--requests", "1", "--html", str(tmp_path / "page.html")]
+    assert isinstance(CliRunner().invoke(command, options).exception, ConfigurationError)
+    again = open_ledger(store)
+    assert [budget.name for budget in again.budgets()] == before
+    again.close()
 
 
 def test_the_seed_decides_the_order_and_the_count_takes_the_first() -> None:

@@ -112,15 +112,34 @@ def test_a_few_drawn_labels_do_not_stand_for_all_that_callers_left_out() -> None
     assert found["doubly_robust"].values[0] == plain["doubly_robust"].values[0]
 
 
-def ask(batch: LogBatch) -> Replay:
-    return conclude(measure([batch], Question((Named("mini", mini),))), "mid")
+def ask(*batches: LogBatch) -> Replay:
+    return conclude(measure(batches, Question((Named("mini", mini),))), "mid")
+
+
+def test_labels_weigh_the_same_however_the_log_is_cut_into_batches() -> None:
+    """Callers labelled the first half, a judge drew from the second: each half is a batch."""
+    batch, n = log(2000), 2000
+    early = np.arange(n) < n // 2
+    drawn = ~early & (np.random.default_rng(0).random(n) < 0.5)
+    label = np.where(early, 1.0, np.where(drawn, 0.0, np.nan))
+    whole = replace(batch, label=label, label_rate=np.where(drawn, 0.5, np.nan))
+    parts = [whole.take(np.flatnonzero(half)) for half in (early, ~early)]
+    one, two = ask(whole), ask(*parts)
+    assert one.log["quality"]["value"] == pytest.approx(0.5)
+    assert two.log["quality"] == pytest.approx(one.log["quality"])
+    mine, same = (found.policies[0].figures["quality"] for found in (one, two))
+    for estimator, figure in mine.items():
+        assert same[estimator] == pytest.approx(figure), estimator
 
 
 def test_what_is_taken_for_granted_of_answers_without_a_label_is_said() -> None:
     batch = judged(0)
     assert not any("label" in each for each in ask(batch).warnings)
-    nobody = ask(replace(batch, label_rate=None)).warnings
-    assert any("nobody drew which have one" in each for each in nobody)
+    unlabelled = f"{np.isnan(batch.label).sum():,} answers have no label, and too few"
+    assert any(unlabelled in each for each in ask(replace(batch, label_rate=None)).warnings)
+    assert batch.label_rate is not None
+    few = np.where(np.arange(len(batch)) < 50, batch.label_rate, np.nan)  # in each arm below 30
+    assert any(unlabelled in each for each in ask(replace(batch, label_rate=few)).warnings)
 
 
 def test_a_draw_that_was_cut_short_is_noticed() -> None:

@@ -254,6 +254,17 @@ def test_what_no_request_has_is_not_estimated_and_never_zero():
     assert found.baseline["predicted_usd"] == 0  # of no request: nothing known was spent
 
 
+def test_why_the_quality_of_the_log_itself_is_not_told_is_said():
+    batch = log(2000)
+    label = np.where(batch.chosen == 0, np.nan, batch.label)
+    found = ask(replace(batch, label=label))
+    assert found.log["quality"] is None
+    assert "as logged: quality is not estimated: no answer of nano:m-nano has a label" in (
+        found.warnings
+    )
+    assert not any("as logged" in each for each in ask(batch).warnings)
+
+
 def test_a_request_without_a_known_baseline_is_no_loss_by_prediction():
     batch = log(2000)
     known = np.arange(2000) < 500

@@ -175,7 +175,8 @@ def test_a_policy_with_an_arm_that_the_log_never_saw_is_refused_by_name() -> Non
         }
     )
     assert of_policy(ladder_of(policy))(log(10)).shape == (10,)
-    with pytest.raises(ReplayError, match="nano/0:new-nano"):
+    said = "nano/0:new-nano, of which the log has no prediction.* in requests of p@1; "
+    with pytest.raises(ReplayError, match=said):
         of_policy(ladder_of(other))(log(10))
 
 

@@ -39,11 +39,14 @@ def command(
             scopes={"user": user} if user else None,
         )
     routing = router.decision(response)
+    # What all calls cost; of an answer of unknown cost it is not known.
+    spent = None if routing.cost is None else routing.spent
     text = response.choices[0].message.content or ""
     data = {
         "request_id": routing.request_id,
         "answer": text,
         "cost_nano": routing.cost,
+        "spent_nano": spent,
         "attempts": routing.attempts,
         **as_dict(routing.decision),
     }
@@ -52,7 +55,7 @@ def command(
         click.echo(text)
         if sys.stderr.isatty():
             progress_console().print(
-                f"[dim]{as_written(routing.decision.reason)}; cost {format_usd(routing.cost)}[/]"
+                f"[dim]{as_written(routing.decision.reason)}; cost {format_usd(spent)}[/]"
             )
 
     emit(data, as_json, render)

@@ -161,6 +161,12 @@ def command(
 
     if decisions is not None and decisions.resolve() == outcomes.resolve():
         raise click.BadParameter(f"{decisions} is OUTCOMES itself", param_hint="--decisions")
+    if decisions is not None and plot is not None and decisions.resolve() == plot.resolve():
+        raise click.BadParameter(f"{plot} is where --decisions go", param_hint="--plot")
+    if votes and (cascade or gate or model):
+        raise click.UsageError("--vote does not go with --cascade, --gate or --model")
+    if model is not None and cascade and gate is None:
+        raise click.UsageError("--cascade with --model needs a trained --gate")
     if plot is not None:
         load_matplotlib()  # what is missing is said before the long work
     names = _names(compare)

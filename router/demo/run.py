@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from router.demo.result import DemoResult, DemoRow, ProviderBooks
 from router.demo.simulation import Prompt, prompts
 from router.errors import BudgetExceeded, ConfigurationError, RouterError
+from router.ledger import open_log, store_exists
 from router.money import NANO_PER_USD, ceil_div, usd_text
 from router.pipeline import Router
 from router.policy import Policy, load_policy
@@ -147,11 +148,22 @@ def run(
     A request that is refused or fails is in the log like any other.
     Raises `ConfigurationError` for a store that is already in use.
     """
-    if next(router.ledger.log().requests(), None) is not None:
-        raise ConfigurationError(f"store {router.store} holds requests already; name a new one")
+    _refuse_used(router.store)
     started = time.monotonic()
     answers = asyncio.run(_send_all(router, chosen, progress))
     return answers, time.monotonic() - started
+
+
+def _refuse_used(store: str) -> None:
+    """Raise for a store that holds requests, before the demo's budget is written into it."""
+    if not store_exists(store):
+        return
+    log = open_log(store)
+    try:
+        if next(log.requests(), None) is not None:
+            raise ConfigurationError(f"store {store} holds requests already; name a new one")
+    finally:
+        log.close()
 
 
 async def _send_all(router: Router, chosen: Sequence[Prompt], progress: Progress) -> dict[str, str]:

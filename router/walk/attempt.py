@@ -164,7 +164,7 @@ class Attempt:
         self._look(response)
         row = self._row("answered", charge, report, answer=self._kept(response))
         self._settle(row, charge, ends=True)
-        return self._routing(charge.cost)
+        return self._routing(charge.cost, self._shared.spent)
 
     def settle_failure(self, error: BaseException, *, ends: bool | None = None) -> None:
         """Charge or release an attempt that gave no answer. A cancellation `ends` the request, but
@@ -302,8 +302,9 @@ class Attempt:
             answer=answer,
         )
 
-    def _routing(self, cost: int | None) -> Routing:
-        return Routing(self._shared.request.request_id, self._decision, self._number, cost)
+    def _routing(self, cost: int | None, spent: int | None = None) -> Routing:
+        request_id, number = self._shared.request.request_id, self._number
+        return Routing(request_id, self._decision, number, cost, spent=spent)
 
     def _kept(self, response: Any) -> str | None:
         """An answer as the log keeps it, where the policy opts in."""

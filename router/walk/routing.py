@@ -22,9 +22,9 @@ class Routing:
     """How one request was routed.
 
     `attempts` counts its wire attempts; `cost` is the accepted one's in nano-USD, None where it is
-    not known, and of a stream, which settles at its end: the log has it then. Of a cascade, `steps`
-    are its answers in order, and `spent` nano-USD is what all of its calls cost, 0 for those of
-    unknown cost.
+    not known, and of a stream, which settles at its end: the log has it then. `spent` nano-USD is
+    what all of its calls cost, retries too, 0 for those of unknown cost; None of a stream. Of a
+    cascade, `steps` are its answers in order.
     """
 
     request_id: str

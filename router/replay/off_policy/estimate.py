@@ -33,6 +33,7 @@ from router.replay.off_policy.sums import (
     OUTCOMES,
     PolicySums,
     Tally,
+    told_of,
 )
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ def estimate(logged: Tally, sums: PolicySums) -> Estimates:
     seen, want, have = (_replicate(each, fold, used) for each in (log, decided, agreed))
     requests = np.maximum(want[..., _D["requests"]].sum(axis=(1, 2)), 1)
     whole = log.sum(axis=0)
-    drawn = label_weights.carried(whole[:, _L["sampled.n"]], whole[:, _L["told.m"]])
+    drawn = label_weights.carried(whole[:, _L["sampled.n"]], told_of(whole))
     by_outcome: dict[str, dict[str, Replicates]] = {}
     cut: float | None = None
     for name in OUTCOMES:
@@ -290,9 +291,12 @@ def _missing(name: str, seen: Floats, drawn: NDArray[np.bool_]) -> dict[str, Flo
     rows = total[..., _L["n" if name == "quality" else "calls"]]
     known = total[..., _L[f"{name}.m"]]
     by_rate = drawn if name == "quality" else np.zeros_like(drawn)
-    told, inverse = total[..., _L["told.m"]], total[..., _L["sampled.m"]]
+    told, inverse = told_of(total), total[..., _L["sampled.m"]]
     each, told_each, rated = label_weights.stand_for(rows, known, told, inverse, by_rate)
-    return {name: each, "told": told_each, "sampled": rated} if by_rate.any() else {name: each}
+    if not by_rate.any():
+        return {name: each}
+    # Labels that nobody drew are all but those that somebody did.
+    return {name: each + told_each, "drawn": -told_each, "sampled": rated}
 
 
 def _spread(values: Floats) -> float:

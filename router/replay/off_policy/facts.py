@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from router.decide import UNKNOWN
 from router.log.judged import about_judged
+from router.log.label_weights import carried
 from router.money import NANO_PER_USD
 from router.replay.off_policy.batch import LogBatch
-from router.replay.off_policy.sums import LOGGED, Calls, Tally, calls_of
+from router.replay.off_policy.sums import LOGGED, Calls, Tally, calls_of, told_of
 
 _DAY = 86_400.0
 _ADDED = ("rows", "twice", "without_chances", "chains", "spent", "unpriced", "labelled", "judged",
@@ -245,10 +246,11 @@ def agreement(logged: Tally) -> tuple[float, int]:
 
 def _about_labels(logged: Tally) -> list[str]:
     """What quality takes for granted of answers without a label."""
-    sums = {key: each.sum(axis=0) for key, each in logged.by_arm.items()}
-    drawn = [each for each in sums.values() if each[_L["sampled.n"]]]
-    weight, variance = (sum(float(each[_L[f"sampled.{c}"]]) for each in drawn) for c in "mv")
-    stood_for = sum(float(each[_L["n"]] - each[_L["told.m"]]) for each in drawn)
+    sums = np.array([each.sum(axis=0) for each in logged.by_arm.values()]).reshape(-1, len(LOGGED))
+    by_rate = carried(sums[:, _L["sampled.n"]], told_of(sums))
+    drawn = sums[by_rate]
+    weight, variance = (float(drawn[:, _L[f"sampled.{c}"]].sum()) for c in "mv")
+    stood_for = float((drawn[:, _L["n"]] - told_of(drawn)).sum())
     found = []
     if abs(weight - stood_for) > _IMPLAUSIBLE * math.sqrt(variance) + 1e-6 * stood_for:
         found.append(
@@ -256,12 +258,13 @@ def _about_labels(logged: Tally) -> list[str]:
             "that nobody else labelled: some could not be judged, or a draw was cut short; quality "
             "takes the others to be like them"
         )
-    alone = [each for each in sums.values() if each[_L["quality.m"]] and not each[_L["sampled.n"]]]
-    unlabelled = sum(float(each[_L["n"]] - each[_L["quality.m"]]) for each in alone)
+    alone = sums[~by_rate & (sums[:, _L["quality.m"]] > 0)]
+    unlabelled = float((alone[:, _L["n"]] - alone[:, _L["quality.m"]]).sum())
     if unlabelled:
         found.append(
-            f"{unlabelled:,.0f} answers have no label, and nobody drew which have one: quality "
-            "takes them to be as good as labelled answers of the same arm; `router judge` draws"
+            f"{unlabelled:,.0f} answers have no label, and too few of their arms' labels were "
+            "drawn: quality takes them to be as good as labelled answers of the same arm; "
+            "`router judge` draws"
         )
     return found
 

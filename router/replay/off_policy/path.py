@@ -214,7 +214,7 @@ class _Walk:
         self._sums.went_on += int((self._unseen[at] & (self._batch.step[at] > 0)).sum())
         known: dict[str, Any] = {"quality": rows.known["quality"]}
         if rows.sampled is not None:
-            known |= {"told": known["quality"] & (rows.sampled == 0), "sampled": rows.sampled}
+            known |= {"drawn": rows.sampled > 0, "sampled": rows.sampled}
         columns: dict[str, Floats | None] = {"n": None, "w": weight, "ww": weight**2}
         for name, mine in known.items():
             self._weighted(

@@ -107,6 +107,8 @@ def conclude(sums: Sums, baseline: Tier, *, model_only: bool = False) -> Replay:
     logged = found[AS_LOGGED]
     if why := no_cost(logged):
         warnings.append(f"{AS_LOGGED}: {why}")
+    if facts.labelled and (why := no_quality(logged, facts)):
+        warnings.append(f"{AS_LOGGED}: {why}")
     against = found.get(f"{_ALWAYS}{baseline}")
     mix = random_mix(
         [

@@ -32,14 +32,13 @@ CUTS = (5.0, 20.0, 100.0)
 # many have it known (m), with the sums of its prediction x, of its value y, and of their products.
 # Quality is of answers, cost and latency are of calls.
 # `billed`: calls of which no cost was predicted and one is known.
-# `told.m`: labels that nobody drew; `sampled.*`: labels that were drawn by a known rate, with the
-# sum of its inverse (m) and what that sum varies by (v).
+# `sampled.*`: of these labels those that were drawn by a known rate, with the sum of its inverse
+# (m) and what that sum varies by (v). The others are what nobody drew.
 LOGGED = (
     "n",
     "calls",
     *(f"{o}.{c}" for o in OUTCOMES for c in ("m", "x", "y", "xx", "xy")),
     "billed",
-    "told.m",
     "sampled.n",
     "sampled.m",
     "sampled.v",
@@ -61,9 +60,9 @@ DECIDED = (
     "unpriced",
     *(f"{o}.x" for o in OUTCOMES),
 )
-# What is weighted: each outcome, and of quality the labels that nobody drew and those that were
-# drawn by a known rate apart, the latter by the inverse of that rate too.
-WEIGHTED = (*OUTCOMES, "told", "sampled")
+# What is weighted: each outcome, and of quality the labels that were drawn by a known rate apart,
+# as they are and by the inverse of that rate too.
+WEIGHTED = (*OUTCOMES, "drawn", "sampled")
 # Of the requests on which log and policy agree to the end, weighted by the inverse of the chance of
 # that, and of their calls; again for those of weights up to each cut.
 AGREED = (
@@ -197,6 +196,12 @@ def _done(looks: Looks) -> Floats:
     return done
 
 
+def told_of(sums: Floats) -> Floats:
+    """How many labels nobody drew, of sums with the columns `LOGGED` in their last axis."""
+    told: Floats = sums[..., LOGGED.index("quality.m")] - sums[..., LOGGED.index("sampled.n")]
+    return told
+
+
 def add_logged(tally: Tally, batch: LogBatch, rows: Rows) -> None:
     """Add what the log's own answers and calls came to."""
     for call in calls_of(batch):
@@ -213,8 +218,8 @@ def add_logged(tally: Tally, batch: LogBatch, rows: Rows) -> None:
     }
     if rows.sampled is not None:
         drawn = (rows.sampled > 0).astype(np.float64)
-        columns |= {"told.m": known - drawn, "sampled.n": drawn}
-        columns |= {"sampled.m": rows.sampled, "sampled.v": rows.sampled * (rows.sampled - drawn)}
+        columns |= {"sampled.n": drawn, "sampled.m": rows.sampled}
+        columns |= {"sampled.v": rows.sampled * (rows.sampled - drawn)}
     tally.add(batch.arms, rows.group, arm, columns)
 
 

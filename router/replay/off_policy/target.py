@@ -67,7 +67,7 @@ def _decide(gates: Gates, objective: Objective, batch: LogBatch) -> Ints | Path:
     place = {arm.key: at for at, arm in enumerate(batch.arms)}
     keys = [(arm.tier, arm.model, arm.way) for arm in ladder.arms]
     at = np.array([place.get(key, -1) for key in keys])
-    _refuse_unlogged(ladder, at)
+    _refuse_unlogged(ladder, at, batch)
     kept = np.flatnonzero(at >= 0)
     columns, tier, rung = at[kept], ladder.tier[kept], ladder.rung[kept]
     quality = batch.quality[:, columns]
@@ -106,14 +106,17 @@ def _let_down(options: Options, objective: Objective, *, priced: bool) -> Option
     return replace(options, barred=barred)
 
 
-def _refuse_unlogged(ladder: Ladder, at: Ints) -> None:
-    """Refuse a policy one of whose rungs is led by an arm that the log has never seen."""
+def _refuse_unlogged(ladder: Ladder, at: Ints, batch: LogBatch) -> None:
+    """Refuse a policy one of whose rungs is led by an arm that some of the log's requests lack."""
     for index, arm in enumerate(ladder.arms):
         leads = index == 0 or ladder.rung[index - 1] != ladder.rung[index]
         if leads and at[index] < 0:
+            codes, names = batch.policy
+            whose = ", ".join(names[code] for code in np.unique(codes).tolist())
             raise ReplayError(
-                f"policy {ladder.policy.name!r} would call {arm.name}, which the log has no "
-                "prediction, quote or answer of; log it as an arm first (a shadow tier, or explore)"
+                f"policy {ladder.policy.name!r} would call {arm.name}, of which the log has no "
+                f"prediction, quote or answer in requests of {whose}; log it as an arm first (a "
+                "shadow tier, or explore), or read only days that have it"
             )
 
 
