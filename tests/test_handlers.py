@@ -12,9 +12,10 @@ import pytest
 
 from router import Router
 from router.errors import ProviderTimeout
+from tests import warm
 from tests.conftest import HELLO, MakeRouter, ladder
-from tests.pipeline_kit import BUDGET, PIN_NANO, assert_books_agree
-from tests.provider import Provider
+from tests.pipeline_kit import BUDGET, PIN_NANO, assert_books_agree, rows
+from tests.provider import Provider, ok
 from tests.usage_wire import ANSWER, wire
 
 ONCE = {"attempts": 1, "fallback": False}
@@ -83,4 +84,48 @@ def test_a_silent_provider_is_waited_for_as_long_as_the_policy_says(
     with pytest.raises(ProviderTimeout):
         call(messages=HELLO, stream=True)
     assert time.monotonic() - started < 3
+    assert_books_agree(router, provider)
+
+
+FORKS = """
+import os, sys
+from openai import OpenAI
+from router import Router, wrap
+from tests.conftest import HELLO, ladder, steady_predictor
+from tests.pipeline_kit import BUDGET, PIN_NANO
+url, store, model = sys.argv[1:]
+policy = ladder(url, budgets=BUDGET, rules=[PIN_NANO])
+if model == "wrapped":
+    del policy["tiers"]["nano"][0]["api_base"]
+else:
+    policy["tiers"]["nano"][0]["model"] = model
+router = Router(policy, store=store, predictor=steady_predictor())
+client = wrap(OpenAI(api_key="k", base_url=url), router)
+call = client.chat.completions.create if model == "wrapped" else router.completion
+call(model="auto", messages=HELLO)
+child = os.fork()
+if child == 0:
+    call(model="auto", messages=HELLO)
+    os._exit(0)
+os.waitpid(child, 0)
+call(model="auto", messages=HELLO)
+"""
+
+
+@pytest.mark.parametrize("model", ["openai/m", "anthropic/m", "gemini/m", "wrapped"])
+def test_a_forked_child_does_not_write_to_its_parents_connections(
+    make: Any, provider: Provider, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    form = model.partition("/")[0]
+    router = make(form if form in STREAMS else "anthropic")
+    provider.default = wire(form, STREAMS[form][1], stream=False) if form in STREAMS else ok()
+    connections = list[Any]()
+    monkeypatch.setattr(
+        provider, "takes", lambda handler, raw: connections.append(handler.client_address)
+    )
+    _, _, error = warm.start(FORKS, provider.url, router.store, model).communicate()
+    first, childs, last = connections
+    assert (error, last) == ("", first)
+    assert childs != first
+    assert [row.status for row in rows(router)] == ["answered"] * 3
     assert_books_agree(router, provider)

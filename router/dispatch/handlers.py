@@ -1,10 +1,12 @@
 """What litellm's own HTTP handlers do otherwise for a call of ours; other calls are made as before.
 
 They serve the providers that are not called through OpenAI's client, such as Anthropic and Google.
+A fork leaves all of litellm's clients to the parent.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +16,9 @@ from typing import Any
 
 # The timeout (httpx's) of the call of ours that is under way.
 _sending: ContextVar[Any] = ContextVar("router_sending", default=None)
+_CLIENTS = ("in_memory_llm_clients_cache", "module_level_client", "module_level_aclient")
+# Kept for ever: closed in a child, a connection could be lost to the parent's event loop.
+_of_parent: list[Any] = []
 
 
 @contextmanager
@@ -34,6 +39,17 @@ def change_handlers() -> None:
     _send_once(AsyncHTTPHandler)
     _keep_time(HTTPHandler)
     _keep_time_on_a_loop(AsyncHTTPHandler)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_leave_to_parent)
+
+
+def _leave_to_parent() -> None:
+    """In a forked child: make new clients. Over its parent's open connections each of the two would
+    read the other's answers."""
+    import litellm
+
+    # litellm makes each of them when it is next asked for.
+    _of_parent.extend(vars(litellm).pop(name, None) for name in _CLIENTS)
 
 
 def _send_once(handler: Any) -> None:
