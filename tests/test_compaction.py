@@ -284,6 +284,19 @@ def test_a_cheap_tier_summarises_on_its_own_account_under_a_ceiling(
     assert router.report().overhead == own.cost
 
 
+def test_a_summary_is_one_call_whatever_vote_its_tier_holds_on_requests(
+    make_router: MakeRouter, provider: Provider
+) -> None:
+    tiers = ladder(provider.url)["tiers"]
+    tiers["nano"][0]["vote"] = {"samples": 3, "pick": "best"}
+    cascade = {"max_steps": 2}
+    router = make_router(**{**SUMMARY, "tiers": tiers, "cascade": cascade})
+    provider.script("t-nano", ok(text="Bookings B-0000 to B-0019 were looked up."))
+    router.completion(messages=errands(20), conversation_id="c")
+    assert provider.models.count("t-nano") == 1
+    assert "were looked up." in provider.wire[1][2]["messages"][1]["content"]
+
+
 def test_what_was_summarised_is_not_summarised_again_for_its_former_length(
     make_router: MakeRouter, provider: Provider
 ) -> None:

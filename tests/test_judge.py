@@ -17,6 +17,7 @@ from router.judging.sample import draw
 from router.ledger import open_ledger, open_log
 from router.log.savings import savings
 from router.policy import load_policy
+from router.policy.vote import Vote
 from tests.judge_kit import (
     JUDGE,
     ROUTED,
@@ -288,6 +289,16 @@ def test_while_the_store_is_away_nothing_is_sent_whatever_the_policy_says(court:
                     clock=None)  # fmt: skip
     assert caller.router.policy.ledger.on_outage == "deny"
     assert not caller.router.policy.ledger.lease
+    caller.close()
+
+
+def test_a_judge_is_asked_once_whatever_vote_its_tier_holds_on_requests(court: Court) -> None:
+    policy = court.policy()
+    voting = policy.tiers.frontier[0].model_copy(update={"vote": Vote(pick="best")})
+    caller = Caller(policy, "frontier", [voting], "judge", Account("run", 1),
+                    longest=10, store=court.store, predictor=court.predictor, prices=None,
+                    clock=None)  # fmt: skip
+    assert [arm.samples for arm in caller.router.policy.arms()] == [1]
     caller.close()
 
 

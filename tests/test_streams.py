@@ -360,6 +360,22 @@ def test_counts_so_far_do_not_make_a_truncated_stream_an_answer(
     assert_books_agree(router, provider)
 
 
+@pytest.mark.parametrize("garbled", [b'data: {"candidates": [{"con', b"data: {not json}\r\n\r\n"])
+def test_a_stream_with_an_event_that_nobody_can_read_is_no_answer(
+    counting: Any, provider: Provider, garbled: bytes
+) -> None:
+    router, whole = counting("gemini"), provider.default.body
+    assert whole is not None
+    first, middle, rest = whole.partition(b"\n\n")
+    follows = rest if garbled.endswith(b"\n") else b""  # else the connection ends with it
+    provider.default = replace(provider.default, body=first + middle + garbled + follows)
+    with pytest.raises(MalformedReply, match="broke off"):
+        list(router.completion(messages=HELLO, stream=True))
+    (row,) = rows(router)
+    assert (row.status, row.cost) == ("failed", row.reserved)
+    assert_books_agree(router, provider)
+
+
 def left_after_a_chunk(router: Router, provider: Provider) -> Any:
     """The row of a stream of which one chunk was read."""
     stream = router.completion(messages=HELLO, stream=True)

@@ -252,6 +252,27 @@ def test_only_requests_with_comparable_answers_are_voted_on(
         assert decision.arms[1].rejected == "needs answers that can be compared, or judged"
 
 
+def test_a_stream_is_not_voted_on_where_its_conversation_is_let_down_to_a_lower_tier(
+    make_router: MakeRouter, provider: Provider
+) -> None:
+    tiers = ladder(provider.url)["tiers"]
+    tiers["nano"][0]["vote"] = VOTE
+    router = make_router(
+        tiers={tier: tiers[tier] for tier in ("nano", "frontier")},
+        objective={"cost_weight": 0},
+        rules=[{"name": "top", "when": {"tags": ["top"]}, "tier": "frontier"},
+               {"name": "low", "when": {"tags": ["low"]}, "tier": "nano"}],
+        budgets=[{"name": "all", "limit": "0.005", "window": "total", "on_exceed": "downgrade"}],
+    )  # fmt: skip
+    asked: dict[str, Any] = {"messages": QUESTION, "conversation_id": "c"}
+    router.completion(**asked, tags=["low"], max_tokens=20)
+    router.completion(**asked, tags=["top"], max_tokens=20)
+    list(router.completion(**asked, stream=True))
+    assert provider.models[-1] == "t-nano"
+    assert rows(router)[-1].arm == "nano/0:openai/t-nano"
+    assert_books_agree(router, provider)
+
+
 @pytest.mark.parametrize("fixed", [{"temperature": 0}, {"temperature": 0.0}, {"seed": 7}])
 def test_copies_of_one_answer_are_not_voted_on(
     make_voting: Any, make_router: MakeRouter, provider: Provider, fixed: dict[str, Any]

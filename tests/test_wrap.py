@@ -150,6 +150,27 @@ def test_an_async_client_is_wrapped_the_same_way(router: Router, provider: Provi
     assert [row.cost for row in rows(router)] == [NANO_BILL, NANO_BILL]
 
 
+def test_an_async_client_serves_one_event_loop_after_another(
+    router: Router, provider: Provider
+) -> None:
+    client = wrap(AsyncOpenAI(api_key="k", base_url=provider.url), router)
+    for given in (client, client, client.with_options(timeout=5), client):
+        reply = asyncio.run(given.chat.completions.create(model="auto", messages=HELLO))
+        assert reply.choices[0].message.content == "a fine answer"
+    assert [row.cost for row in rows(router)] == [NANO_BILL] * 4
+    assert len(provider.wire) == 4
+
+
+def test_a_transport_of_the_programs_own_is_used_in_every_event_loop(
+    router: Router, provider: Provider
+) -> None:
+    own = httpx.AsyncClient(headers={"x-mine": "1", "connection": "close"})
+    client = wrap(AsyncOpenAI(api_key="k", base_url=provider.url, http_client=own), router)
+    for _ in range(2):
+        asyncio.run(client.chat.completions.create(model="auto", messages=HELLO))
+    assert [headers["x-mine"] for _, headers, _ in provider.wire] == ["1", "1"]
+
+
 class Colour(BaseModel):
     name: str
     hex: str

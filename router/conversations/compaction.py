@@ -280,15 +280,16 @@ def transcript(old: Sequence[Message]) -> str:
 
 def summary_policy(policy: Policy, tier: Tier) -> Policy:
     """The policy that summaries are asked for under: one tier, the caller's budgets, and a ceiling
-    on every call. No rule, pacing, lease or compaction: these are for callers' requests."""
+    on every call. No rule, pacing, lease, vote or compaction: these are for callers' requests."""
     options = policy.compaction
     assert options is not None
     kept = ("name", "description", "retry", "timeout", "streams", "log", "version")
+    once = tuple(each.model_copy(update={"vote": None}) for each in policy.tiers.of(tier))
     return Policy(
         **{name: getattr(policy, name) for name in kept},
         baseline=tier,
         objective=Objective(max_cost_per_request=options.max_cost),
-        tiers=Tiers.model_validate({tier: policy.tiers.of(tier)}),
+        tiers=Tiers.model_validate({tier: once}),
         budgets=policy.budgets_of(policy.tiers.of(tier)),
         limits=Limits(max_output_tokens=options.summary_tokens, max_request_bytes=_LARGEST),
         ledger=LedgerOptions(journal=policy.ledger.journal),

@@ -128,10 +128,15 @@ class _Meter:
         inner = self.inner
         if inner.received_finish_reason:
             return True
-        if not self.read_out or self.torn:
+        if not self.read_out or self.torn or self._unreadable():
             return False
         alone = any(not chunk.choices and report_of(chunk) for chunk in inner.chunks)
         return bool(inner.intermittent_finish_reason) or alone
+
+    def _unreadable(self) -> bool:
+        """Whether an event was cut or garbled. litellm's reader of Gemini's streams keeps it and
+        all that follows, for a rest that never comes, and then ends as if it had read all."""
+        return "{" in getattr(self.inner.completion_stream, "accumulated_json", "")
 
     def report(self) -> Mapping[str, Any] | None:
         """The usage that the provider sent; litellm's own estimate does not count as one, nor do

@@ -16,15 +16,15 @@ import time
 import weakref
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache, lru_cache, wraps
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
 from router.dispatch.bounded_reads import bound_reads, until
 from router.dispatch.failures import provider_error
+from router.dispatch.handlers import change_handlers, sending
 from router.errors import AuthenticationFailed, MalformedReply, ProviderError, ProviderTimeout
 
 # What the policy's own effort goes out with: litellm knows no model of one's own server.
@@ -42,7 +42,6 @@ _MCP_HANDLER = "litellm.responses.mcp.litellm_proxy_mcp_handler"
 _TOO_LONG = "it took longer than the policy's total timeout"
 _import_lock = threading.Lock()
 _END = object()
-_sending = ContextVar("router_sending", default=False)  # whether a call of ours is under way
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,30 +84,15 @@ def load_litellm() -> Any:
     with _import_lock:
         os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
         import litellm
-        from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 
         litellm.suppress_debug_info = True
         litellm.telemetry = False
         if litellm.disable_hf_tokenizer_download is None:
             litellm.disable_hf_tokenizer_download = True  # for a count that nothing here reads
         _stand_in_for_mcp()
-        _send_once(AsyncHTTPHandler)
         bound_reads()
-        vars(litellm).setdefault("module_level_aclient", _ClientOfLoop())
+        change_handlers()
         return litellm
-
-
-class _ClientOfLoop:
-    """What litellm sends asynchronous streams to Anthropic, Gemini and others through: of the
-    running loop's own. By itself it makes one client for all event loops, of which each closes the
-    connections of the one before, so that calls of several at a time break, or never end."""
-
-    def __getattr__(self, name: str) -> Any:
-        import litellm
-        from litellm.llms.custom_httpx.http_handler import get_async_httpx_client
-
-        timeout = vars(litellm).get("request_timeout")
-        return getattr(get_async_httpx_client("router", {"timeout": timeout}), name)
 
 
 class _NoMcp:
@@ -132,45 +116,28 @@ def _stand_in_for_mcp() -> None:
     sys.modules.setdefault(_MCP_HANDLER, module)
 
 
-def _send_once(handler: Any) -> None:
-    """Keep litellm's asynchronous handler, which no setting does, from posting a call of ours again
-    where its connection broke: what was sent may be billed. Other calls are made as before."""
-    again = handler.single_connection_post_request
-    if hasattr(again, "__wrapped__"):
-        return
-
-    @wraps(again)
-    async def post_again(*arguments: Any, **named: Any) -> Any:
-        broken = sys.exception()
-        if _sending.get() and broken is not None:
-            raise broken
-        return await again(*arguments, **named)
-
-    handler.single_connection_post_request = post_again
-
-
 def send(call: Call) -> Reply:
     """Make one wire attempt. Raises a `ProviderError`, its cause being litellm's exception."""
     litellm = load_litellm()
     with in_time(call.model, call.total), _Mapped(call):
         asking = _Asking(arguments_of(call))
-        for arguments in asking:
-            with asking:
-                response = litellm.completion(**arguments)
-        if not call.stream:
-            return Reply(_with_refusals(response), None, asking.left_out)
-        _keep_refusals(response)
-        return Reply(response, _first(call, next(response, _END)), asking.left_out)
+        with sending(asking.timeout):
+            for arguments in asking:
+                with asking:
+                    response = litellm.completion(**arguments)
+            if not call.stream:
+                return Reply(_with_refusals(response), None, asking.left_out)
+            _keep_refusals(response)
+            return Reply(response, _first(call, next(response, _END)), asking.left_out)
 
 
 async def asend(call: Call) -> Reply:
     """`send`, on the running event loop."""
     litellm = await asyncio.to_thread(load_litellm)
-    ours = _sending.set(True)
-    try:
-        with _Mapped(call):
-            async with within(call.model, call.total):
-                asking = _Asking(arguments_of(call))
+    with _Mapped(call):
+        async with within(call.model, call.total):
+            asking = _Asking(arguments_of(call))
+            with sending(asking.timeout):
                 for arguments in asking:
                     with asking:
                         response = await litellm.acompletion(**arguments)
@@ -178,8 +145,6 @@ async def asend(call: Call) -> Reply:
                     return Reply(_with_refusals(response), None, asking.left_out)
                 _keep_refusals(response)
                 return Reply(response, _first(call, await anext(response, _END)), asking.left_out)
-    finally:
-        _sending.reset(ours)
 
 
 class _Asking:
@@ -189,6 +154,7 @@ class _Asking:
     def __init__(self, arguments: dict[str, Any]):
         self._arguments, self._taken = arguments, False
         self.left_out: tuple[str, ...] = ()
+        self.timeout = arguments["timeout"]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         while not self._taken:

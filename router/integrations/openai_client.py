@@ -26,6 +26,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from router.dispatch.effects import arun, run
 from router.errors import ConfigurationError, InvalidRequest
 from router.intake import AUTO, read_scopes, read_tags
+from router.integrations.connections import with_own_connections
 from router.pipeline import Router
 from router.policy import Policy
 from router.walk.routing import Routing
@@ -108,7 +109,7 @@ class _RoutedCompletions(Completions):
         if model != AUTO:
             return super().create(model=model, **_given(arguments))
         client = cast(Any, self._client)
-        response = run(client._router.walk(_routed(client, arguments), client._router_client))
+        response = run(client._router.walk(_routed(client, arguments), _sender(client)))
         if hasattr(response, "routing"):
             return _RoutedStream(response)
         return _completion(response)
@@ -125,8 +126,7 @@ class _RoutedAsyncCompletions(AsyncCompletions):
         if model != AUTO:
             return await super().create(model=model, **_given(arguments))
         client = cast(Any, self._client)
-        walk = client._router.walk(_routed(client, arguments), client._router_client)
-        response = await arun(walk)
+        response = await arun(client._router.walk(_routed(client, arguments), _sender(client)))
         if hasattr(response, "routing"):
             return _RoutedAsyncStream(response)
         return _completion(response)
@@ -229,6 +229,11 @@ def _routed(client: Any, arguments: Mapping[str, Any]) -> Any:
     given["scopes"] = {**defaults["scopes"], **read_scopes(given.get("scopes"))}
     given["tags"] = (*defaults["tags"], *read_tags(given.get("tags")))
     return client._router.read(given.pop("messages", None), given)
+
+
+def _sender(client: Any) -> Any:
+    own = client._router_client
+    return own and with_own_connections(own)
 
 
 def _given(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -116,16 +116,17 @@ def _derived(
 ) -> Policy:
     """The policy of one tier, and of the caller's budgets and the account's.
 
-    No rule, pacing or lease: they are for callers' requests. While the store is away nothing is
-    sent, whatever the caller's policy says, since the ceiling could not hold.
+    No rule, pacing, vote or lease: they are for callers' requests. While the store is away nothing
+    is sent, whatever the caller's policy says, since the ceiling could not hold.
     """
     kept = ("description", "retry", "timeout", "streams", "log", "version")
+    once = tuple(each.model_copy(update={"vote": None}) for each in deployments)
     return Policy(
         **{name: getattr(policy, name) for name in kept},
         name=policy.name,
         baseline=tier,
         objective=Objective(cost_weight=0.0),
-        tiers=Tiers.model_validate({tier: tuple(deployments)}),
+        tiers=Tiers.model_validate({tier: once}),
         budgets=(*policy.budgets_of(deployments), account.budget()),
         limits=Limits(max_output_tokens=longest, max_request_bytes=_LARGEST),
         ledger=LedgerOptions(journal=policy.ledger.journal),

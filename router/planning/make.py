@@ -115,12 +115,12 @@ def _bars(
             barred[0, index] = Bar.WINDOW_TOO_SMALL
         elif rule is not None and arm.tier not in rule.tiers:
             barred[0, index] = Bar.RULE
-        elif TIERS.index(arm.tier) < floor:
-            barred[0, index] = Bar.HELD_ABOVE
         elif index in others:
             barred[0, index] = Bar.OWN_EFFORT
         elif index in no_votes:
             barred[0, index] = no_votes[index]
+        elif TIERS.index(arm.tier) < floor:  # the last: where nothing else fits it is lifted
+            barred[0, index] = Bar.HELD_ABOVE
     return barred
 
 

@@ -120,7 +120,7 @@ def without(plan: Plan, arms: Iterable[int]) -> Plan:
     """The plan without arms whose samples nobody judges."""
     barred = plan.options.barred.copy()
     for index in arms:
-        if barred[0, index] == Bar.FREE:
+        if barred[0, index] in (Bar.FREE, Bar.HELD_ABOVE):
             barred[0, index] = Bar.NOT_COMPARABLE
     return replace(plan, options=replace(plan.options, barred=barred))
 
