@@ -30,6 +30,8 @@ _INTERCEPT = 10.0
 # A value that is rare among benchmarks (a word of proof, a greeting) must not be trusted as if it
 # were common.
 _LEAST_SCALE, _LEAST_SCALE_OF_SHARE, _LEAST_SCALE_OF_CHAT = 0.5, 0.02, 0.2
+# So large that they count for nothing: options are an exam's, and hardly a request has any.
+_LEAST_SCALE_OF_OPTIONS = 1e4
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,8 @@ def design_of(rows: Rows) -> Design:
         [
             _LEAST_SCALE_OF_CHAT
             if name == "share_chat"
+            else _LEAST_SCALE_OF_OPTIONS
+            if name in ("option_overlap", "option_digits")
             else _LEAST_SCALE_OF_SHARE
             if name.startswith("share_")
             else _LEAST_SCALE

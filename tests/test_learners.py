@@ -11,6 +11,7 @@ from router.predict import learners
 from router.predict.design import DENSE_SHARE, Design
 from router.predict.estimators import LogisticHeads
 from router.predict.examples import Examples
+from router.predict.features import DENSE_NAMES
 from router.predict.learners import GRID, Penalties, choose, log_odds, neighbours_of
 from router.predict.training import fit
 from tests.training_kit import batch_of, planted
@@ -48,6 +49,38 @@ _REST = ("output_tokens", "input_tokens", "group", "task", "weight")
 
 def test_dense_values_are_read_where_they_decide() -> None:
     assert fit(lengths_decide(300)).facts["penalties"]["dense_share"] == DENSE_SHARE
+
+
+def options_decide(rows: int) -> Examples:
+    """Questions that the dear tier alone can answer where two options are alike; nothing else says
+    so."""
+    rng = np.random.default_rng(8)
+    words = [f"w{n}" for n in range(400)]
+    alike = rng.random(rows) < 0.5
+    examples = planted(rows, seed=8).examples
+    texts = []
+    for row in range(rows):
+        one, two, three = rng.choice(words, (3, 2), replace=False)
+        texts.append("Which?" + "".join(f"\nA. {o[0]} {o[1]}" for o in (one, two, three)))
+        if alike[row]:
+            texts[row] = texts[row].replace(f"{two[0]} {two[1]}", f"{one[0]} {two[1]}")
+    score = np.ones((rows, 4))
+    score[:, 0] = ~alike
+    return Examples(batch_of(*texts), score, *[getattr(examples, name) for name in _REST])
+
+
+def test_what_options_share_is_read_where_other_dense_values_are_left_out() -> None:
+    examples = options_decide(300)
+    design = Design.of(examples)
+    near = neighbours_of(design, examples.score, 0)
+    heads = log_odds(design, examples.score, Penalties(dense_share=0.0), near)
+    read = heads.coef_[:, len(design.vocabulary) :].any(axis=0)
+    assert [name for name, used in zip(DENSE_NAMES, read, strict=True) if used] == [
+        "option_overlap"
+    ]
+    gain = np.diff(heads.predict(design.both)[:, [0, -1]])[:, 0]
+    alike = examples.score[:, 0] == 0
+    assert gain[alike].mean() > gain[~alike].mean() + 0.2
 
 
 def off_by(score: NDArray[np.float64], *errors: float) -> NDArray[np.float64]:

@@ -85,6 +85,7 @@ pieces = st.lists(
             *(
                 "\n- a ",
                 "\nB. b ",
+                "\nC. b 3\n",
                 "```py\n",
                 "请证明定理",
                 "こんにちは你好",
@@ -199,6 +200,8 @@ def test_a_long_turn_is_seen_by_its_head_and_tail():
         ("नमस्ते", "share_indic"),
         ("مرحبا", "share_semitic"),
         ("A. yes\nB. no", "answer_options"),
+        ("A. the cat\nB. the dog", "option_overlap"),
+        ("A. 3 m\nB. 4 m", "option_digits"),
         ("- yes\n- no", "list_items"),
         ("x = 3 + 4", "share_mathematical"),
         (r"$\frac{1}{2}$", "share_latex"),
@@ -208,3 +211,24 @@ def test_a_long_turn_is_seen_by_its_head_and_tail():
 def test_a_dense_feature_sees_what_its_name_says(text, name):
     assert dense(text, name) > 0
     assert dense("plain words here", name) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "overlap", "digits"),
+    [
+        ("A. red\nB. blue", 0, 0),
+        ("A. red\nB. Red\nC. blue", 1, 0),  # the two most alike
+        ("A. (2 x 3)\nB. (2 x 4)\nC. none", 1 / 2, 2 / 3),
+        ("A. 12\nAnswer:", 0, 0),  # one is none
+        ("A. red\nB. blue\nAnswer in 3 words:", 0, 0),  # what follows is no option
+    ],
+)
+def test_options_are_read_by_what_they_share_and_by_their_digits(options, overlap, digits):
+    asked = "Which?\n" + options
+    assert dense(asked, "option_overlap") == pytest.approx(overlap)
+    assert dense(asked, "option_digits") == pytest.approx(digits)
+
+
+def test_only_the_first_ten_options_are_held_against_each_other():
+    different = "".join(f"\nA. {word}" for word in "bcdefghijk")
+    assert dense("Which?" + different + "\nA. same\nA. same", "option_overlap") == 0

@@ -28,6 +28,7 @@ from router.predict.hashing import (
     hashes_of,
     pairs_of,
 )
+from router.predict.options import option_facts
 from router.predict.text import BYTE_TO_CLASS, CLASSES, as_mapping, head_and_tail, text_of, utf8
 from router.types import Features
 
@@ -64,6 +65,8 @@ DENSE_NAMES: tuple[str, ...] = (
     "log_lines",
     "list_items",
     "answer_options",
+    "option_overlap",
+    "option_digits",
     "code_fences",
     "questions",
     "log_clauses",
@@ -119,8 +122,6 @@ _AFTER = re.compile(rf"[,; ]*\b(?:{_COURTESIES})(?:{_ADVERBS})?[.!? ]*$", re.IGN
 _THANKS = tuple(f"{_COURTESIES}|{_ADVERBS}".split("|"))  # looked for first, being faster
 _LONGEST_THANKS = 40
 _LEAST_REQUEST = 12  # characters that must be left of it
-# A line's beginning is looked for by the line end before it, which a regex finds fastest.
-_OPTION = re.compile(r"\n\s{0,3}\(?[a-j][.):]\s", re.IGNORECASE)
 _ITEM = re.compile(r"\n\s{0,8}(?:[-*•]|\d{1,2}[.)])\s")
 
 _ROW_BITS = BUCKETS.bit_length()  # a key is a request's number above a bucket: 31 bits are enough
@@ -318,7 +319,7 @@ def _read(request: Request) -> tuple[bytes, bytes, list[float], list[int] | None
         conversation_characters,
         turns,
         len(_ITEM.findall(lines)),
-        len(_OPTION.findall(lines)),
+        *option_facts(lines),
         view.count("```"),
         len(view),
         bool(params.get("tools") or params.get("functions")),
@@ -345,7 +346,7 @@ _ONE, _MANY = (math.log1p, max, min), (np.log1p, np.maximum, np.minimum)
 def _dense(facts: Any, signs: Any, words: Any, arithmetic: Any) -> list[Any]:
     """Put together what was counted, in the order of `DENSE_NAMES`: numbers, or arrays (N,)."""
     log1p, maximum, minimum = arithmetic
-    *lengths, items, options, fences, characters, tools, schema, media = facts
+    *lengths, items, options, overlap, digits, fences, characters, tools, schema, media = facts
     *shares, newlines, questions, clauses = signs
     count, long, *cues = words
     share, per_character = 1 / maximum(count, 1.0), 1 / maximum(characters, 1.0)
@@ -353,7 +354,10 @@ def _dense(facts: Any, signs: Any, words: Any, arithmetic: Any) -> list[Any]:
         *map(log1p, lengths),
         log1p(count),
         characters * share,
-        *map(log1p, (newlines, items, options, fences, questions, clauses)),
+        *map(log1p, (newlines, items, options)),
+        overlap,
+        digits,
+        *map(log1p, (fences, questions, clauses)),
         long * share,
         *[found * per_character for found in shares],
         *map(log1p, cues),

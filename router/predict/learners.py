@@ -22,6 +22,9 @@ ALPHA = 10.0  # of GainRidge; learnt on public outcomes that a factor of two har
 # The embedding's weight beside the words that it is made of, in the logistic heads. Columns that
 # many words share are then shrunk less than a single word's: it matters most with few rows.
 _EMBEDDING_SHARE = 2.0
+# Columns that always weigh `DENSE_SHARE`: on exam questions, where other dense values are noise,
+# these say most.
+_OPTION_FACTS = [DENSE_NAMES.index(name) for name in ("option_overlap", "option_digits")]
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,7 @@ def log_odds(
     components = near.components_ * _EMBEDDING_SHARE
     shares = np.full(design.dense.shape[1], DENSE_SHARE)  # a text embedder's columns keep theirs
     shares[: len(DENSE_NAMES)] = penalties.dense_share
+    shares[_OPTION_FACTS] = DENSE_SHARE
     columns = [design.text, design.text @ components, design.dense * shares]
     heads = LogisticHeads(C=penalties.C).fit(
         sparse.hstack(columns, format="csr"), score, design.examples.weight

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from router.decide import cautious
 from router.errors import ConfigurationError, OutcomeFileError
 from router.predict import Predictor
 from router.prices.book import PriceBook
@@ -31,11 +30,11 @@ from router.replay.evaluation.figures import (
 )
 from router.replay.evaluation.folds import CrossValidation, Decided, Learner
 from router.replay.evaluation.honest import chosen_on_calibration
-from router.replay.evaluation.sweep import Sweep, choose_tiers, cost_weights
+from router.replay.evaluation.sweep import Sweep, careful, choose_tiers, cost_weights
 from router.replay.recorded.featurise import features_of
 from router.replay.recorded.outcomes import Outcomes
 from router.replay.recorded.prompts import last_user_text
-from router.types import TIERS, Prediction
+from router.types import Prediction
 
 if TYPE_CHECKING:
     from router.predict.embedder import TextEmbedder
@@ -248,11 +247,8 @@ def _with_model(
         outcomes, prediction.output_tokens, estimate_input(outcomes), book, now
     )
     grid = cost_weights(expected.usd[:, columns], points)
-    quality = prediction.quality
-    gain = quality[:, columns[-1]] - quality[:, columns[0]]
-    if prediction.novel.any():  # as live requests are decided
-        lower = cautious(quality, prediction.quality_std, np.arange(len(TIERS)) < columns[-1])
-        quality = np.where(prediction.novel[:, None], lower, quality)
+    gain = prediction.quality[:, columns[-1]] - prediction.quality[:, columns[0]]
+    quality = careful(prediction, columns)
     chosen = choose_tiers(quality, expected.usd, grid, columns)
     sweeps = {"router": Sweep(chosen, gain, f"the router with {model.name}")}
     if cascading is not None:

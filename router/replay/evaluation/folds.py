@@ -19,7 +19,7 @@ from router.predict.scorer import Predictor
 from router.replay.evaluation import comparisons
 from router.replay.evaluation.cascading import Cascading, outer_predictions
 from router.replay.evaluation.costs import Expected, estimate_input, learnt_costs
-from router.replay.evaluation.sweep import Sweep, choose_tiers, cost_weights
+from router.replay.evaluation.sweep import Sweep, careful, choose_tiers, cost_weights
 from router.replay.recorded.featurise import examples_of
 from router.replay.recorded.outcomes import Outcomes
 from router.replay.recorded.prompts import last_user_text
@@ -151,11 +151,13 @@ class CrossValidation:
             grid = weights[number] = cost_weights(trained.usd[:, columns], self.sweep)
             predictions.append(prediction)
             usd[at], how = expected.usd, expected.how
-            found["router"].fill(at, prediction.quality, expected.usd, grid, columns)
+            quality = careful(prediction, columns)
+            found["router"].fill(at, quality, expected.usd, grid, columns)
+            found["router"].rank(at, prediction.quality, columns)
             if self.cascading is not None:
                 predict = outer_predictions(self.learner, examples, self.features, self.seed)
                 verifier = self.cascading.learn(fold, number, predict)
-                self.cascading.decide(at, verifier, prediction.quality, expected.usd, grid)
+                self.cascading.decide(at, verifier, quality, expected.usd, grid)
             self.tick(4 * number + 1)
             if "shuffled_labels" in found:
                 blind = _predictor(self.learner(self._shuffled(examples, train), seed=self.seed))
@@ -234,6 +236,10 @@ class _Method:
         self, at: Ints, quality: Floats, usd: Floats, weights: Floats, columns: list[int]
     ) -> None:
         self.chosen[:, at] = choose_tiers(quality, usd, weights, columns)
+        self.rank(at, quality, columns)
+
+    def rank(self, at: Ints, quality: Floats, columns: list[int]) -> None:
+        """Rank queries by what the frontier gains over the cheapest tier."""
         self.gain[at] = quality[:, columns[-1]] - quality[:, columns[0]]
 
     def sweep(self, about: str) -> Sweep:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from router.decide import UNLIMITED, Objective, Options, choose
+from router.decide import UNLIMITED, Objective, Options, cautious, choose
 from router.money import NANO_PER_USD
+from router.types import TIERS
 
 if TYPE_CHECKING:
     from router.replay.evaluation.chains import Called
-    from router.types import Floats, Ints
+    from router.types import Floats, Ints, Prediction
 
 _DECADES = 4.0
 
@@ -67,6 +68,16 @@ def choose_tiers(quality: Floats, expected: Floats, weights: Floats, columns: li
         for weight in weights
     ]
     return np.array(columns, dtype=np.int64)[np.stack(arms)]
+
+
+def careful(prediction: Prediction, columns: list[int]) -> Floats:
+    """P(good) as live requests are decided by, (N, 4): of one unlike anything in training a lower
+    bound below the baseline."""
+    if not prediction.novel.any():
+        return prediction.quality
+    below = np.arange(len(TIERS)) < columns[-1]
+    lower = cautious(prediction.quality, prediction.quality_std, below)
+    return np.where(prediction.novel[:, None], lower, prediction.quality)
 
 
 def constant(tiers: list[int], n: int) -> Ints:
