@@ -91,3 +91,26 @@ def test_evaluate_decides_requests_unlike_anything_in_training_as_live_ones_are(
         live = [explained(router, text).arm.tier for text in (USUAL, STRANGE)]
     assert found.prediction.novel.tolist() == [False, True]
     assert [TIERS[at] for at in found.chosen[1]] == live == ["nano", "frontier"]
+
+
+def test_cross_validation_decides_requests_unlike_anything_in_training_as_live_ones_are(
+    tmp_path: Any,
+) -> None:
+    from router.replay.evaluation.evaluate import evaluate
+    from tests.replay_kit import MODELS, outcomes_of
+
+    texts = [f"{text} {'so ' * at}" for text in (USUAL, STRANGE) for at in range(15)]
+    rows = [
+        {"query_id": text, "prompt": text, "model": model, "cost_usd": cost, "score": 1.0}
+        for text in texts
+        for model, cost in zip(MODELS.values(), (1e-6, 2e-6, 3e-6, 4e-6), strict=True)
+    ]
+    known = predictor_of()
+    found = evaluate(
+        outcomes_of(tmp_path, rows), folds=3, sweep=5, compare=(),
+        learner=lambda examples, *, seed: known,
+    )  # fmt: skip
+    novel = found.prediction.novel
+    assert 0 < novel.sum() < len(texts)
+    assert {TIERS[at] for at in found.chosen[0, ~novel]} == {"nano"}
+    assert {TIERS[at] for at in found.chosen[0, novel]} == {"frontier"}
