@@ -77,7 +77,7 @@ def steps(request: Request) -> Mapping[str, Callable[[], object]]:
     cascading = policy.model_copy(update={"cascade": Cascade(max_steps=3)})
     ahead = Cascades(cascading, None).looking(plan)
 
-    def decide() -> object:
+    def whole() -> object:
         shape = shape_of(request.messages, request.params)
         features = extract(request)
         return decide(make_plan(ladder, request, shape, features, predictor(features)), room)
@@ -89,7 +89,7 @@ def steps(request: Request) -> Mapping[str, Callable[[], object]]:
         "quotes": lambda: make_plan(ladder, request, shape, features, prediction),
         "choice": lambda: decide(plan, room),
         "choice, with a cascade": lambda: decide(ahead, room),
-        "whole decision": decide,
+        "whole decision": whole,
         # A yardstick for the machine: the same text, again and again, through one classifier.
         "litellm's heuristic": partial(next, classify(repeat(request.messages[0]["content"]))),
     }
