@@ -20,6 +20,7 @@ import numpy as np
 from stamp import ROOT, commit, machine
 
 from router.dispatch.heuristic import classify
+from router.planning.deciding import decide
 from router.planning.ladder import Ladder
 from router.planning.make import make_plan
 from router.policy import load_policy

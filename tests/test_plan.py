@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from decision_latency import steps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -231,3 +232,9 @@ def test_a_dearer_model_that_answers_in_a_third_of_the_tokens_wins(cost_weight: 
 
     assert chosen(100.0) == "frontier"  # twice the price, a third of the tokens
     assert chosen(300.0) == "mini"
+
+
+def test_the_latency_benchmark_makes_a_whole_decision_of_its_steps():
+    asked = Request("r", ({"role": "user", "content": "Prove that 2 is prime."},), {}, now=MIDNIGHT)
+    made = {name: step() for name, step in steps(asked).items()}
+    assert made["whole decision"].arm == made["choice"].arm
