@@ -37,6 +37,7 @@ TESTS = (
     "test_ledger_group_commit.py",
     "test_ledger_windows.py",
     "test_ledger_store.py",
+    "test_ledger_permissions.py",
     "test_ledger_files.py",
     "test_ledger_model.py",
 )

@@ -6,13 +6,13 @@ import multiprocessing
 import os
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from router.ledger import Ledger
-from router.types import AttemptRow, Hold, RequestEnd, RequestRow, Reservation, Scopes
+from router.ledger import Ledger, open_ledger
+from router.types import AttemptRow, Budget, Hold, RequestEnd, RequestRow, Reservation, Scopes
 from tests.servers import sessions, until_ended
 
 NOW = 1_800_000_000.0  # Friday 2027-01-15 08:00 UTC
@@ -224,3 +224,35 @@ def nothing_was_lost(ledger: Ledger, bills: Path, least: int, budget: tuple[str,
     assert [name for name, cost in billed.items() if charged[name] < cost] == []
     assert counters(ledger)[budget][0] == sum(charged.values())
     return sum(charged.values()) - sum(billed.values())
+
+
+def closed_store(folder: Path, budgets: Sequence[Budget]) -> Path:
+    """A closed store with fifty settled calls."""
+    place = folder / "l.db"
+    ledger = open_ledger(url(place), budgets, durability="normal")
+    for call in range(50):
+        reserve(ledger, f"r{call}", 100)
+        settle(ledger, f"r{call}", 60)
+    ledger.close()
+    return place
+
+
+def in_child(work: Any, *arguments: Any) -> str:
+    """Run `work` in a process of its own, without root's power over permissions; its answer."""
+    answers = processes.Queue()
+
+    def run() -> None:
+        if os.getuid() == 0:
+            os.setgid(65534)
+            os.setuid(65534)
+        try:
+            answers.put(work(*arguments))
+        except BaseException as error:
+            answers.put(f"{type(error).__name__}: {error}")
+            raise
+
+    process = processes.Process(target=run)
+    process.start()
+    answer = answers.get(timeout=60)
+    process.join()
+    return answer

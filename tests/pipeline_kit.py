@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -70,3 +71,12 @@ def cancel_at_once(router: Router) -> None:
             await task
 
     asyncio.run(cancel())
+
+
+def wait_until_settled(router: Router, count: int = 1) -> None:
+    """Wait for a stream that settles itself on another thread."""
+    for _ in range(500):
+        if len(rows(router)) >= count:
+            return
+        time.sleep(0.01)
+    raise AssertionError("the stream was never settled")

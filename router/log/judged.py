@@ -37,8 +37,9 @@ class OwnLabels:
             self._baselines = baselines_of(self._log)
         tier = self._baselines.get(request.request_id, TIERS[-1])
         quality = next((v.get("quality") for v in request.decision if v.get("tier") == tier), None)
-        known = isinstance(quality, int | float)
-        return replace(request, label=request.label * float(quality) if known else None)  # type: ignore[arg-type]
+        if not isinstance(quality, int | float):
+            return replace(request, label=None)
+        return replace(request, label=request.label * quality)
 
 
 def about_judged(judged: int, labels: int) -> str:
